@@ -1,0 +1,218 @@
+"""How many draft tokens survive verification: acceptance rates, measured or assumed, and what they yield per round.
+
+What a sparse draft loses depends on the share of the context it reads, so curves are kept over context_len / kv_budget:
+a draft that reads everything is the target and is always accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pydantic
+import yaml
+from numpy.typing import ArrayLike
+from scipy.interpolate import PchipInterpolator
+
+from costmodel.errors import bad, from_pydantic
+from costmodel.forward import Array
+
+# Rejection of the published PG-19 curve (data in acceptance_curves/) grows as this power of context_len / kv_budget.
+REJECTION_EXPONENT = 0.09
+
+
+def mean_acceptance_length(gamma: ArrayLike, acceptance_rate: ArrayLike) -> Array:
+    """Tokens emitted per verification, bonus token included, if acceptances are independent. [tokens]
+
+    Args:
+        gamma: Draft tokens per round. [tokens]
+        acceptance_rate: Probability that a draft token is accepted, given those before it were. [0-1]
+
+    Source:
+        Leviathan et al. (arXiv 2211.17192), eq. 1.
+
+    >>> float(mean_acceptance_length(4, 0.8).round(4))
+    3.3616
+    """
+    g, a = np.broadcast_arrays(np.asarray(gamma, np.float64), np.asarray(acceptance_rate, np.float64))
+    certain = a >= 1
+    below = np.where(certain, 0.0, a)
+    return np.where(certain, g + 1, (1 - below ** (g + 1)) / (1 - below))
+
+
+def mean_length_of_positions(acceptance_by_position: Sequence[float]) -> float:
+    """Tokens emitted per verification when position i is accepted at its own rate, given those before it were. [tokens]"""
+    return 1.0 + float(np.cumprod(acceptance_by_position).sum())
+
+
+def implied_acceptance_rate(gamma: float, mean_length: float) -> float:
+    """The independent rate that yields `mean_length` tokens per round of `gamma`: the inverse of `mean_acceptance_length`."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean_acceptance_length(gamma, middle) < mean_length else (low, middle)
+    return (low + high) / 2
+
+
+@dataclass(frozen=True)
+class AcceptanceCurve:
+    """Measured acceptance of one kind of draft.
+
+    Attributes:
+        target: Model it was measured on.
+        task: Text it was measured on.
+        draft_kind, kv_policy, draft_model: The draft.
+        points: (kv_budget, context_len, acceptance_rate); kv_budget is context_len for a draft with all its KV.
+        source: Where the numbers come from.
+    """
+
+    target: str
+    task: str
+    draft_kind: str
+    kv_policy: str
+    draft_model: str | None
+    points: tuple[tuple[float, float, float], ...]
+    source: str
+
+    def rate(self, kv_budget: ArrayLike, context_len: ArrayLike) -> Array:
+        """Acceptance rate, interpolated monotonically over log(context_len / kv_budget). [0-1]
+
+        Below the measured range it goes to that of a draft that reads everything (1 for a self draft); beyond it,
+        rejection grows as a power of the ratio that was fitted to the published curve.
+
+        Args:
+            kv_budget: Entries the draft reads, per sequence. [tokens]
+            context_len: Tokens in the cache. [tokens]
+        """
+        if self.kv_policy == "full":
+            return self._interpolate(np.asarray(context_len, np.float64), anchored=False)
+        ratio = np.asarray(context_len, np.float64) / np.asarray(kv_budget, np.float64)
+        return self._interpolate(np.maximum(ratio, 1.0), anchored=self.draft_kind == "self")
+
+    def covers(self, kv_budget: ArrayLike, context_len: ArrayLike) -> Array:
+        """Whether the question lies inside what was measured, within a factor of two."""
+        asked = np.asarray(context_len, np.float64)
+        if self.kv_policy != "full":
+            asked = np.maximum(asked / np.asarray(kv_budget, np.float64), 1.0)
+        known, _ = self._known
+        return np.asarray(asked <= 2 * known[-1], np.float64)
+
+    @property
+    def _known(self) -> tuple[Array, Array]:
+        """Ratios (contexts for a draft with full KV) in order, and the mean rate at each."""
+        budgets, contexts, rates = (np.array(column, np.float64) for column in zip(*self.points, strict=True))
+        x = contexts if self.kv_policy == "full" else contexts / budgets
+        known = np.unique(x)
+        return known, np.array([rates[x == value].mean() for value in known])
+
+    def _interpolate(self, asked: Array, *, anchored: bool) -> Array:
+        known, rates = self._known
+        if anchored and known[0] > 1:
+            known, rates = np.append(1.0, known), np.append(1.0, rates)
+        falling = np.minimum.accumulate(rates)
+        inside = np.clip(asked, known[0], known[-1])
+        interpolate = PchipInterpolator(np.log(known), falling) if len(known) > 1 else lambda x: np.full_like(x, falling[0])
+        rate: Array = interpolate(np.log(inside))
+        growth = (np.maximum(asked, known[-1]) / known[-1]) ** (0.0 if self.kv_policy == "full" else REJECTION_EXPONENT)
+        return np.asarray(np.clip(1 - (1 - rate) * growth, 0.0, 1.0))
+
+
+class _PointFile(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+    kv_budget: pydantic.PositiveInt | None = None
+    context_len: pydantic.PositiveInt
+    acceptance_rate: float = pydantic.Field(ge=0.0, le=1.0)
+
+
+class _CurveFile(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+    target: str
+    task: str
+    draft_kind: Literal["self", "model"]
+    kv_policy: Literal["full", "streaming_llm", "snapkv"]
+    draft_model: str | None = None
+    source: str
+    points: list[_PointFile] = pydantic.Field(min_length=1)
+
+
+class _CurvesFile(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+    schema_version: Literal[1]
+    curves: list[_CurveFile]
+
+
+def parse_curves(text: str, *, where: str) -> tuple[AcceptanceCurve, ...]:
+    """The curves that a YAML text holds. Raises `InputError` with all that is wrong."""
+    try:
+        file = _CurvesFile.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise bad(where, "", "YAML", " ".join(str(error).split())) from None
+    except pydantic.ValidationError as error:
+        raise from_pydantic(error, where) from None
+    return tuple(
+        AcceptanceCurve(
+            **curve.model_dump(exclude={"points"}),
+            points=tuple((float(p.kv_budget or p.context_len), float(p.context_len), p.acceptance_rate) for p in curve.points),
+        )
+        for curve in file.curves
+    )
+
+
+@cache
+def published_curves() -> tuple[AcceptanceCurve, ...]:
+    """The curves that ship with the package."""
+    folder = resources.files("costmodel") / "acceptance_curves"
+    entries = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
+    return tuple(
+        curve
+        for entry in entries
+        for curve in parse_curves(entry.read_text(encoding="utf-8"), where=f"acceptance_curves/{entry.name}")
+    )
+
+
+def curves_beside(checkpoint: Path) -> tuple[AcceptanceCurve, ...]:
+    """The curves measured for a checkpoint directory: its `acceptance.yaml`, if there is one."""
+    file = checkpoint / "acceptance.yaml"
+    return parse_curves(file.read_text(encoding="utf-8"), where=str(file)) if file.is_file() else ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The curve that answers for a draft, and whether it was measured on this very target.
+
+    Attributes:
+        curve: The measured curve.
+        measured_here: It was measured on this target (and draft model); else it is borrowed as a prior.
+    """
+
+    curve: AcceptanceCurve
+    measured_here: bool
+
+    @property
+    def note(self) -> str:
+        """Where the rate comes from, for people."""
+        origin = f"{self.curve.target}, {self.curve.task} ({self.curve.source})"
+        return f"acceptance measured on {origin}" if self.measured_here else f"acceptance assumed, borrowed from {origin}"
+
+
+def find_curve(
+    curves: Sequence[AcceptanceCurve], *, target: str, draft_kind: str, kv_policy: str, draft_model: str | None
+) -> Answer | None:
+    """The curve for a draft: one of this target if there is one, else another target's as a prior; None if there is none.
+
+    A small draft that reads part of its own cache is answered by whichever policy was measured: what it
+    loses, it loses mostly by being small.
+    """
+    kind = [curve for curve in curves if curve.draft_kind == draft_kind]
+    if draft_kind == "self":
+        kind = [curve for curve in kind if curve.kv_policy == kv_policy]
+    own = [curve for curve in kind if curve.target == target and curve.draft_model == draft_model]
+    if not kind:
+        return None
+    exact = [curve for curve in own if curve.kv_policy == kv_policy]
+    return Answer((exact or own or kind)[0], bool(own))

@@ -1,0 +1,193 @@
+"""Which strategy wins for a workload: every candidate evaluated as arrays, ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodel.acceptance import AcceptanceCurve
+from costmodel.errors import InputError, Problem, bad
+from costmodel.evaluate import Draft, Evaluation, Setup, evaluate_grid
+from costmodel.roofline import BOUNDS
+from costmodel.strategy import NO_SPECULATION, Strategy
+from costmodel.units import format_bytes, format_seconds
+from costmodel.workload import Workload
+
+GAMMAS = tuple(range(1, 11))
+KV_BUDGETS = (64, 128, 256, 512, 1024, 2048, 4096)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One strategy for one workload, priced.
+
+    Attributes:
+        strategy: What is done.
+        batch_size: Sequences it is done for.
+        evaluation: Everything predicted, arrays of the candidate's family.
+        index: Where in those arrays this candidate is.
+    """
+
+    strategy: Strategy
+    batch_size: int
+    evaluation: Evaluation
+    index: tuple[int, ...]
+
+    def at(self, values: object) -> float:
+        """This candidate's entry of an array of its family."""
+        return float(np.broadcast_to(np.asarray(values), self.evaluation.round.speedup.shape)[self.index])
+
+    @property
+    def speedup(self) -> float:
+        return self.at(self.evaluation.round.speedup)
+
+    @property
+    def speedup_low(self) -> float:
+        return self.at(self.evaluation.speedup_low)
+
+    @property
+    def speedup_high(self) -> float:
+        return self.at(self.evaluation.speedup_high)
+
+    @property
+    def tpot_s(self) -> float:
+        return self.at(self.evaluation.round.speculative_tpot_s)
+
+    @property
+    def throughput_tokens_per_s(self) -> float:
+        return self.batch_size / self.tpot_s
+
+    @property
+    def fits_in_memory(self) -> bool:
+        return bool(self.at(self.evaluation.fits_in_memory))
+
+    @property
+    def memory_bytes(self) -> float:
+        return self.at(self.evaluation.memory.total_bytes)
+
+    @property
+    def acceptance_rate(self) -> float:
+        return self.at(self.evaluation.acceptance_rate)
+
+    @property
+    def bound(self) -> str:
+        """What the plain decoding step spends most on."""
+        parts = self.breakdown["target"]
+        return max(BOUNDS, key=lambda name: parts[name])
+
+    @property
+    def steps(self) -> dict[str, float]:
+        """Step times and yield of a round, by their names in the output."""
+        r = self.evaluation.round
+        return {
+            "predicted_target_step_s": self.at(r.target_step_s),
+            "predicted_verify_step_s": self.at(r.verify_step_s),
+            "predicted_draft_step_s": self.at(r.draft_step_s),
+            "predicted_gamma_draft_step_s": self.at(r.gamma_draft_step_s),
+            "predicted_round_overhead_s": self.at(r.overhead_s),
+            "predicted_mean_acceptance_length": self.at(r.mean_acceptance_length),
+            "predicted_speculative_tpot_s": self.tpot_s,
+        }
+
+    @property
+    def breakdown(self) -> dict[str, dict[str, float]]:
+        """Each pass by what it spends its time on. [s]"""
+        passes = {"target": self.evaluation.target, "draft": self.evaluation.draft, "verify": self.evaluation.verify}
+        if self.strategy.draft_kind == "none":
+            passes = {"target": self.evaluation.target}
+        return {name: {bound: self.at(part) for bound, part in step.parts.items()} for name, step in passes.items()}
+
+
+def candidates(
+    setup: Setup,
+    drafts: Sequence[Draft],
+    workload: Workload,
+    *,
+    batch_sizes: Sequence[int] = (),
+    gammas: Sequence[int] = GAMMAS,
+    kv_budgets: Sequence[int] = KV_BUDGETS,
+    curves: tuple[AcceptanceCurve, ...] = (),
+    acceptance_rate: float | None = None,
+    acceptance_length: float | None = None,
+) -> list[Candidate]:
+    """Every strategy for a workload, plain decoding included, whether it fits or not.
+
+    Args:
+        setup: Model and machine.
+        drafts: Draft kinds and KV policies to consider.
+        workload: What is asked; its batch size unless `batch_sizes` are given.
+        batch_sizes: Batch sizes to consider. [sequences]
+        gammas: Draft tokens per round to consider. [tokens]
+        kv_budgets: KV budgets to consider for sparse policies; those beyond the context are left out. [tokens]
+        curves: Where acceptance is looked up.
+        acceptance_rate, acceptance_length: Given instead.
+    """
+    batches = np.array(list(batch_sizes) or [workload.batch_size])
+    common = {"context_len": workload.mean_context_len, "max_context_len": workload.max_context_len, "curves": curves}
+    plain = evaluate_grid(setup, Draft(), batch_size=batches, **common)  # type: ignore[arg-type]
+    found = [Candidate(NO_SPECULATION, int(b), plain, (i,)) for i, b in enumerate(batches)]
+    for draft in drafts:
+        sparse = draft.kv_policy != "full"
+        budgets = [k for k in kv_budgets if k < workload.context_len] or [min(kv_budgets)] if sparse else [np.inf]
+        priced = evaluate_grid(
+            setup,
+            draft,
+            batch_size=batches[:, None, None],
+            gamma=np.array(gammas)[:, None],
+            kv_budget=np.array(budgets, np.float64),
+            acceptance_rate=acceptance_rate,
+            acceptance_length=acceptance_length,
+            **common,  # type: ignore[arg-type]
+        )
+        found += [
+            Candidate(
+                Strategy(
+                    draft_kind=draft.kind,
+                    kv_policy=draft.kv_policy,
+                    kv_budget=int(budget) if sparse else None,
+                    gamma=int(gamma),
+                    draft_model=draft.model.name if draft.model else None,
+                ),
+                int(batch),
+                priced,
+                (i, j, k),
+            )
+            for i, batch in enumerate(batches)
+            for j, gamma in enumerate(gammas)
+            for k, budget in enumerate(budgets)
+        ]
+    return found
+
+
+def rank(found: Sequence[Candidate], *, objective: str = "latency", max_tpot_s: float | None = None) -> list[Candidate]:
+    """Candidates that fit in memory and hold the latency limit, best first.
+
+    Speculation that gains less than the prediction is uncertain by ranks behind plain decoding of the same batch.
+
+    Args:
+        found: What to choose from.
+        objective: `latency`, seconds per token; `throughput`, tokens per second over all sequences.
+        max_tpot_s: Most seconds per output token. [s]
+
+    Raises:
+        InputError: Nothing fits, or nothing is fast enough.
+    """
+    fitting = [candidate for candidate in found if candidate.fits_in_memory]
+    if not fitting:
+        least = min(candidate.memory_bytes for candidate in found)
+        expected = "a batch and context that fit (more GPUs, a smaller batch or a shorter context)"
+        raise bad("memory of one GPU", "", expected, f"at least {format_bytes(least)} needed")
+    fast = [candidate for candidate in fitting if max_tpot_s is None or candidate.tpot_s <= max_tpot_s]
+    if not fast:
+        best = min(candidate.tpot_s for candidate in fitting)
+        expected = f"at least {format_seconds(best)} per token, the fastest that is possible here"
+        raise InputError(Problem("--max-tpot", "", expected, format_seconds(max_tpot_s or 0)))
+
+    def merit(candidate: Candidate) -> tuple[float, ...]:
+        sure = candidate.strategy.draft_kind == "none" or candidate.speedup_low > 1
+        tokens_per_s = candidate.throughput_tokens_per_s if objective == "throughput" else 1 / candidate.tpot_s
+        return (not sure, -tokens_per_s)
+
+    return sorted(fast, key=merit)

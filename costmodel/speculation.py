@@ -1,0 +1,82 @@
+"""What a speculative round costs and yields. Knows step times and acceptance, neither model nor hardware."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+
+from costmodel.acceptance import mean_acceptance_length
+from costmodel.forward import Array
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of speculative decoding beside the plain step it replaces; every field broadcasts.
+
+    Attributes:
+        gamma: Draft tokens per round. [tokens]
+        mean_acceptance_length: Tokens a round emits, bonus token included. [tokens]
+        target_step_s: Plain decoding step of the target. [s]
+        draft_step_s: One step of the draft. [s]
+        verify_step_s: The target's pass over the draft tokens. [s]
+        select_step_s: Choosing the KV entries the draft reads, per draft step. [s]
+        overhead_s: Host work per round. [s]
+
+    Source:
+        MagicDec (arXiv 2408.11049), eq. 1-4.
+    """
+
+    gamma: Array
+    mean_acceptance_length: Array
+    target_step_s: Array
+    draft_step_s: Array
+    verify_step_s: Array
+    select_step_s: Array
+    overhead_s: Array
+
+    @property
+    def gamma_draft_step_s(self) -> Array:
+        """All draft steps of a round. [s]"""
+        return self.gamma * (self.draft_step_s + self.select_step_s)
+
+    @property
+    def round_s(self) -> Array:
+        """One round; with gamma 0 it is the plain step. [s]"""
+        speculative = self.gamma_draft_step_s + self.verify_step_s + self.overhead_s
+        return np.where(self.gamma > 0, speculative, self.target_step_s)
+
+    @property
+    def speculative_tpot_s(self) -> Array:
+        """Seconds per output token, per sequence. [s]"""
+        return self.round_s / self.mean_acceptance_length
+
+    @property
+    def speedup(self) -> Array:
+        """Autoregressive over speculative time per output token. [ratio]"""
+        return self.target_step_s / self.speculative_tpot_s
+
+    @property
+    def draft_cost(self) -> Array:
+        """T_D / T_T. [ratio]"""
+        return (self.draft_step_s + self.select_step_s) / self.target_step_s
+
+    @property
+    def verify_cost(self) -> Array:
+        """T_V / T_T. [ratio]"""
+        return self.verify_step_s / self.target_step_s
+
+
+def minimum_acceptance_rate(gamma: int, round_s: float, target_step_s: float, speedup: float = 1.0) -> float | None:
+    """The acceptance rate from which a round reaches a speedup; None if no rate does. [0-1]
+
+    Source:
+        MagicDec (arXiv 2408.11049), section 4; Omega from Leviathan et al. (arXiv 2211.17192), eq. 1.
+    """
+    needed = speedup * round_s / target_step_s
+    if needed > gamma + 1:
+        return None
+    if needed <= 1:
+        return 0.0
+    return float(brentq(lambda rate: float(mean_acceptance_length(gamma, rate)) - needed, 0.0, 1.0))

@@ -1,0 +1,111 @@
+"""Attention over cached keys and values, for prefill, decode and verification: each an `Attend` for the decoder.
+
+Decode and verification fold the query heads of a KV head into the query axis, so that each key is read once for all of them.
+On a CPU in full precision two plain matrix products beat the fused kernels at the few rows there are; elsewhere the
+fused kernel of torch is used.
+
+Shapes: B batch, T query tokens, S slots, N query heads, K KV heads, G query heads per KV head, H head dim.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from executor.kv_cache import KvCache
+
+
+class PrefillAttention:
+    """A chunk of one row's prompt: its tokens see those before them, which are in the cache already."""
+
+    def __init__(self, cache: KvCache, row: int, start: int, window: int | None):
+        self.cache, self.row, self.start, self.window = cache, row, start, window
+
+    def __call__(self, layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
+        self.cache.write_row(layer, self.row, self.start, k_BKTH[0], v_BKTH[0])
+        length = q_BNTH.shape[2]
+        grouped = q_BNTH.shape[1] != k_BKTH.shape[1]
+        stop = self.start + length
+        if self.start == 0 and (self.window is None or length <= self.window):
+            return F.scaled_dot_product_attention(q_BNTH, k_BKTH, v_BKTH, is_causal=True, enable_gqa=grouped)
+        k_BKSH = self.cache.k_LBKSH[layer, self.row : self.row + 1, :, :stop]
+        v_BKSH = self.cache.v_LBKSH[layer, self.row : self.row + 1, :, :stop]
+        positions_T = torch.arange(self.start, stop, device=q_BNTH.device)
+        mask_TS = visible(positions_T, torch.arange(stop, device=q_BNTH.device), self.window)
+        return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=mask_TS, enable_gqa=grouped)
+
+
+class SlotAttention:
+    """New tokens of every row, stored at consecutive slots of a cache; each sees its row's slots up to its own.
+
+    Args:
+        cache: Where they are stored and what they read.
+        starts_B: Slot of each row's first new token.
+        query_len: New tokens per row. [tokens]
+        window: Slots a token reaches back, its own included; None for all. [tokens]
+        also_store: A second cache that keeps the new keys and values, at their positions.
+        positions_BT: Those positions.
+    """
+
+    def __init__(
+        self,
+        cache: KvCache,
+        starts_B: Tensor,
+        query_len: int,
+        window: int | None = None,
+        also_store: KvCache | None = None,
+        positions_BT: Tensor | None = None,
+    ):
+        self.cache, self.also_store, self.positions_BT = cache, also_store, positions_BT
+        self.slots_BT = starts_B[:, None] + torch.arange(query_len, device=starts_B.device)
+        self.stop = int(starts_B.max()) + query_len
+        first = int(starts_B.min()) + 1  # every query of every row sees the slots before this one
+        self.unmasked = 0 if window is not None and self.stop > window else min(first, self.stop)
+        slots_S = torch.arange(self.unmasked, self.stop, device=starts_B.device)
+        self.mask_BTS = None if len(slots_S) == 0 else visible(self.slots_BT, slots_S, window)
+
+    def __call__(self, layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
+        self.cache.write(layer, self.slots_BT, k_BKTH, v_BKTH)
+        if self.also_store is not None and self.positions_BT is not None:
+            self.also_store.write(layer, self.positions_BT, k_BKTH, v_BKTH)
+        k_BKSH = self.cache.k_LBKSH[layer, :, :, : self.stop]
+        v_BKSH = self.cache.v_LBKSH[layer, :, :, : self.stop]
+        plain = q_BNTH.device.type == "cpu" and q_BNTH.dtype in (torch.float32, torch.float64)
+        if not plain:
+            return _fused(q_BNTH, k_BKSH, v_BKSH, self.mask_BTS, self.unmasked)
+        batch, heads, length, _ = q_BNTH.shape
+        scratch_2BKRS = self.cache.scratch(2, batch, k_BKSH.shape[1], heads // k_BKSH.shape[1] * length, self.stop)
+        return _two_products(q_BNTH, k_BKSH, v_BKSH, self.mask_BTS, self.unmasked, scratch_2BKRS)
+
+
+def visible(positions_T: Tensor, slots_S: Tensor, window: int | None) -> Tensor:
+    """Which slots a query at each position may read: its own and those before it, as far back as the window."""
+    back = positions_T[..., None] - slots_S
+    return (back >= 0) if window is None else (back >= 0) & (back < window)
+
+
+def _two_products(
+    q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, mask_BTS: Tensor | None, unmasked: int, scratch_2BKRS: Tensor
+) -> Tensor:
+    batch, heads, length, width = q_BNTH.shape
+    scores_BKRS, weights_BKRS = scratch_2BKRS
+    kv_heads, slots = scores_BKRS.shape[1], scores_BKRS.shape[3]
+    q_BKRH = (q_BNTH * width**-0.5).reshape(batch, kv_heads, -1, width)
+    torch.matmul(q_BKRH, k_BKSH.transpose(2, 3), out=scores_BKRS)
+    if mask_BTS is not None:
+        tail = scores_BKRS.view(batch, kv_heads, -1, length, slots)[..., unmasked:]
+        tail.masked_fill_(~mask_BTS[:, None, None], float("-inf"))
+    torch.softmax(scores_BKRS, -1, out=weights_BKRS)
+    return (weights_BKRS @ v_BKSH).view(batch, heads, length, width)
+
+
+def _fused(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, mask_BTS: Tensor | None, unmasked: int) -> Tensor:
+    batch, heads, length, width = q_BNTH.shape
+    kv_heads, slots = k_BKSH.shape[1], k_BKSH.shape[2]
+    mask = None
+    if mask_BTS is not None:
+        whole_BTS = F.pad(mask_BTS, (unmasked, slots - unmasked - mask_BTS.shape[2]), value=True)
+        mask = whole_BTS[:, None].repeat(1, 1, heads // kv_heads, 1)
+    out = F.scaled_dot_product_attention(q_BNTH.reshape(batch, kv_heads, -1, width), k_BKSH, v_BKSH, attn_mask=mask)
+    return out.view(batch, heads, length, width)

@@ -1,0 +1,71 @@
+"""KV storage: every token's keys and values at the slot of its position, and compact copies that sparse drafts read.
+
+Shapes: L layers, B batch, K KV heads, S slots, H head dim, T new tokens, C slots of a copy.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from costmodel.transformer import TransformerConfig
+
+
+class KvCache:
+    """Preallocated keys and values of a batch of sequences of unequal length.
+
+    Slot s of a row holds position s. What lies beyond a row's length is stale and is overwritten before it is read, so
+    rolling back is no more than reading less.
+
+    Attributes:
+        k_LBKSH, v_LBKSH: Keys, rotated to their absolute positions, and values.
+    """
+
+    def __init__(self, config: TransformerConfig, batch_size: int, capacity: int, device: torch.device, dtype: torch.dtype):
+        shape = (config.num_layers, batch_size, config.num_kv_heads, capacity, config.head_dim)
+        self.k_LBKSH = torch.zeros(shape, device=device, dtype=dtype)
+        self.v_LBKSH = torch.zeros(shape, device=device, dtype=dtype)
+        self._rows_B1 = torch.arange(batch_size, device=device)[:, None]
+        self._scratch = torch.empty(0, device=device, dtype=dtype)
+
+    @property
+    def capacity(self) -> int:
+        """Slots per row. [tokens]"""
+        return self.k_LBKSH.shape[3]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of keys and values. [bytes]"""
+        return self.k_LBKSH.nbytes + self.v_LBKSH.nbytes
+
+    def scratch(self, *shape: int) -> Tensor:
+        """Memory for attention scores, kept from step to step: fresh pages cost more than the scores themselves."""
+        count = math.prod(shape)
+        if self._scratch.numel() < count:
+            self._scratch = self._scratch.new_empty(count + count // 4)
+        return self._scratch[:count].view(shape)
+
+    def write(self, layer: int, slots_BT: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> None:
+        """Store new tokens of every row at the given slots."""
+        self.k_LBKSH[layer][self._rows_B1, :, slots_BT] = k_BKTH.transpose(1, 2)
+        self.v_LBKSH[layer][self._rows_B1, :, slots_BT] = v_BKTH.transpose(1, 2)
+
+    def write_row(self, layer: int, row: int, start: int, k_KTH: Tensor, v_KTH: Tensor) -> None:
+        """Store consecutive new tokens of one row from slot `start` on."""
+        stop = start + k_KTH.shape[1]
+        self.k_LBKSH[layer, row, :, start:stop] = k_KTH
+        self.v_LBKSH[layer, row, :, start:stop] = v_KTH
+
+    def copy_row_to(self, other: KvCache, row: int, slots_C: Tensor) -> None:
+        """Copy the chosen slots of a row, in order, to the first slots of the same row of `other`."""
+        count = len(slots_C)
+        other.k_LBKSH[:, row, :, :count] = self.k_LBKSH[:, row].index_select(2, slots_C)
+        other.v_LBKSH[:, row, :, :count] = self.v_LBKSH[:, row].index_select(2, slots_C)
+
+    def copy_to(self, other: KvCache, slots_BT: Tensor, other_slots_BT: Tensor) -> None:
+        """Copy some slots of every row to other slots of the same row of `other`."""
+        rows = self._rows_B1
+        other.k_LBKSH[:, rows, :, other_slots_BT] = self.k_LBKSH[:, rows, :, slots_BT]
+        other.v_LBKSH[:, rows, :, other_slots_BT] = self.v_LBKSH[:, rows, :, slots_BT]

@@ -1,0 +1,259 @@
+"""Train the reference model from the text of this Python installation. Resumable: run the same command again.
+
+The rate warms up, stays, and falls linearly over the last quarter, in which half of the windows are at full length.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import click
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+
+from costmodel.transformer import TransformerConfig, parse_hf_config
+from executor.reference_model import corpus, reference_model_dir
+from executor.transformer import Transformer
+
+END_OF_TEXT = "<|endoftext|>"
+SHAPE = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "num_hidden_layers": 4,
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "intermediate_size": 704,
+    "vocab_size": 2048,
+    "max_position_embeddings": 10240,
+    "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "hidden_act": "silu",
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+TOKENS_PER_STEP = 10240
+WARMUP_STEPS = 60
+DECAY_FRACTION = 0.25
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How often a step uses windows of each length. [fraction by tokens]"""
+
+    share: dict[int, float]
+
+    def draw(self, rng: random.Random) -> int:
+        return rng.choices(list(self.share), list(self.share.values()))[0]
+
+
+STABLE_MIX = Mix({1024: 0.88, 10240: 0.12})
+DECAY_MIX = Mix({2048: 0.5, 10240: 0.5})
+
+
+def train_tokenizer() -> Tokenizer:
+    """A byte-level BPE tokenizer of the training text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=SHAPE["vocab_size"],
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus.training_stream(epoch=0), trainer)
+    return tokenizer
+
+
+def token_stream(tokenizer: Tokenizer, texts: Iterator[str]) -> Tensor:
+    """All texts one after the other, each followed by the end-of-text token."""
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    return torch.tensor([token for text in encoded for token in (*text.ids, end)])
+
+
+def epochs(tokenizer: Tokenizer) -> Iterator[Tensor]:
+    """Token streams, one an epoch, for ever."""
+    for epoch in count():
+        yield token_stream(tokenizer, corpus.training_stream(epoch))
+
+
+def rate(step: int, steps: int) -> float:
+    """Factor on the learning rate. [0-1]"""
+    return min((step + 1) / WARMUP_STEPS, 1.0, (steps - step) / (DECAY_FRACTION * steps))
+
+
+def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for embedding and norms."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in name)]
+    return [
+        torch.optim.Muon(matrices, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.97)),
+    ]
+
+
+def initialise(model: Transformer) -> None:
+    """Small normal weights; the projections that write to the residual stream start at zero."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            std = 0.0 if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
+            nn.init.normal_(parameter, std=std)
+
+
+def loss_per_token(model: Transformer, tokens_BT: Tensor, low_precision: bool) -> Tensor:
+    """Cross entropy of every token but the first, [B, T-1]. [nats]"""
+    inputs_BT, targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
+    with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=low_precision):
+        positions_T = torch.arange(inputs_BT.shape[1], device=tokens_BT.device)
+        logits_BTV = model.logits(model(inputs_BT, positions_T[None]))
+    return F.cross_entropy(logits_BTV.float().transpose(1, 2), targets_BT, reduction="none")
+
+
+@torch.no_grad()
+def evaluate(model: Transformer, tokenizer: Tokenizer, windows: int = 8) -> dict[str, float]:
+    """Held-out bits per byte, over all positions and around positions 1024 and 8192. [bits/byte]"""
+    tokens_S = token_stream(tokenizer, (doc.text for doc in corpus.held_out_documents()))
+    length = model.config.max_context_len
+    bits_by_range: dict[str, list[float]] = {}
+    ranges = {"all": (0, length), "near_1024": (512, 1536), "near_8192": (7680, 8704)}
+    starts = torch.linspace(0, len(tokens_S) - length - 1, windows).long()
+    for start in starts.tolist():
+        window_BT = tokens_S[None, start : start + length].to(model.device)
+        bits_T = loss_per_token(model, window_BT, low_precision=False)[0].cpu() / math.log(2)
+        bytes_T = torch.tensor([len(tokenizer.decode([t]).encode()) for t in window_BT[0, 1:].tolist()])
+        for name, (low, high) in ranges.items():
+            bits_by_range.setdefault(name, []).append((bits_T[low:high].sum() / bytes_T[low:high].sum()).item())
+    return {name: sum(values) / len(values) for name, values in bits_by_range.items()}
+
+
+@dataclass
+class Run:
+    """A training run in a folder: `state.safetensors` holds weights, optimizer state and, as metadata, the step."""
+
+    folder: Path
+    model: Transformer
+    optimizers: list[torch.optim.Optimizer]
+    step: int = 0
+    seconds: float = 0.0
+
+    def save(self) -> None:
+        tensors = {f"model/{name}": p.detach() for name, p in self.model.named_parameters()}
+        for number, optimizer in enumerate(self.optimizers):
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{number}/{index}/{key}": value for key, value in state.items()}
+        partial = self.folder / "state.partial"
+        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"step": str(self.step), "seconds": str(self.seconds)})
+        os.replace(partial, self.folder / "state.safetensors")
+
+    def resume(self) -> None:
+        path = self.folder / "state.safetensors"
+        if not path.exists():
+            return
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        tensors = load_file(path)
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[f"model/{name}"])
+        for number, optimizer in enumerate(self.optimizers):
+            saved: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith(f"optimizer/{number}/"):
+                    _, _, index, field = key.split("/")
+                    saved.setdefault(int(index), {})[field] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": saved})
+        self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
+
+
+def train(run: Run, tokenizer: Tokenizer, steps: int, lr: float, low_precision: bool) -> None:
+    """Train up to `steps` optimizer steps of `TOKENS_PER_STEP` tokens, saving every few minutes."""
+    streams = epochs(tokenizer)
+    stream_S = next(streams)
+    rng = random.Random(f"windows/{run.step}")
+    used, saved_at, started, smooth = 0, time.monotonic(), time.monotonic(), 0.0
+    while run.step < steps:
+        if used > len(stream_S):
+            stream_S, used = next(streams), 0
+        mix = DECAY_MIX if run.step >= (1 - DECAY_FRACTION) * steps else STABLE_MIX
+        length = mix.draw(rng)
+        starts = [rng.randrange(len(stream_S) - length - 1) for _ in range(TOKENS_PER_STEP // length)]
+        batch_BT = torch.stack([stream_S[s : s + length + 1] for s in starts]).to(run.model.device)
+        loss = loss_per_token(run.model, batch_BT, low_precision).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+        for optimizer in run.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * rate(run.step, steps)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        run.step += 1
+        used += TOKENS_PER_STEP
+        smooth = loss.item() if not smooth else 0.95 * smooth + 0.05 * loss.item()
+        if run.step % 10 == 0:
+            per_s = (TOKENS_PER_STEP * 10) / (time.monotonic() - started)
+            run.seconds += time.monotonic() - started
+            started = time.monotonic()
+            click.echo(f"step {run.step}/{steps}  loss {smooth:.3f} nats/token  {per_s:.0f} tokens/s", err=True)
+        if time.monotonic() - saved_at > 120 or run.step == steps:
+            run.save()
+            saved_at = time.monotonic()
+
+
+def export(model: Transformer, tokenizer: Tokenizer, folder: Path, facts: dict[str, object]) -> None:
+    """Write the checkpoint directory in float16, and what was measured of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: p.detach().to("cpu", torch.float16).contiguous() for name, p in model.named_parameters()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps({**SHAPE, "dtype": "float16"}, indent=2) + "\n", encoding="utf-8")
+    (folder / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+@click.command(help=__doc__)
+@click.option("--work-dir", type=click.Path(path_type=Path), default=Path("build/reference_model"), show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=reference_model_dir(), help="Checkpoint directory.")
+@click.option("--steps", default=1500, show_default=True, help=f"Optimizer steps of {TOKENS_PER_STEP} tokens.")
+@click.option("--learning-rate", default=3e-3, show_default=True)
+@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
+@click.option("--bfloat16/--float32", "low_precision", default=True, help="Type of the matrix products.", show_default=True)
+def main(work_dir: Path, output: Path, steps: int, learning_rate: float, device: str, low_precision: bool) -> None:
+    torch.manual_seed(0)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    tokenizer_file = work_dir / "tokenizer.json"
+    if not tokenizer_file.exists():
+        train_tokenizer().save(str(tokenizer_file))
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    config: TransformerConfig = parse_hf_config({**SHAPE, "dtype": "float32"}, where="SHAPE", name="reference")
+    model = Transformer(config).to(device)
+    initialise(model)
+    run = Run(work_dir, model, optimizers(model, learning_rate))
+    run.resume()
+    train(run, tokenizer, steps, learning_rate, low_precision)
+    facts = {
+        "params": config.params,
+        "tokens_trained": run.step * TOKENS_PER_STEP,
+        "held_out_bits_per_byte": evaluate(model.half().float(), tokenizer),
+        "training_s": round(run.seconds),
+    }
+    export(model, tokenizer, output, facts)
+    click.echo(json.dumps(facts, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The reference decoder: one Llama-family transformer for training, prefill, decoding, drafting and verification.
+
+What differs between those is only what a query may attend to, so that is an argument: `attend`.
+Parameters carry the names of Hugging Face checkpoints.
+
+Shapes: B batch, T query tokens, S cached tokens, D model, N query heads, K KV heads, H head dim, V vocabulary, F MLP width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from costmodel.transformer import RopeScaling, TransformerConfig
+
+
+class Attend(Protocol):
+    """What one layer's queries see. It may store the new keys and values, and decides which others are read."""
+
+    def __call__(self, layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
+        """Attention output, of the shape of `q_BNTH`."""
+        ...
+
+
+def attend_causal(layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
+    """Causal attention among the new tokens alone: training, and prompts read without a cache."""
+    grouped = q_BNTH.shape[1] != k_BKTH.shape[1]
+    return F.scaled_dot_product_attention(q_BNTH, k_BKTH, v_BKTH, is_causal=True, enable_gqa=grouped)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: TransformerConfig, layer: int):
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        self.q_proj = nn.Linear(config.d_model, config.d_attention, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.d_model, config.d_kv, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.d_model, config.d_kv, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(config.d_attention, config.d_model, bias=False)
+        if config.qk_norm:
+            self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
+            self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
+        else:
+            self.q_norm = self.k_norm = nn.Identity()
+
+    def forward(self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, attend: Attend) -> Tensor:
+        heads = (*x_BTD.shape[:2], -1, self.head_dim)
+        q_BNTH = self.q_norm(self.q_proj(x_BTD).view(heads)).transpose(1, 2)
+        k_BKTH = self.k_norm(self.k_proj(x_BTD).view(heads)).transpose(1, 2)
+        v_BKTH = self.v_proj(x_BTD).view(heads).transpose(1, 2)
+        q_BNTH, k_BKTH = rotate(q_BNTH, cos_BTH, sin_BTH), rotate(k_BKTH, cos_BTH, sin_BTH)
+        return self.o_proj(attend(self.layer, q_BNTH, k_BKTH, v_BKTH).transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.up_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.down_proj = nn.Linear(config.d_ff, config.d_model, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+
+
+class Layer(nn.Module):
+    def __init__(self, config: TransformerConfig, layer: int):
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.mlp = Mlp(config)
+
+    def forward(self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, attend: Attend) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_BTH, sin_BTH, attend)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+
+
+class Stack(nn.Module):
+    """Everything but the LM head; it is `model.` in checkpoint names."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+
+
+class Transformer(nn.Module):
+    """A decoder of the given configuration, with uninitialised weights on the current default device.
+
+    Attributes:
+        config: What it is built from.
+    """
+
+    cos_SH: Tensor
+    sin_SH: Tensor
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.config = config
+        self.model = Stack(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        if config.tied_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.register_buffer("cos_SH", torch.empty(0), persistent=False)
+        self.register_buffer("sin_SH", torch.empty(0), persistent=False)
+        self.to(getattr(torch, config.dtype))
+        self.fill_rope_tables()
+
+    def fill_rope_tables(self) -> None:
+        """Compute the rotary tables, in double precision, on the device of the weights."""
+        cos_SH, sin_SH = rope_tables(self.config)
+        self.cos_SH = cos_SH.to(self.device, self.dtype)
+        self.sin_SH = sin_SH.to(self.device, self.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.embed_tokens.weight.dtype
+
+    def forward(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend = attend_causal) -> Tensor:
+        """Final hidden states, normalised: the input of `logits`.
+
+        Args:
+            tokens_BT: Token ids.
+            positions_BT: Position of each in its sequence; any shape that broadcasts to that of the tokens. [tokens]
+            attend: What the queries of a layer see.
+
+        Returns:
+            x_BTD.
+        """
+        x_BTD = self.model.embed_tokens(tokens_BT)
+        cos_BTH, sin_BTH = self.cos_SH[positions_BT], self.sin_SH[positions_BT]
+        for layer in self.model.layers:
+            x_BTD = layer(x_BTD, cos_BTH, sin_BTH, attend)
+        normed: Tensor = self.model.norm(x_BTD)
+        return normed
+
+    def logits(self, x_BTD: Tensor) -> Tensor:
+        """logits_BTV of hidden states."""
+        logits_BTV: Tensor = self.lm_head(x_BTD)
+        return logits_BTV
+
+
+def rotate(x_BNTH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor) -> Tensor:
+    """Rotary position embedding, in the half-split layout of Hugging Face checkpoints.
+
+    Source:
+        RoFormer (arXiv 2104.09864), eq. 34.
+    """
+    cos, sin = cos_BTH.unsqueeze(-3), sin_BTH.unsqueeze(-3)
+    first, second = x_BNTH.chunk(2, dim=-1)
+    return x_BNTH * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def rope_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position the model knows, each of shape [max_context_len, head_dim]."""
+    frequencies, factor = rope_frequencies(config)
+    angles_SH = torch.outer(torch.arange(config.max_context_len, dtype=torch.float64), frequencies).repeat(1, 2)
+    return (angles_SH.cos() * factor), (angles_SH.sin() * factor)
+
+
+def rope_frequencies(config: TransformerConfig) -> tuple[Tensor, float]:
+    """Angular frequency of each pair of dimensions [rad/token], and the factor on cosine and sine.
+
+    Source:
+        RoFormer (arXiv 2104.09864); Llama 3.1 and YaRN (arXiv 2309.00071) stretching as in Hugging Face checkpoints.
+    """
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
+    plain = config.rope_theta**-exponents
+    scaling = config.rope_scaling
+    if scaling is None:
+        return plain, 1.0
+    if scaling.kind == "linear":
+        return plain / scaling.factor, 1.0
+    original = scaling.original_context_len or config.max_context_len
+    if scaling.kind == "llama3":
+        turns = original * plain / (2 * math.pi)
+        kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+        kept = kept.clamp(0, 1)
+        return plain * kept + plain / scaling.factor * (1 - kept), 1.0
+    return _yarn_frequencies(config, scaling, plain, original)
+
+
+def _yarn_frequencies(config: TransformerConfig, scaling: RopeScaling, plain: Tensor, original: int) -> tuple[Tensor, float]:
+    def dimension_of(turns: float) -> float:
+        return config.head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(config.rope_theta))
+
+    low = max(math.floor(dimension_of(scaling.beta_fast)), 0)
+    high = min(math.ceil(dimension_of(scaling.beta_slow)), config.head_dim - 1)
+    ramp = (torch.arange(config.head_dim // 2, dtype=torch.float64) - low) / max(high - low, 1e-3)
+    kept = 1 - ramp.clamp(0, 1)
+    factor = scaling.attention_factor or 0.1 * math.log(scaling.factor) + 1.0
+    return plain * kept + plain / scaling.factor * (1 - kept), factor

@@ -1,0 +1,1 @@
+"""Hardware profiles shipped as YAML data; README.md explains the fields."""

@@ -1,0 +1,105 @@
+"""The main job on the shipped model: predict, plan, run on real text against plain decoding, compare."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from costmodel.plan import Plan, render_plan
+from costmodel.search import GAMMAS
+from costmodel.units import format_seconds
+from costmodel.workload import Workload
+from magicdec import text
+from magicdec.api import ask, make_plan
+from magicdec.names import CPU, REFERENCE, find_hardware
+
+OVERVIEW = ((1, 1024), (1, 8192), (4, 8192), (16, 1024), (16, 8192))
+
+
+def predictions() -> str:
+    """The best strategy at several points of the map, as a table."""
+    question = ask(REFERENCE, CPU)
+    rows = []
+    for batch_size, context_len in OVERVIEW:
+        plan, _ = make_plan(question, Workload(batch_size, context_len, 64))
+        step = format_seconds(plan.prediction.predicted_target_step_s)
+        best = text.strategy_words(asdict(plan.strategy))
+        rows.append(
+            [f"{batch_size} x {context_len}", step, plan.prediction.bound, f"{plan.prediction.predicted_speedup:.2f}x", best]
+        )
+    return text.table(["batch x context", "plain step", "bound", "speedup", "best strategy"], rows)
+
+
+def real_prompts(batch_size: int, context_len: int) -> list[Any]:
+    """Prompts of unequal length, the longest `context_len`, cut from standard library text that the model never saw."""
+    from executor.reference_model import reference_model_dir
+    from executor.reference_model.corpus import held_out_documents
+    from executor.run import Prompt
+    from executor.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(reference_model_dir())
+    texts = [document.text for document in held_out_documents()]
+    tokens = [token for encoding in tokenizer.encode_batch(texts) for token in encoding.ids]
+    stride = (len(tokens) - context_len) // max(batch_size - 1, 1)
+    shorter = context_len // 64
+    return [
+        Prompt(f"held-out {row}", tokens[row * stride : row * stride + context_len - row * shorter // batch_size])
+        for row in range(batch_size)
+    ]
+
+
+def run_demo(
+    *, batch_size: int, context_len: int, max_new_tokens: int, folder: Path, remeasure: bool
+) -> tuple[dict[str, Any], str]:
+    """The whole path; the JSON document and the text for people. Files go to `folder` as they are made."""
+    from magicdec import running
+    from magicdec.files import output_file
+
+    def say(words: str) -> None:
+        click.echo(words, err=True)
+
+    hardware = find_hardware(CPU, remeasure=remeasure, progress=say)
+    say(f"this machine: {hardware.description}\n\nwhat the planner says of the reference model here:\n{predictions()}\n")
+    question = ask(REFERENCE, CPU)
+    plan, _ = make_plan(question, Workload(batch_size, context_len, max_new_tokens), gammas=GAMMAS)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.yaml").write_text(render_plan(plan), encoding="utf-8")
+    say(f"plan for batch {batch_size}, context {context_len} (in {folder / 'plan.yaml'}): {plan.strategy}")
+    prompts = real_prompts(batch_size, context_len)
+    loaded = running.load(plan, model_dir=None, draft_dir=None, device="cpu")
+    with output_file(str(folder / "output.jsonl")) as sink:
+        execution = running.execute(
+            loaded,
+            plan.strategy,
+            prompts,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            compare=True,
+            where="demo",
+            sink=sink,
+            ignore_stops=True,
+        )
+    document = running.document(execution, plan)
+    record = json.dumps(asdict(execution.measurement))
+    (folder / "measurements.jsonl").write_text(record + "\n", encoding="utf-8")
+    return document, comparison_text(plan, document)
+
+
+def comparison_text(plan: Plan, document: dict[str, Any]) -> str:
+    """Predicted beside measured, and the verdict."""
+    rows = text.comparison_rows(document, document)
+    identical = "identical to" if document["outputs_identical"] else "DIFFERENT from"
+    speedup, predicted = document["measured_speedup"], document["predicted_speedup"]
+    error = predicted / speedup - 1
+    lines = [
+        text.table(["", "predicted", "measured", "error"], rows),
+        *(f"note: {line}" for line in document["differences"]),
+        "",
+        f"{str(plan.strategy).capitalize()} decoded {speedup:.2f}x as fast as plain decoding, predicted {predicted:.2f}x "
+        f"({error:+.0%}); the output is {identical} plain decoding over {document['tokens_compared']} tokens.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""What people read: aligned tables and the sentence that sums a prediction up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from costmodel.roofline import BOUNDS
+from costmodel.units import format_bytes, format_rate, format_seconds, format_tokens
+
+BOUND_WORDS = {
+    "compute": "arithmetic",
+    "weights": "reading weights",
+    "kv": "reading the KV cache",
+    "communication": "communication between GPUs",
+    "overhead": "launch overhead",
+}
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned, the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = cells
+        aligned = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        return "  ".join([first.ljust(widths[0]), *aligned]).rstrip()
+
+    return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
+
+
+def strategy_words(strategy: dict[str, Any]) -> str:
+    """A strategy in words."""
+    if strategy["draft_kind"] == "none":
+        return "plain decoding"
+    who = "self-speculation" if strategy["draft_kind"] == "self" else f"draft {strategy['draft_model']}"
+    kv = "full KV" if strategy["kv_policy"] == "full" else f"{strategy['kv_policy']} budget {strategy['kv_budget']}"
+    return f"{who}, {kv}, gamma {strategy['gamma']}"
+
+
+def speedup_words(low: float, middle: float, high: float) -> str:
+    """A speedup with its interval: `1.69x (1.60x to 1.78x)`."""
+    return f"{middle:.2f}x ({low:.2f}x to {high:.2f}x)"
+
+
+def verdict(document: dict[str, Any]) -> str:
+    """The sentence a planner needs."""
+    strategy = document["strategy"]
+    bound = BOUND_WORDS[document["bound"]]
+    parts = document["breakdown"]["target"]
+    share = parts[document["bound"]] / sum(parts.values())
+    why = f"a plain decoding step spends {share:.0%} of its time on {bound}"
+    low, middle, high = (document[f"predicted_speedup{end}"] for end in ("_low", "", "_high"))
+    if strategy["draft_kind"] == "none":
+        step = format_seconds(document["predicted_target_step_s"])
+        return f"Plain decoding takes {step} per token: {why}."
+    verify = document["predicted_verify_step_s"] / document["predicted_target_step_s"]
+    draft = document["predicted_draft_step_s"] / document["predicted_target_step_s"]
+    costs = f"{why}, verification costs {verify:.2f} and a draft step {draft:.2f} of it"
+    if low > 1:
+        return f"Speculate: {strategy_words(strategy)} decodes {speedup_words(low, middle, high)} as fast; {costs}."
+    if high < 1:
+        return f"Do not speculate: {strategy_words(strategy)} would run at {speedup_words(low, middle, high)}; {costs}."
+    return f"Within noise, do not speculate: {speedup_words(low, middle, high)} for {strategy_words(strategy)}; {costs}."
+
+
+def prediction_text(document: dict[str, Any]) -> str:
+    """A prediction for people: question, breakdown, round, memory, notes, verdict."""
+    workload = document["workload"]
+    gpus = f"{document['num_gpus']} x {document['hardware']}" if document["num_gpus"] > 1 else document["hardware"]
+    head = (
+        f"{document['model']} on {gpus}, batch {workload['batch_size']}, context {format_tokens(workload['context_len'])}: "
+        f"{strategy_words(document['strategy'])}"
+    )
+    rows = [
+        [name, *(format_seconds(parts[bound]) for bound in BOUNDS), format_seconds(sum(parts.values()))]
+        for name, parts in document["breakdown"].items()
+    ]
+    lines = [head, "", table(["one step of", *BOUNDS, "total"], rows), "", f"bound             {document['bound']}"]
+    if document["strategy"]["draft_kind"] != "none":
+        rate = document["acceptance_rate"]
+        least = document["minimum_useful_acceptance_rate"]
+        lines += [
+            f"tokens per round  {document['predicted_mean_acceptance_length']:.2f}"
+            + (f" at acceptance {rate:.2f}" if rate is not None else ""),
+            "break-even        " + ("no acceptance rate pays" if least is None else f"acceptance {least:.2f}"),
+        ]
+    lines += [
+        f"time per token    {format_seconds(document['predicted_speculative_tpot_s'])}"
+        f" (plain {format_seconds(document['predicted_target_step_s'])})",
+        f"throughput        {format_rate(document['throughput_tokens_per_s'], ' tokens/s')}",
+        f"memory per GPU    {format_bytes(document['memory_bytes'])}" + ("" if document["fits_in_memory"] else ", DOES NOT FIT"),
+    ]
+    lines += [f"note: {note}" for note in document["notes"]]
+    return "\n".join([*lines, "", verdict(document)])
+
+
+def comparison_rows(predicted: dict[str, Any], measured: dict[str, Any]) -> list[list[str]]:
+    """Predicted beside measured, a row a quantity; quantities that either side lacks are left out."""
+    quantities = [
+        ("target step", "predicted_target_step_s", "measured_target_step_s", format_seconds),
+        ("draft step", "predicted_draft_step_s", "measured_draft_step_s", format_seconds),
+        ("verify step", "predicted_verify_step_s", "measured_verify_step_s", format_seconds),
+        ("acceptance rate", "predicted_acceptance_rate", "acceptance_rate", lambda x: f"{x:.3f}"),
+        ("tokens per round", "predicted_mean_acceptance_length", "mean_acceptance_length", lambda x: f"{x:.2f}"),
+        ("time per token, plain", "predicted_target_step_s", "measured_autoregressive_tpot_s", format_seconds),
+        ("time per token, speculative", "predicted_speculative_tpot_s", "measured_speculative_tpot_s", format_seconds),
+        ("tokens/s", "predicted_throughput_tokens_per_s", "throughput_tokens_per_s", lambda x: f"{x:.0f}"),
+        ("speedup", "predicted_speedup", "measured_speedup", lambda x: f"{x:.2f}x"),
+    ]
+    rows = []
+    for name, left, right, show in quantities:
+        a, b = predicted.get(left), measured.get(right)
+        if a is not None and b is not None:
+            rows.append([name, show(a), show(b), f"{a / b - 1:+.0%}"])
+    return rows

@@ -1,0 +1,1 @@
+"""Plans and measurements as figures, tables and one HTML page."""

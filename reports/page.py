@@ -1,0 +1,77 @@
+"""Figures as files, and one HTML page that holds them all."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from costmodel.errors import bad
+from reports.planning import Map
+from reports.runs import Run
+from reports.style import Drawing
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+figure { margin: 2rem 0 } figure svg { width: 100%; height: auto } figcaption { color: #555 }
+table { border-collapse: collapse } td, th { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
+""".strip()
+
+
+def write_page(folder: Path, drawings: Sequence[Drawing], drawn: Map, runs: Sequence[Run]) -> list[Path]:
+    """Write every drawing as PNG and SVG, and `index.html`, which needs no other file.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        written = [path for drawing in drawings for path in _save(folder, drawing)]
+        page = folder / "index.html"
+        page.write_text(_page(drawings, drawn, runs), encoding="utf-8")
+    except OSError as error:
+        raise bad(folder, "", "a folder that can be written", error.strerror) from None
+    return [page, *written]
+
+
+def _save(folder: Path, drawing: Drawing) -> list[Path]:
+    paths = [folder / f"{drawing.name}.{kind}" for kind in ("png", "svg")]
+    for path in paths:
+        drawing.figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return paths
+
+
+def _page(drawings: Sequence[Drawing], drawn: Map, runs: Sequence[Run]) -> str:
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
+        f"<title>magicdec: {html.escape(drawn.heading)}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{html.escape(drawn.heading)}</h1><p>{html.escape(_prices(drawn))}</p>",
+        *(_run_table(run) for run in runs),
+        *(_figure(drawing) for drawing in drawings),
+        "</body></html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _prices(drawn: Map) -> str:
+    fit = drawn.setup.hardware.calibration.fit
+    if fit is None:
+        return f"Priced at default efficiencies: {drawn.setup.hardware.name} is not calibrated."
+    return (
+        f"Prices calibrated on {fit.data}; mean error {fit.mean_error:.1%}, worst {fit.worst_error:.0%} of {fit.num_points} points."
+    )
+
+
+def _figure(drawing: Drawing) -> str:
+    svg = io.StringIO()
+    drawing.figure.savefig(svg, format="svg", metadata={"Date": None})
+    inline = svg.getvalue()[svg.getvalue().index("<svg") :]
+    caption = f"<figcaption>{html.escape(drawing.caption)}</figcaption>"
+    return f"<h2>{html.escape(drawing.title)}</h2><figure>{inline}{caption}</figure>"
+
+
+def _run_table(run: Run) -> str:
+    shown = run.table().to_html(float_format=lambda value: f"{value:.4g}", border=0)
+    return f"<h2>{html.escape(run.label)}: {html.escape(str(run.plan.strategy))}</h2>{shown}"

@@ -1,0 +1,194 @@
+"""Planning figures: for any model, machine and draft, what the paper's figures show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import cycle
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from costmodel.acceptance import AcceptanceCurve
+from costmodel.evaluate import Draft, Evaluation, Setup, evaluate_grid
+from costmodel.forward import forward_cost
+from costmodel.hardware import HardwareProfile
+from costmodel.roofline import BOUNDS
+from costmodel.search import GAMMAS
+from costmodel.units import format_tokens
+from reports.style import BOUND_COLOURS, LINE_COLOURS, Drawing, log2_axis, new_figure
+
+
+@dataclass(frozen=True)
+class Map:
+    """What the planning figures are drawn for.
+
+    Attributes:
+        setup: Model and machine.
+        draft: What drafts.
+        batch_sizes, context_lens: The axes, rising. [sequences, tokens]
+        kv_budget: Entries the draft reads; inf for all. [tokens]
+        curves: Where acceptance is looked up.
+        ridges: Machines whose ridge point is drawn.
+    """
+
+    setup: Setup
+    draft: Draft
+    batch_sizes: NDArray[np.int64]
+    context_lens: NDArray[np.int64]
+    kv_budget: float
+    curves: tuple[AcceptanceCurve, ...]
+    ridges: tuple[HardwareProfile, ...]
+
+    @property
+    def heading(self) -> str:
+        """Model and machine in words."""
+        s = self.setup
+        return f"{s.target.name} on {s.num_gpus} x {s.hardware.name}"
+
+    @property
+    def draft_words(self) -> str:
+        """The draft in words."""
+        who = self.draft.model.name if self.draft.model else "self draft"
+        return f"{who}, " + ("full KV" if np.isinf(self.kv_budget) else f"{self.draft.kv_policy} budget {self.kv_budget:.0f}")
+
+    def evaluate(self, batch_size: ArrayLike, context_len: ArrayLike, gamma: ArrayLike) -> Evaluation:
+        """The grid, priced."""
+        return evaluate_grid(
+            self.setup,
+            self.draft,
+            batch_size=batch_size,
+            context_len=context_len,
+            gamma=gamma,
+            kv_budget=self.kv_budget,
+            curves=self.curves,
+        )
+
+    def best(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Speedup at the best gamma, that gamma, and whether it fits in memory, each of shape [batch, context]."""
+        gammas = np.array(GAMMAS)
+        e = self.evaluate(self.batch_sizes[:, None, None], self.context_lens[:, None], gammas)
+        speedup = e.round.speedup
+        choice = speedup.argmax(axis=-1)
+        fits = np.take_along_axis(np.asarray(e.fits_in_memory), choice[..., None], -1)[..., 0]
+        return speedup.max(axis=-1), gammas[choice], fits
+
+
+def planning_figures(drawn: Map) -> list[Drawing]:
+    """All of them."""
+    return [
+        time_breakdown(drawn),
+        cost_ratios(drawn),
+        speedup_by_batch(drawn),
+        arithmetic_intensity(drawn),
+        speedup_map(drawn),
+    ]
+
+
+def time_breakdown(drawn: Map) -> Drawing:
+    """What a decoding step spends its time on, against batch size, at the shortest and the longest context."""
+    contexts = [int(drawn.context_lens[0]), int(drawn.context_lens[-1])]
+    figure, axes = new_figure(len(contexts))
+    for ax, context in zip(axes, contexts, strict=True):
+        step = drawn.evaluate(drawn.batch_sizes, context, 1).target
+        bottom = np.zeros(len(drawn.batch_sizes))
+        places = np.arange(len(drawn.batch_sizes))
+        for bound in BOUNDS:
+            part = 1e3 * step.parts[bound]
+            ax.bar(places, part, bottom=bottom, width=0.75, color=BOUND_COLOURS[bound], label=bound)
+            bottom = bottom + part
+        ax.set_xticks(places, [str(b) for b in drawn.batch_sizes])
+        ax.set_xlabel("batch size [sequences]")
+        ax.set_ylabel("time of one decoding step [ms]")
+        ax.set_title(f"context {format_tokens(context)} tokens", fontsize=10)
+    axes[0].legend(frameon=False)
+    figure.suptitle(drawn.heading, fontsize=11)
+    caption = "As batch and context grow, reading the KV cache outgrows reading weights and everything else."
+    return Drawing("time_breakdown", "Where the time of a decoding step goes", caption, figure)
+
+
+def cost_ratios(drawn: Map, gamma: int = 4) -> Drawing:
+    """T_D / T_T and T_V / T_T against batch size, a line a context."""
+    figure, axes = new_figure(2)
+    for colour, context in zip(cycle(LINE_COLOURS), drawn.context_lens, strict=False):
+        r = drawn.evaluate(drawn.batch_sizes, context, gamma).round
+        for ax, ratio in zip(axes, (r.draft_cost, r.verify_cost), strict=True):
+            ax.plot(drawn.batch_sizes, ratio, marker="o", markersize=3.5, color=colour, label=format_tokens(context))
+    for ax, name in zip(
+        axes, ("draft step / target step, T_D / T_T", f"verify / target step, T_V / T_T (gamma {gamma})"), strict=True
+    ):
+        log2_axis(ax, drawn.batch_sizes.tolist(), "batch size [sequences]")
+        ax.set_ylabel(f"{name} [ratio]")
+    axes[0].set_ylim(bottom=0)
+    axes[0].legend(title="context [tokens]", frameon=False, fontsize=8)
+    figure.suptitle(f"{drawn.heading}; {drawn.draft_words}", fontsize=11)
+    caption = (
+        "Speculation pays where the draft is cheap (left, low) and verification costs little more than decoding (right, near 1)."
+    )
+    return Drawing("cost_ratios", "What drafting and verifying cost, in target steps", caption, figure)
+
+
+def speedup_by_batch(drawn: Map) -> Drawing:
+    """Expected speedup at the best gamma against batch size, a line a context; hollow where memory does not suffice."""
+    figure, (ax,) = new_figure()
+    speedup, gamma, fits = drawn.best()
+    for column, (colour, context) in enumerate(zip(cycle(LINE_COLOURS), drawn.context_lens, strict=False)):
+        ax.plot(drawn.batch_sizes, speedup[:, column], color=colour, label=format_tokens(context))
+        for fitting, face in ((True, colour), (False, "white")):
+            chosen = fits[:, column] == fitting
+            ax.scatter(drawn.batch_sizes[chosen], speedup[chosen, column], s=18, facecolor=face, edgecolor=colour, zorder=3)
+        ax.annotate(
+            f"γ={gamma[-1, column]}", (drawn.batch_sizes[-1], speedup[-1, column]), (5, -3), textcoords="offset points", fontsize=8
+        )
+    ax.axhline(1, color="black", linewidth=0.8, linestyle="--")
+    log2_axis(ax, drawn.batch_sizes.tolist(), "batch size [sequences]")
+    ax.set_ylabel("speedup over plain decoding [ratio]")
+    ax.legend(title="context [tokens]", frameon=False, fontsize=8)
+    ax.set_title(f"{drawn.heading}; {drawn.draft_words}", fontsize=10)
+    caption = "At short contexts a larger batch makes decoding compute-bound and speculation loses; at long ones it gains."
+    return Drawing("speedup_by_batch", "Expected speedup at the best gamma", caption + " Hollow: does not fit in memory.", figure)
+
+
+def arithmetic_intensity(drawn: Map) -> Drawing:
+    """Arithmetic intensity of a decoding step against context, a line a batch size, with the ridge points of several GPUs."""
+    figure, (ax,) = new_figure()
+    model = drawn.setup.target
+    contexts = np.geomspace(max(drawn.context_lens[0], 128), drawn.context_lens[-1], 60)
+    for colour, batch in zip(cycle(LINE_COLOURS), drawn.batch_sizes, strict=False):
+        cost = forward_cost(model, batch_size=batch, query_len=1, context_len=contexts)
+        ax.plot(contexts, cost.arithmetic_intensity, color=colour, label=str(batch))
+    for hardware in drawn.ridges:
+        ridge = hardware.ridge_point(model.dtype)
+        ax.axhline(ridge, color="black", linewidth=0.7, linestyle=":")
+        ax.annotate(f"ridge of {hardware.name}", (contexts[-1], ridge), (0, 2), textcoords="offset points", ha="right", fontsize=8)
+    ax.set_yscale("log")
+    log2_axis(ax, drawn.context_lens.tolist(), "context [tokens]")
+    ax.set_ylabel("arithmetic intensity [FLOP/byte]")
+    ax.legend(title="batch size", frameon=False, fontsize=8, ncols=4, loc="lower right")
+    ax.set_ylim(bottom=0.3)
+    ax.set_title(f"{model.name}, one decoding step", fontsize=10)
+    caption = "Below a GPU's ridge line a step is memory-bound there: the longer the context, the further below."
+    return Drawing("arithmetic_intensity", "Arithmetic intensity falls with context", caption, figure)
+
+
+def speedup_map(drawn: Map) -> Drawing:
+    """Speedup over batch and context, each cell with its best gamma; hatched where memory does not suffice."""
+    figure, (ax,) = new_figure()
+    ax.grid(False)
+    speedup, gamma, fits = drawn.best()
+    reach = max(abs(np.log2(speedup)).max(), 0.1)
+    image = ax.imshow(np.log2(speedup), origin="lower", aspect="auto", cmap="RdBu", vmin=-reach, vmax=reach)
+    for i in range(speedup.shape[0]):
+        for j in range(speedup.shape[1]):
+            ink = "white" if abs(np.log2(speedup[i, j])) > 0.6 * reach else "black"
+            words = f"{speedup[i, j]:.2f}x\nγ={gamma[i, j]}" if speedup[i, j] > 1 else f"{speedup[i, j]:.2f}x\noff"
+            ax.text(j, i, words + ("" if fits[i, j] else "\nno memory"), ha="center", va="center", fontsize=7.5, color=ink)
+    ax.set_xticks(range(len(drawn.context_lens)), [format_tokens(c) for c in drawn.context_lens])
+    ax.set_yticks(range(len(drawn.batch_sizes)), [str(b) for b in drawn.batch_sizes])
+    ax.set_xlabel("context [tokens]")
+    ax.set_ylabel("batch size [sequences]")
+    bar = figure.colorbar(image, ax=ax, label="speedup [ratio]")
+    ticks = np.linspace(-reach, reach, 5)
+    bar.set_ticks(ticks.tolist(), labels=[f"{2**t:.2f}" for t in ticks])
+    ax.set_title(f"{drawn.heading}; {drawn.draft_words}", fontsize=10)
+    caption = "Blue: speculation pays, with the gamma to use. Red: leave it off."
+    return Drawing("speedup_map", "Speedup over batch and context, with the best gamma", caption, figure)

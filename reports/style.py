@@ -1,0 +1,53 @@
+"""How every figure looks, and the one way to make one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BOUND_COLOURS = {
+    "weights": "#4477aa",
+    "kv": "#ee6677",
+    "compute": "#228833",
+    "communication": "#ccbb44",
+    "overhead": "#bbbbbb",
+}
+LINE_COLOURS = ("#332288", "#117733", "#44aa99", "#ddaa33", "#cc6677", "#882255", "#88ccee", "#999933")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished figure.
+
+    Attributes:
+        name: Of its files.
+        title: What it shows.
+        caption: How to read it.
+        figure: The drawing.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+def new_figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with so many axes side by side."""
+    figure = Figure(figsize=(7.2 if columns == 1 else 5.4 * columns, 4.4), layout="constrained")
+    axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(True, alpha=0.25, linewidth=0.6)
+        ax.set_axisbelow(True)
+    return figure, axes
+
+
+def log2_axis(ax: Axes, values: list[int], label: str) -> None:
+    """A logarithmic axis for sizes, with the values themselves as ticks."""
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(values, [f"{v // 1000}k" if v >= 1000 and v % 1000 == 0 else str(v) for v in values])
+    ax.minorticks_off()
+    ax.set_xlabel(label)
