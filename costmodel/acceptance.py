@@ -6,12 +6,12 @@ a draft that reads everything is the target and is always accepted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pydantic
@@ -80,44 +80,57 @@ class AcceptanceCurve:
     source: str
 
     def rate(self, kv_budget: ArrayLike, context_len: ArrayLike) -> Array:
-        """Acceptance rate, interpolated monotonically over log(context_len / kv_budget). [0-1]
+        """Acceptance rate, interpolated monotonically over context and budget. [0-1]
 
-        Below the measured range it goes to that of a draft that reads everything (1 for a self draft); beyond it,
-        rejection grows as a power of the ratio that was fitted to the published curve.
+        At one budget it falls over log(context_len / kv_budget), for a self draft from 1 where all is read; between budgets
+        it is interpolated over their logarithm, beyond them it depends on the ratio alone. Beyond the longest
+        measured ratio, rejection grows as a power of it that was fitted to the published curve.
 
         Args:
             kv_budget: Entries the draft reads, per sequence. [tokens]
             context_len: Tokens in the cache. [tokens]
         """
+        context, budget = np.broadcast_arrays(np.asarray(context_len, np.float64), np.asarray(kv_budget, np.float64))
+        groups = self._by_budget()
         if self.kv_policy == "full":
-            return self._interpolate(np.asarray(context_len, np.float64), anchored=False)
-        ratio = np.asarray(context_len, np.float64) / np.asarray(kv_budget, np.float64)
-        return self._interpolate(np.maximum(ratio, 1.0), anchored=self.draft_kind == "self")
+            return self._along(groups[0], context)
+        budgets = np.array([group[0] for group in groups])
+        rates = []
+        for i, group in enumerate(groups):
+            outside = (budget < group[0] if i == 0 else False) | (budget > group[0] if i == len(groups) - 1 else False)
+            rates.append(self._along(group, np.maximum(context / np.where(outside, budget, group[0]), 1.0)))
+        place = np.interp(np.log(budget), np.log(budgets), np.arange(len(budgets)))
+        lower = np.floor(place).astype(int)
+        upper = np.minimum(lower + 1, len(budgets) - 1)
+        stacked = np.stack(rates)
+        low, high = (np.take_along_axis(stacked, index[None], 0)[0] for index in (lower, upper))
+        return np.asarray(low + (place - lower) * (high - low))
 
     def covers(self, kv_budget: ArrayLike, context_len: ArrayLike) -> Array:
         """Whether the question lies inside what was measured, within a factor of two."""
-        asked = np.asarray(context_len, np.float64)
-        if self.kv_policy != "full":
-            asked = np.maximum(asked / np.asarray(kv_budget, np.float64), 1.0)
-        known, _ = self._known
-        return np.asarray(asked <= 2 * known[-1], np.float64)
+        context = np.asarray(context_len, np.float64)
+        longest = np.array([group[1][-1] for group in self._by_budget()]).max()
+        asked = context if self.kv_policy == "full" else np.maximum(context / np.asarray(kv_budget, np.float64), 1.0)
+        return np.asarray(asked <= 2 * longest)
 
-    @property
-    def _known(self) -> tuple[Array, Array]:
-        """Ratios (contexts for a draft with full KV) in order, and the mean rate at each."""
-        budgets, contexts, rates = (np.array(column, np.float64) for column in zip(*self.points, strict=True))
-        x = contexts if self.kv_policy == "full" else contexts / budgets
-        known = np.unique(x)
-        return known, np.array([rates[x == value].mean() for value in known])
+    def _by_budget(self) -> list[tuple[float, Array, Array]]:
+        """(budget, rising context_len / budget, rates) of every measured budget; contexts themselves with full KV."""
+        full = self.kv_policy == "full"
+        points = sorted((1.0 if full else budget, context, rate) for budget, context, rate in self.points)
+        groups = []
+        for budget in sorted({point[0] for point in points}):
+            ratios = np.array([context / budget for b, context, _ in points if b == budget])
+            groups.append((budget, ratios, np.array([rate for b, _, rate in points if b == budget])))
+        return groups
 
-    def _interpolate(self, asked: Array, *, anchored: bool) -> Array:
-        known, rates = self._known
-        if anchored and known[0] > 1:
+    def _along(self, group: tuple[float, Array, Array], asked: Array) -> Array:
+        """The curve of one budget over the ratio."""
+        _, known, rates = group
+        if self.draft_kind == "self" and known[0] > 1:
             known, rates = np.append(1.0, known), np.append(1.0, rates)
         falling = np.minimum.accumulate(rates)
-        inside = np.clip(asked, known[0], known[-1])
         interpolate = PchipInterpolator(np.log(known), falling) if len(known) > 1 else lambda x: np.full_like(x, falling[0])
-        rate: Array = interpolate(np.log(inside))
+        rate: Array = interpolate(np.log(np.clip(asked, known[0], known[-1])))
         growth = (np.maximum(asked, known[-1]) / known[-1]) ** (0.0 if self.kv_policy == "full" else REJECTION_EXPONENT)
         return np.asarray(np.clip(1 - (1 - rate) * growth, 0.0, 1.0))
 
@@ -127,6 +140,7 @@ class _PointFile(pydantic.BaseModel):
     kv_budget: pydantic.PositiveInt | None = None
     context_len: pydantic.PositiveInt
     acceptance_rate: float = pydantic.Field(ge=0.0, le=1.0)
+    standard_error: pydantic.NonNegativeFloat | None = None
 
 
 class _CurveFile(pydantic.BaseModel):
@@ -161,6 +175,11 @@ def parse_curves(text: str, *, where: str) -> tuple[AcceptanceCurve, ...]:
         )
         for curve in file.curves
     )
+
+
+def render_curves(curves: Sequence[Mapping[str, Any]]) -> str:
+    """The YAML text of curves given as the mappings that `parse_curves` reads."""
+    return yaml.safe_dump({"schema_version": 1, "curves": list(curves)}, sort_keys=False, allow_unicode=True, width=120)
 
 
 @cache

@@ -1,8 +1,8 @@
 """Attention over cached keys and values, for prefill, decode and verification: each an `Attend` for the decoder.
 
 Decode and verification fold the query heads of a KV head into the query axis, so that each key is read once for all of them.
-On a CPU in full precision two plain matrix products beat the fused kernels at the few rows there are; elsewhere the
-fused kernel of torch is used.
+On a CPU in float32 that is a kernel of our own (`cpu_attention`); where it cannot be compiled, and in float64, two plain matrix
+products, which beat torch's fused kernel at the few rows there are; elsewhere the fused kernel.
 
 Shapes: B batch, T query tokens, S slots, N query heads, K KV heads, G query heads per KV head, H head dim.
 """
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from executor import cpu_attention
 from executor.kv_cache import KvCache
 
 
@@ -57,7 +58,7 @@ class SlotAttention:
         also_store: KvCache | None = None,
         positions_BT: Tensor | None = None,
     ):
-        self.cache, self.also_store, self.positions_BT = cache, also_store, positions_BT
+        self.cache, self.window, self.also_store, self.positions_BT = cache, window, also_store, positions_BT
         self.slots_BT = starts_B[:, None] + torch.arange(query_len, device=starts_B.device)
         self.stop = int(starts_B.max()) + query_len
         first = int(starts_B.min()) + 1  # every query of every row sees the slots before this one
@@ -69,14 +70,18 @@ class SlotAttention:
         self.cache.write(layer, self.slots_BT, k_BKTH, v_BKTH)
         if self.also_store is not None and self.positions_BT is not None:
             self.also_store.write(layer, self.positions_BT, k_BKTH, v_BKTH)
-        k_BKSH = self.cache.k_LBKSH[layer, :, :, : self.stop]
-        v_BKSH = self.cache.v_LBKSH[layer, :, :, : self.stop]
-        plain = q_BNTH.device.type == "cpu" and q_BNTH.dtype in (torch.float32, torch.float64)
-        if not plain:
-            return _fused(q_BNTH, k_BKSH, v_BKSH, self.mask_BTS, self.unmasked)
-        batch, heads, length, _ = q_BNTH.shape
-        scratch_2BKRS = self.cache.scratch(2, batch, k_BKSH.shape[1], heads // k_BKSH.shape[1] * length, self.stop)
-        return _two_products(q_BNTH, k_BKSH, v_BKSH, self.mask_BTS, self.unmasked, scratch_2BKRS)
+        k_BKSH, v_BKSH = self.cache.k_LBKSH[layer], self.cache.v_LBKSH[layer]
+        on_cpu, width = q_BNTH.device.type == "cpu", q_BNTH.shape[3]
+        if on_cpu and q_BNTH.dtype == torch.float32 and width in cpu_attention.HEAD_DIMS:
+            kernel = cpu_attention.load()
+            if kernel is not None:
+                return kernel(q_BNTH, k_BKSH, v_BKSH, self.slots_BT, self.window)
+        k_BKSH, v_BKSH = k_BKSH[:, :, : self.stop], v_BKSH[:, :, : self.stop]
+        if on_cpu and q_BNTH.dtype in (torch.float32, torch.float64):
+            rows = q_BNTH.shape[1] // k_BKSH.shape[1] * q_BNTH.shape[2]
+            scratch_2BKRS = self.cache.scratch(2, *k_BKSH.shape[:2], rows, self.stop)
+            return _two_products(q_BNTH, k_BKSH, v_BKSH, self.mask_BTS, self.unmasked, scratch_2BKRS)
+        return _fused(q_BNTH, k_BKSH, v_BKSH, self.mask_BTS, self.unmasked)
 
 
 def visible(positions_T: Tensor, slots_S: Tensor, window: int | None) -> Tensor:

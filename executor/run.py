@@ -96,23 +96,36 @@ def run_batch(
     max_new_tokens: int,
     stop_tokens: Sequence[int] = (),
     compare: bool = False,
+    repeats: int = 1,
     prefilled: Progress = lambda row: None,
     progress: Progress = lambda emitted: None,
 ) -> Result:
-    """Continue a batch of prompts with a strategy, and with plain decoding too if `compare`; the prompts are read once."""
+    """Continue a batch of prompts with a strategy, and with plain decoding too if `compare`; the prompts are read once.
+
+    With `repeats` the two take turns, and of each the run with the median time per token is kept, so that what else
+    the machine does meanwhile weighs little.
+    """
     started = time.perf_counter()
     gamma = strategy.gamma
     batch = Batch(target, [prompt.tokens for prompt in prompts], max_new_tokens=max_new_tokens, gamma=gamma)
     batch.prefill(prefilled)
     prefill_s = time.perf_counter() - started
-    plain_outputs = plain_trace = None
-    if compare:
-        plain_trace = decode(batch, stop_tokens=stop_tokens, progress=progress)
-        plain_outputs = batch.outputs()
+    traces: list[Trace] = []
+    plain_traces: list[Trace] = []
+    plain_outputs = None
+    for _ in range(repeats):
+        if compare:
+            batch.rewind()
+            plain_traces.append(decode(batch, stop_tokens=stop_tokens, progress=progress))
+            plain_outputs = batch.outputs()
         batch.rewind()
-    drafter = make_drafter(strategy, batch, draft)
-    trace = decode(batch, drafter=drafter, gamma=gamma, stop_tokens=stop_tokens, progress=progress)
-    return Result(batch.outputs(), trace, plain_outputs, plain_trace, prefill_s)
+        drafter = make_drafter(strategy, batch, draft)
+        traces.append(decode(batch, drafter=drafter, gamma=gamma, stop_tokens=stop_tokens, progress=progress))
+    return Result(batch.outputs(), _median(traces), plain_outputs, _median(plain_traces) if compare else None, prefill_s)
+
+
+def _median(traces: Sequence[Trace]) -> Trace:
+    return sorted(traces, key=lambda trace: trace.tpot_s)[len(traces) // 2]
 
 
 def batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[Sequence[Prompt]]:

@@ -141,6 +141,7 @@ def run_document(
     draft_dir: str | None,
     max_new_tokens: int | None,
     compare: bool,
+    repeats: int,
     device: str,
     measurements: str | None,
     output: str | None,
@@ -164,6 +165,7 @@ def run_document(
             batch_size=made.workload.batch_size,
             max_new_tokens=max_new_tokens or made.workload.output_len,
             compare=compare,
+            repeats=repeats,
             where=prompts,
             sink=sink,
         )
@@ -179,6 +181,51 @@ def run_document(
         f"{document['mean_acceptance_length']:.2f} per round" + (f", acceptance {rate:.2f}" if rate is not None else "")
     )
     return document, words
+
+
+def acceptance_document(
+    *,
+    model_dir: str,
+    text_file: str | None,
+    kv_budgets: Sequence[int],
+    context_lens: Sequence[int],
+    rows: int,
+    gamma: int,
+    max_new_tokens: int,
+) -> tuple[dict[str, Any], str]:
+    """An acceptance curve of a self draft, as a curves file holds it."""
+    from magicdec import running
+
+    found = find_model(model_dir)
+    loaded = running.load_checkpoint("--model-dir", model_dir)
+    name, tokens = running.real_text(loaded.tokenizer, text_file)
+    longest = max(context_lens) + max_new_tokens
+    if longest > found.config.max_context_len:
+        expected = f"at most the {found.config.max_context_len} positions of {model_dir}"
+        raise bad("--context-lens", "", expected, f"{longest} with the new tokens")
+    if len(tokens) < max(context_lens):
+        raise bad(text_file or "text", "", f"at least {max(context_lens)} tokens, the longest context", f"{len(tokens)} tokens")
+    points = running.measured_points(
+        loaded,
+        tokens,
+        kv_budgets=kv_budgets,
+        context_lens=context_lens,
+        rows=rows,
+        gamma=gamma,
+        max_new_tokens=max_new_tokens,
+    )
+    curve = {
+        "target": found.config.name,
+        "task": name,
+        "draft_kind": "self",
+        "kv_policy": "streaming_llm",
+        "source": f"magicdec acceptance: {rows} places, {max_new_tokens} new tokens each, gamma {gamma}, greedy",
+        "points": points,
+    }
+    rows_shown = [
+        [str(p["context_len"]), str(p["kv_budget"]), f"{p['acceptance_rate']:.3f}", f"{p['standard_error']:.3f}"] for p in points
+    ]
+    return curve, text.table(["context", "KV budget", "acceptance", "standard error"], rows_shown)
 
 
 def write_report(

@@ -25,7 +25,7 @@ CPU_PARAMETERS = (
 def measure_cpu() -> HardwareProfile:
     """This machine's CPU: peaks and efficiencies, from passes of the reference model's shape at contexts up to 4096."""
     config = find_model(REFERENCE).config.with_dtype("float32")
-    with tqdm(total=num_measurements(), desc="measuring this CPU", leave=False) as bar:
+    with tqdm(total=num_measurements(), desc="measuring this CPU", leave=False, disable=None) as bar:
         probe = probe_cpu(config, progress=bar.update)
     peak = Peak(
         flop_per_s=probe.flop_per_s,

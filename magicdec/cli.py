@@ -121,10 +121,10 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--quick", is_flag=True, help="A small point: batch 4, context 2048.")
+@click.option("--quick", is_flag=True, help="A small point: batch 8, context 4096.")
 @click.option("--batch-size", type=TOKENS, help="Sequences.  [default: 16]")
 @click.option("--context-len", type=TOKENS, help="Longest prompt.  [default: 8192]")
-@click.option("--max-new-tokens", type=TOKENS, default=96, show_default=True, help="New tokens per sequence.")
+@click.option("--max-new-tokens", type=TOKENS, default=64, show_default=True, help="New tokens per sequence.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("magicdec-demo"), show_default=True, help="For its files.")
 @click.option("--remeasure", is_flag=True, help="Measure this machine's profile again instead of using the kept one.")
 @output_options
@@ -142,8 +142,8 @@ def demo(
     from magicdec.demo import run_demo
 
     document, words = run_demo(
-        batch_size=batch_size or (4 if quick else 16),
-        context_len=context_len or (2048 if quick else 8192),
+        batch_size=batch_size or (8 if quick else 16),
+        context_len=context_len or (4096 if quick else 8192),
         max_new_tokens=max_new_tokens,
         folder=folder,
         remeasure=remeasure,
@@ -203,6 +203,7 @@ def plan(as_json: bool, output: str | None, **question: Any) -> None:
 @click.option("--draft-dir", help="Checkpoint of the draft model.  [default: the plan's own]")
 @click.option("--max-new-tokens", type=TOKENS, help="New tokens per prompt.  [default: the plan's output_len]")
 @click.option("--compare", is_flag=True, help="Also decode plainly, compare the output token by token and report the speedup.")
+@click.option("--repeats", type=TOKENS, default=1, show_default=True, help="With --compare: take turns so often, show medians.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--measurements", type=click.Path(), help="Append the measurement to this file, for `magicdec report`.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measurement as JSON on stdout; text goes to stderr.")
@@ -215,6 +216,31 @@ def run(as_json: bool, plan_file: str, **how: Any) -> None:
     click.echo(words, err=True)
     if as_json:
         click.echo(json.dumps(document, indent=2))
+
+
+@main.command()
+@click.option("--model-dir", default="reference", show_default=True, help="Checkpoint directory, or `reference`.")
+@click.option("--text", "text_file", type=click.Path(), help="Real text to continue.  [default: standard library text, held out]")
+@click.option("--kv-budgets", type=TOKEN_LIST, default=(64, 128, 256, 512, 1024), help="Budgets to measure.")
+@click.option("--context-lens", type=TOKEN_LIST, default=(1024, 4096, 8192), help="Prompt lengths to measure at.")
+@click.option("--rows", type=TOKENS, default=8, show_default=True, help="Places in the text.")
+@click.option("--gamma", type=TOKENS, default=4, show_default=True, help="Draft tokens per round.")
+@click.option("--max-new-tokens", type=TOKENS, default=96, show_default=True, help="New tokens per place.")
+@click.option("--json", "as_json", is_flag=True, help="Print the curve as JSON on stdout; text goes to stderr.")
+@click.option(
+    "-o", "--output", type=click.Path(), help="Write the curve; as acceptance.yaml beside a checkpoint, planning uses it."
+)
+def acceptance(as_json: bool, output: str | None, **how: Any) -> None:
+    """Measure how often a model accepts its own sparse drafts, over budgets and contexts, on real text."""
+    from costmodel.acceptance import render_curves
+    from magicdec.answers import acceptance_document
+    from magicdec.files import output_file
+
+    curve, words = acceptance_document(**how)
+    with output_file(output) as file:
+        if file is not None:
+            file.write(render_curves([curve]))
+    emit(curve, words, as_json=as_json, output=None)
 
 
 @main.command()

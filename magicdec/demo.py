@@ -17,6 +17,7 @@ from magicdec import text
 from magicdec.api import ask, make_plan
 from magicdec.names import CPU, REFERENCE, find_hardware
 
+REPEATS = 3  # plain and speculative decoding take turns; medians are shown
 OVERVIEW = ((1, 1024), (1, 8192), (4, 8192), (16, 1024), (16, 8192))
 
 
@@ -34,16 +35,12 @@ def predictions() -> str:
     return text.table(["batch x context", "plain step", "bound", "speedup", "best strategy"], rows)
 
 
-def real_prompts(batch_size: int, context_len: int) -> list[Any]:
+def real_prompts(tokenizer: Any, batch_size: int, context_len: int) -> list[Any]:
     """Prompts of unequal length, the longest `context_len`, cut from standard library text that the model never saw."""
-    from executor.reference_model import reference_model_dir
-    from executor.reference_model.corpus import held_out_documents
     from executor.run import Prompt
-    from executor.tokenizer import load_tokenizer
+    from magicdec import running
 
-    tokenizer = load_tokenizer(reference_model_dir())
-    texts = [document.text for document in held_out_documents()]
-    tokens = [token for encoding in tokenizer.encode_batch(texts) for token in encoding.ids]
+    _, tokens = running.real_text(tokenizer, None)
     stride = (len(tokens) - context_len) // max(batch_size - 1, 1)
     shorter = context_len // 64
     return [
@@ -69,8 +66,8 @@ def run_demo(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.yaml").write_text(render_plan(plan), encoding="utf-8")
     say(f"plan for batch {batch_size}, context {context_len} (in {folder / 'plan.yaml'}): {plan.strategy}")
-    prompts = real_prompts(batch_size, context_len)
     loaded = running.load(plan, model_dir=None, draft_dir=None, device="cpu")
+    prompts = real_prompts(loaded.tokenizer, batch_size, context_len)
     with output_file(str(folder / "output.jsonl")) as sink:
         execution = running.execute(
             loaded,
@@ -82,6 +79,7 @@ def run_demo(
             where="demo",
             sink=sink,
             ignore_stops=True,
+            repeats=REPEATS,
         )
     document = running.document(execution, plan)
     record = json.dumps(asdict(execution.measurement))

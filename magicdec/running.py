@@ -16,7 +16,9 @@ from costmodel.errors import bad
 from costmodel.plan import Plan, fingerprint
 from costmodel.strategy import Strategy
 from costmodel.workload import Workload
+from executor.acceptance import measure_acceptance
 from executor.measure import Measurement, summarise
+from executor.reference_model.corpus import held_out_documents
 from executor.run import (
     Prompt,
     Result,
@@ -63,6 +65,49 @@ def load(plan: Plan, *, model_dir: str | None, draft_dir: str | None, device: st
         plan.check_model("draft", draft.config, str(draft_folder))
     check_runnable(plan.strategy, target, draft)
     return Loaded(target, draft, load_tokenizer(folder), stop_tokens(folder))
+
+
+def load_checkpoint(option: str, name: str, device: str = "cpu") -> Loaded:
+    """A checkpoint without a plan."""
+    folder = _folder(option, name, None)
+    model = load_model(folder, device=device, dtype="float32" if device == "cpu" else None, name=name)
+    return Loaded(model, None, load_tokenizer(folder), stop_tokens(folder))
+
+
+def real_text(tokenizer: Tokenizer, file: str | None) -> tuple[str, list[int]]:
+    """Name and tokens of a text file, or of the standard library text that the reference model never saw."""
+    if file is None:
+        texts = [document.text for document in held_out_documents()]
+        return "Python standard library, held out", [t for encoding in tokenizer.encode_batch(texts) for t in encoding.ids]
+    try:
+        return Path(file).name, tokenizer.encode(Path(file).read_text(encoding="utf-8")).ids
+    except (OSError, UnicodeDecodeError) as error:
+        raise bad(file, "", "a readable text file", getattr(error, "strerror", None) or error) from None
+
+
+def measured_points(
+    loaded: Loaded,
+    tokens: Sequence[int],
+    *,
+    kv_budgets: Sequence[int],
+    context_lens: Sequence[int],
+    rows: int,
+    gamma: int,
+    max_new_tokens: int,
+) -> list[dict[str, Any]]:
+    """Acceptance over budgets and contexts, as the points of a curves file."""
+    with _bar(len(kv_budgets) * len(context_lens), "measuring acceptance", "point") as bar:
+        points = measure_acceptance(
+            loaded.target,
+            tokens,
+            kv_budgets=kv_budgets,
+            context_lens=context_lens,
+            rows=rows,
+            gamma=gamma,
+            max_new_tokens=max_new_tokens,
+            progress=bar.update,
+        )
+    return [{key: round(value, 4) for key, value in asdict(point).items()} for point in points]
 
 
 def _folder(option: str, name: str, given: str | None) -> Path:
@@ -135,13 +180,14 @@ def execute(
     where: str,
     sink: IO[str] | None = None,
     ignore_stops: bool = False,
+    repeats: int = 1,
 ) -> Execution:
     """Run prompts through a strategy, a batch at a time, writing each batch's texts to `sink` as JSON lines when it is done."""
     check_prompts(prompts, loaded.target, max_new_tokens, where)
     results: list[Result] = []
     differences: list[str] = []
     stops = () if ignore_stops else loaded.stops
-    runs = 2 if compare else 1
+    runs = repeats * (2 if compare else 1)
     with (
         _bar(len(prompts), "reading prompts", "prompt") as reading,
         _bar(runs * len(prompts) * max_new_tokens, "decoding", "token") as decoding,
@@ -155,6 +201,7 @@ def execute(
                 max_new_tokens=max_new_tokens,
                 stop_tokens=stops,
                 compare=compare,
+                repeats=repeats,
                 prefilled=lambda row: reading.update(),
                 progress=decoding.update,
             )

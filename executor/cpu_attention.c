@@ -1,0 +1,158 @@
+/* Attention of a few queries per sequence over long cached keys and values, in float32 on a CPU.
+ *
+ * Each key and value is read from memory once, for all queries that share its KV head: blocks of slots stay in the first
+ * cache levels while tiles of up to 8 query rows pass over them, with a running softmax (FlashAttention, arXiv 2205.14135).
+ * Long sequences are split over threads and merged (split-KV). A row reads no slot beyond its own position.
+ *
+ * Shapes: B batch, N query heads, K KV heads, G = N / K, T query tokens, S slots, H head dim.
+ * Compiled on first use by cpu_attention.py; needs no header but the C standard library's and no library at all.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { BLOCK = 64, TILE = 8, LANES = 16 };
+typedef float lanes __attribute__((vector_size(LANES * 4)));
+
+static inline lanes load(const float *from) { lanes x; memcpy(&x, from, sizeof x); return x; }
+static inline void store(float *to, lanes x) { memcpy(to, &x, sizeof x); }
+/* Ask for memory ahead of its use: keys and values alternate, which the processor's own guesses do not follow. */
+static inline void fetch(const float *from, int count) {
+    for (int i = 0; i < count; i += 16) __builtin_prefetch(from + i);
+}
+static inline float total_of(lanes x) {
+    float half[8];
+    for (int i = 0; i < 8; i++) half[i] = x[i] + x[i + 8];
+    for (int i = 0; i < 4; i++) half[i] += half[i + 4];
+    return (half[0] + half[2]) + (half[1] + half[3]);
+}
+
+/* e^x for x <= 0, relative error below 2e-7; written so that compilers vectorise it. */
+static inline float exp_negative(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    float n = floorf(x * 1.44269504f + 0.5f);
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    union { int32_t i; float f; } scale = {((int32_t)n + 127) << 23};
+    return p * scale.f;
+}
+
+/* R query rows against `count` slots of a block: updates the running maximum, sum and weighted values of each row.
+ * `seen` says up to which of these slots each row may look; `from` where its window begins. */
+static inline __attribute__((always_inline)) void tile(
+    const int R, const int H, const float *restrict q, const float *restrict k, const float *restrict v, int count,
+    const int *from, const int *seen, float *restrict top, float *restrict sum, float *restrict out) {
+    float weight[TILE][BLOCK];
+    for (int s = 0; s < count; s++) {
+        lanes key[H / LANES];
+        fetch(v + s * H, H);
+        for (int h = 0; h < H / LANES; h++) key[h] = load(k + s * H + h * LANES);
+        for (int r = 0; r < R; r++) {
+            lanes dot = load(q + r * H) * key[0];
+            for (int h = 1; h < H / LANES; h++) dot += load(q + r * H + h * LANES) * key[h];
+            weight[r][s] = total_of(dot);
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        for (int s = 0; s < count; s++) weight[r][s] = (s >= from[r] && s < seen[r]) ? weight[r][s] : -INFINITY;
+        float best = top[r];
+        for (int s = 0; s < count; s++) best = weight[r][s] > best ? weight[r][s] : best;
+        if (best == -INFINITY) {
+            memset(weight[r], 0, sizeof weight[r]);
+            continue;
+        }
+        float shrink = top[r] == -INFINITY ? 0.0f : exp_negative(top[r] - best), total = 0.0f;
+        for (int s = 0; s < count; s++) {
+            float w = weight[r][s] == -INFINITY ? 0.0f : exp_negative(weight[r][s] - best);
+            weight[r][s] = w;
+            total += w;
+        }
+        top[r] = best;
+        sum[r] = sum[r] * shrink + total;
+        for (int h = 0; h < H; h++) out[r * H + h] *= shrink;
+    }
+    for (int h = 0; h < H; h += 2 * LANES) {
+        lanes left[TILE], right[TILE];
+        for (int r = 0; r < R; r++) left[r] = load(out + r * H + h), right[r] = load(out + r * H + h + LANES);
+        for (int s = 0; s < count; s++) {
+            fetch(k + (count + s) * H + h, 2 * LANES);
+            lanes a = load(v + s * H + h), b = load(v + s * H + h + LANES);
+            for (int r = 0; r < R; r++) left[r] += weight[r][s] * a, right[r] += weight[r][s] * b;
+        }
+        for (int r = 0; r < R; r++) store(out + r * H + h, left[r]), store(out + r * H + h + LANES, right[r]);
+    }
+}
+
+#define ROWS(R, H) case R: tile(R, H, q, k, v, count, from, seen, top, sum, out); break;
+#define WIDTH(H) \
+    case H: \
+        switch (rows) { ROWS(1, H) ROWS(2, H) ROWS(3, H) ROWS(4, H) ROWS(5, H) ROWS(6, H) ROWS(7, H) ROWS(8, H) } \
+        break;
+
+static void any_tile(int rows, int width, const float *q, const float *k, const float *v, int count, const int *from,
+                     const int *seen, float *top, float *sum, float *out) {
+    switch (width) { WIDTH(32) WIDTH(64) WIDTH(128) }
+}
+
+/* All rows of one (sequence, KV head) over slots [first, last). */
+static void span(const float *q, const float *k, const float *v, int rows, int T, int H, const int64_t *positions, int64_t window,
+                 int64_t first, int64_t last, float *top, float *sum, float *out) {
+    for (int r = 0; r < rows; r++) { top[r] = -INFINITY; sum[r] = 0.0f; }
+    memset(out, 0, sizeof(float) * rows * H);
+    for (int64_t start = first; start < last; start += BLOCK) {
+        int count = last - start < BLOCK ? (int)(last - start) : BLOCK;
+        for (int row = 0; row < rows; row += TILE) {
+            int part = rows - row < TILE ? rows - row : TILE, from[TILE], seen[TILE];
+            for (int r = 0; r < part; r++) {
+                int64_t position = positions[(row + r) % T], begin = window > 0 ? position - window + 1 - start : 0;
+                int64_t end = position + 1 - start;
+                seen[r] = end > count ? count : end < 0 ? 0 : (int)end;
+                from[r] = begin > count ? count : begin < 0 ? 0 : (int)begin;
+            }
+            any_tile(part, H, q + row * H, k + start * H, v + start * H, count, from, seen, top + row, sum + row, out + row * H);
+        }
+    }
+}
+
+/* out[B,N,T,H] of scaled queries q[B,N,T,H] over k, v [B,K,S,H] with the given strides (elements) of B and K.
+ * positions[B,T] is the last slot each query sees; window 0 is none. scratch: B * K * splits * G * T * (H + 2) floats. */
+void attend(const float *q, const float *k, const float *v, const int64_t *positions, float *out, float *scratch, int64_t B, int64_t K,
+            int64_t G, int64_t T, int64_t H, int64_t stride_b, int64_t stride_k, int64_t window, int64_t splits, int threads) {
+    const int64_t rows = G * T, items = B * K * splits, size = rows * (H + 2);
+    #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+    for (int64_t item = 0; item < items; item++) {
+        int64_t pair = item / splits, b = pair / K, kv = pair % K;
+        const int64_t *seen = positions + b * T;
+        int64_t last = seen[T - 1] + 1, first = window > 0 && seen[0] + 1 > window ? seen[0] + 1 - window : 0;
+        int64_t share = (last - first + splits - 1) / splits, low = first + item % splits * share;
+        int64_t high = low + share < last ? low + share : last;
+        int64_t offset = b * stride_b + kv * stride_k;
+        float *part = scratch + item * size;
+        span(q + pair * rows * H, k + offset, v + offset, rows, T, H, seen, window, low, high, part + rows * H, part + rows * (H + 1), part);
+    }
+    #pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t pair = 0; pair < B * K; pair++) {
+        for (int64_t r = 0; r < rows; r++) {
+            float best = -INFINITY, total = 0.0f, *into = out + (pair * rows + r) * H;
+            for (int64_t i = 0; i < splits; i++) {
+                float top = scratch[(pair * splits + i) * size + rows * H + r];
+                best = top > best ? top : best;
+            }
+            memset(into, 0, sizeof(float) * H);
+            for (int64_t i = 0; i < splits; i++) {
+                const float *part = scratch + (pair * splits + i) * size;
+                if (part[rows * H + r] == -INFINITY) continue;
+                float scale = exp_negative(part[rows * H + r] - best);
+                total += scale * part[rows * (H + 1) + r];
+                for (int64_t h = 0; h < H; h++) into[h] += scale * part[r * H + h];
+            }
+            for (int64_t h = 0; h < H; h++) into[h] /= total;
+        }
+    }
+}

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costmodel.acceptance import (
+    AcceptanceCurve,
+    curves_beside,
+    find_curve,
+    implied_acceptance_rate,
+    mean_acceptance_length,
+    mean_length_of_positions,
+    parse_curves,
+    published_curves,
+)
+from costmodel.errors import InputError
+
+SELF = AcceptanceCurve(
+    "A", "text", "self", "streaming_llm", None, ((512, 4000, 0.9), (512, 32_000, 0.8), (512, 64_000, 0.7)), "here"
+)
+FILE = """
+schema_version: 1
+curves:
+  - target: A
+    task: text
+    draft_kind: self
+    kv_policy: streaming_llm
+    source: here
+    points:
+      - {kv_budget: 512, context_len: 4000, acceptance_rate: 0.9}
+"""
+every_published = pytest.mark.parametrize("curve", published_curves(), ids=lambda c: f"{c.target} {c.draft_kind} {c.kv_policy}")
+
+
+@st.composite
+def self_curves(draw: st.DrawFn) -> AcceptanceCurve:
+    """Any measured points, falling or not, of a self draft that read part of its cache."""
+    budgets = st.sampled_from([64.0, 512.0, 2048.0])
+    rows = draw(st.lists(st.tuples(budgets, st.integers(2100, 100_000).map(float), st.floats(0, 1)), min_size=1, max_size=6))
+    return AcceptanceCurve("any", "text", "self", "streaming_llm", None, tuple(rows), "here")
+
+
+@pytest.mark.parametrize(
+    ("gamma", "rate", "tokens"), [(0, 0.5, 1), (1, 0.5, 1.5), (4, 0.8, 3.3616), (2, 0.0, 1), (3, 0.7, 1 + 0.7 + 0.49 + 0.343)]
+)
+def test_mean_length_is_the_geometric_sum(gamma: int, rate: float, tokens: float) -> None:
+    assert mean_acceptance_length(gamma, rate) == pytest.approx(tokens, rel=1e-14)
+
+
+def test_certain_acceptance_yields_every_draft_token_and_one_more() -> None:
+    assert mean_acceptance_length([0, 1, 5], 1.0).tolist() == [1, 2, 6]
+
+
+@given(st.integers(1, 20), st.floats(0, 1), st.floats(0, 1))
+def test_more_acceptance_yields_more_tokens_up_to_gamma_and_one(gamma: int, one: float, other: float) -> None:
+    low, high = (float(mean_acceptance_length(gamma, rate)) for rate in sorted((one, other)))
+    assert 1 <= low <= high * (1 + 1e-7)
+    assert high <= gamma + 1
+
+
+@given(st.integers(1, 12), st.floats(0.0, 0.999))
+def test_the_implied_rate_inverts_the_mean_length(gamma: int, rate: float) -> None:
+    assert implied_acceptance_rate(gamma, float(mean_acceptance_length(gamma, rate))) == pytest.approx(rate, abs=1e-6)
+
+
+def test_rates_by_position_yield_their_running_products() -> None:
+    assert mean_length_of_positions([0.9, 0.5, 0.2]) == pytest.approx(1 + 0.9 + 0.45 + 0.09)
+    assert mean_length_of_positions([]) == 1
+
+
+@given(st.integers(1, 12), st.floats(0, 0.99))
+def test_equal_rates_by_position_are_the_independent_case(gamma: int, rate: float) -> None:
+    assert mean_length_of_positions([rate] * gamma) == pytest.approx(float(mean_acceptance_length(gamma, rate)), rel=1e-10)
+
+
+@every_published
+def test_a_published_curve_hits_its_data_points(curve: AcceptanceCurve) -> None:
+    budgets, contexts, rates = zip(*curve.points, strict=True)
+    assert curve.rate(budgets, contexts) == pytest.approx(rates, abs=1e-12)
+
+
+def test_a_published_curve_holds_what_the_paper_prints() -> None:
+    answer = find_curve(published_curves(), target="Llama-3.1-8B", draft_kind="self", kv_policy="streaming_llm", draft_model=None)
+    assert answer is not None
+    contexts = [4000, 8000, 16_000, 32_000, 64_000, 100_000]
+    assert answer.curve.rate(512, contexts) == pytest.approx([0.84, 0.83, 0.82, 0.81, 0.79, 0.79], abs=1e-12)
+
+
+@given(self_curves(), st.integers(16, 8192), st.integers(1, 8), st.integers(16, 1_000_000), st.integers(1, 100))
+def test_acceptance_rises_with_budget_and_falls_with_context(
+    curve: AcceptanceCurve, budget: int, more: int, context: int, longer: int
+) -> None:
+    rate = curve.rate(budget, context)
+    assert 0 <= rate <= 1
+    assert curve.rate(budget * more, context) >= rate - 1e-12
+    assert curve.rate(budget, context * longer) <= rate + 1e-12
+
+
+@given(self_curves(), st.integers(1, 100_000), st.integers(0, 100_000))
+def test_a_self_draft_that_reads_everything_is_always_accepted(curve: AcceptanceCurve, context: int, beyond: int) -> None:
+    assert curve.rate(context + beyond, context) == 1
+
+
+def test_a_small_draft_that_reads_everything_is_not_the_target() -> None:
+    (curve,) = [curve for curve in published_curves() if curve.draft_kind == "model"]
+    assert curve.rate(4000, 4000) == pytest.approx(0.70)
+
+
+def test_only_the_share_that_is_read_matters() -> None:
+    assert SELF.rate(1024, 64_000) == pytest.approx(0.8, abs=1e-12)
+
+
+def test_beyond_the_measured_contexts_rejection_keeps_growing() -> None:
+    inside, beyond, far = SELF.rate(512, [64_000, 128_000, 1e9])
+    assert 1 > inside > beyond > far > 0
+
+
+def test_the_curve_says_where_it_is_extrapolated() -> None:
+    assert SELF.covers(512, [4000, 64_000, 128_000, 129_000]).tolist() == [1, 1, 1, 0]
+    assert SELF.covers(1024, 129_000) == 1
+
+
+def test_a_draft_that_reads_all_its_own_cache_depends_on_context_alone() -> None:
+    full = AcceptanceCurve("A", "text", "model", "full", "B", ((1000, 1000, 0.8), (8000, 8000, 0.7)), "here")
+    assert full.rate(1, [1000, 8000]) == pytest.approx(full.rate(np.inf, [1000, 8000]))
+    assert full.rate(np.inf, [500, 1000, 8000, 100_000]) == pytest.approx([0.8, 0.8, 0.7, 0.7])
+
+
+def ask(curves: list[AcceptanceCurve], **changes: str | None) -> object:
+    question: dict[str, str | None] = {"target": "A", "draft_kind": "self", "kv_policy": "streaming_llm", "draft_model": None}
+    return find_curve(curves, **{**question, **changes})  # type: ignore[arg-type]
+
+
+def curve_of(target: str, kind: str = "self", policy: str = "streaming_llm", draft: str | None = None) -> AcceptanceCurve:
+    return AcceptanceCurve(target, "text", kind, policy, draft, ((512, 4000, 0.9),), "here")
+
+
+def test_a_curve_of_the_own_target_is_preferred() -> None:
+    own = curve_of("A")
+    answer = ask([curve_of("B"), own, curve_of("C")])
+    assert answer.curve is own  # type: ignore[attr-defined]
+    assert answer.measured_here  # type: ignore[attr-defined]
+    assert answer.note == "acceptance measured on A, text (here)"  # type: ignore[attr-defined]
+
+
+def test_another_targets_curve_is_borrowed_and_said_so() -> None:
+    answer = ask([curve_of("B")])
+    assert not answer.measured_here  # type: ignore[attr-defined]
+    assert answer.note == "acceptance assumed, borrowed from B, text (here)"  # type: ignore[attr-defined]
+
+
+def test_a_self_draft_is_not_answered_by_another_policy_or_kind() -> None:
+    curves = [curve_of("A", policy="snapkv"), curve_of("A", kind="model", draft="D")]
+    assert ask(curves) is None
+    assert ask([]) is None
+
+
+def test_a_small_draft_is_answered_by_its_own_curve_in_whichever_policy() -> None:
+    own = curve_of("A", kind="model", draft="D", policy="full")
+    curves = [curve_of("A", kind="model", draft="E"), own]
+    answer = ask(curves, draft_kind="model", draft_model="D")
+    assert answer.curve is own  # type: ignore[attr-defined]
+    assert answer.measured_here  # type: ignore[attr-defined]
+    borrowed = ask(curves, draft_kind="model", draft_model="F")
+    assert not borrowed.measured_here  # type: ignore[attr-defined]
+
+
+def test_a_curve_file_is_read() -> None:
+    (curve,) = parse_curves(FILE, where="mine.yaml")
+    assert curve == AcceptanceCurve("A", "text", "self", "streaming_llm", None, ((512, 4000, 0.9),), "here")
+
+
+def test_a_point_without_a_budget_read_everything() -> None:
+    text = FILE.replace("kv_budget: 512, ", "").replace("self", "model\n    draft_model: D").replace("streaming_llm", "full")
+    (curve,) = parse_curves(text, where="mine.yaml")
+    assert curve.points == ((4000, 4000, 0.9),)
+
+
+def test_a_sparse_point_needs_its_budget() -> None:
+    with pytest.raises(InputError, match="kv_budget"):
+        parse_curves(FILE.replace("kv_budget: 512, ", ""), where="mine.yaml")
+
+
+def test_all_errors_of_a_curve_file_are_named_at_once() -> None:
+    text = FILE.replace("schema_version: 1", "schema_version: 7").replace("0.9", "1.5").replace("source: here", "colour: red")
+    with pytest.raises(InputError) as caught:
+        parse_curves(text.replace("512", "'512'"), where="mine.yaml")
+    assert {problem.where for problem in caught.value.problems} == {"mine.yaml"}
+    assert {problem.key for problem in caught.value.problems} == {
+        "schema_version",
+        "curves.0.source",
+        "curves.0.colour",
+        "curves.0.points.0.kv_budget",
+        "curves.0.points.0.acceptance_rate",
+    }
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "", "schema_version: 1\ncurves: []\nmore: 1"])
+def test_what_is_no_curve_file_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"mine\.yaml"):
+        parse_curves(text, where="mine.yaml")
+
+
+def test_curves_are_found_beside_a_checkpoint(tmp_path: Path) -> None:
+    assert curves_beside(tmp_path) == ()
+    (tmp_path / "acceptance.yaml").write_text(FILE, encoding="utf-8")
+    assert curves_beside(tmp_path) == parse_curves(FILE, where="mine.yaml")

@@ -1,0 +1,242 @@
+"""Checkpoints are read tensor by tensor; what is wrong with one is said all at once, and nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_models import logits_TV, random_prompts, save_checkpoint, tiny_model, weights_of
+
+from costmodel.errors import InputError, Problem
+from executor.weights import load_model, stop_tokens
+
+TOKENS = random_prompts((12,))[0]
+
+
+def problems_of(folder: Path) -> list[Problem]:
+    with pytest.raises(InputError) as caught:
+        load_model(folder)
+    return list(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"tied_embeddings": True}, {"family": "qwen2", "qkv_bias": True}, {"family": "qwen3", "qk_norm": True}],
+    ids=["plain", "tied", "bias", "qk-norm"],
+)
+def test_a_saved_model_loads_as_it_was(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = tiny_model(**changes)
+    save_checkpoint(tmp_path / "tiny", model)
+    loaded = load_model(tmp_path / "tiny")
+    assert loaded.config == model.config
+    assert torch.equal(logits_TV(loaded, TOKENS), logits_TV(model, TOKENS))
+    assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_the_name_is_that_of_the_folder_unless_given(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "some-model", tiny_model())
+    assert load_model(tmp_path / "some-model").config.name == "some-model"
+    assert load_model(tmp_path / "some-model", name="other").config.name == "other"
+
+
+def test_a_tied_model_shares_one_matrix_and_ignores_a_saved_head(tmp_path: Path) -> None:
+    model = tiny_model(tied_embeddings=True)
+    weights = weights_of(model)
+    assert "lm_head.weight" not in weights
+    save_checkpoint(tmp_path, model, {**weights, "lm_head.weight": torch.zeros(31, 32, dtype=torch.float64)})
+    loaded = load_model(tmp_path)
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    assert torch.equal(logits_TV(loaded, TOKENS), logits_TV(model, TOKENS))
+
+
+def test_buffers_of_old_checkpoints_are_ignored(tmp_path: Path) -> None:
+    model = tiny_model()
+    extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4), "model.layers.1.attn.masked_bias": torch.ones(1)}
+    save_checkpoint(tmp_path, model, {**weights_of(model), **extra})
+    assert torch.equal(logits_TV(load_model(tmp_path), TOKENS), logits_TV(model, TOKENS))
+
+
+@pytest.mark.parametrize("with_index", [False, True])
+def test_a_checkpoint_in_several_files_loads_as_one(with_index: bool, tmp_path: Path) -> None:
+    model = tiny_model()
+    save_checkpoint(tmp_path, model)
+    (tmp_path / "model.safetensors").unlink()
+    weights = weights_of(model)
+    names = sorted(weights)
+    index: dict[str, str] = {}
+    for number in range(3):
+        file = f"model-0000{number + 1}-of-00003.safetensors"
+        save_file({name: weights[name] for name in names[number::3]}, tmp_path / file)
+        index |= dict.fromkeys(names[number::3], file)
+    if with_index:
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    assert torch.equal(logits_TV(load_model(tmp_path), TOKENS), logits_TV(model, TOKENS))
+
+
+def test_a_file_that_the_index_does_not_name_is_not_read(tmp_path: Path) -> None:
+    """Mistral's own repositories hold the same weights again, under other names, in consolidated.safetensors."""
+    model = tiny_model()
+    save_checkpoint(tmp_path, model)
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights_of(model), "model.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file({"layers.0.attention.wq.weight": torch.zeros(32, 32)}, tmp_path / "consolidated.safetensors")
+    assert torch.equal(logits_TV(load_model(tmp_path), TOKENS), logits_TV(model, TOKENS))
+
+
+def test_a_missing_file_of_several_is_told_by_its_tensors(tmp_path: Path) -> None:
+    model = tiny_model()
+    weights = weights_of(model)
+    save_checkpoint(tmp_path, model, {name: weights[name] for name in weights if ".layers.1." not in name})
+    problems = problems_of(tmp_path)
+    assert [problem.key for problem in problems] == sorted(name for name in weights if ".layers.1." in name)
+    assert all(problem.found == "nothing" for problem in problems)
+
+
+def test_a_missing_tensor_is_named_with_the_shape_it_should_have(tmp_path: Path) -> None:
+    weights = weights_of(tiny_model())
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_checkpoint(tmp_path, tiny_model(), weights)
+    (problem,) = problems_of(tmp_path)
+    assert problem.where == str(tmp_path)
+    assert problem.key == "model.layers.1.mlp.up_proj.weight"
+    assert "[48, 32]" in problem.expected
+    assert problem.found == "nothing"
+
+
+def test_a_tensor_too_many_is_named_with_its_file_and_shape(tmp_path: Path) -> None:
+    weights = {**weights_of(tiny_model()), "model.layers.2.mlp.up_proj.weight": torch.zeros(48, 32)}
+    save_checkpoint(tmp_path, tiny_model(), weights)
+    (problem,) = problems_of(tmp_path)
+    assert problem.where == str(tmp_path / "model.safetensors")
+    assert problem.key == "model.layers.2.mlp.up_proj.weight"
+    assert "no such tensor" in problem.expected
+    assert "[48, 32]" in problem.found
+
+
+def test_a_tensor_of_the_wrong_shape_is_named_with_both_shapes(tmp_path: Path) -> None:
+    weights = {**weights_of(tiny_model()), "model.norm.weight": torch.zeros(33)}
+    save_checkpoint(tmp_path, tiny_model(), weights)
+    (problem,) = problems_of(tmp_path)
+    assert problem.where == str(tmp_path / "model.safetensors")
+    assert problem.key == "model.norm.weight"
+    assert "[32]" in problem.expected
+    assert "[33]" in problem.found
+
+
+def test_everything_wrong_with_a_checkpoint_is_said_at_once(tmp_path: Path) -> None:
+    weights = weights_of(tiny_model())
+    del weights["lm_head.weight"]
+    weights["model.norm.weight"] = torch.zeros(33)
+    weights["surplus"] = torch.zeros(2)
+    save_checkpoint(tmp_path, tiny_model(), weights)
+    with pytest.raises(InputError) as caught:
+        load_model(tmp_path)
+    assert {problem.key for problem in caught.value.problems} == {"lm_head.weight", "model.norm.weight", "surplus"}
+    message = str(caught.value)
+    assert len(message.splitlines()) == 3
+    assert all(f"expected {problem.expected}, found {problem.found}" in message for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
+def test_pickles_are_refused_and_the_reason_is_given(name: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, tiny_model())
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights_of(tiny_model()), tmp_path / name)
+    (problem,) = problems_of(tmp_path)
+    assert problem.where == str(tmp_path)
+    assert "safetensors" in problem.expected
+    assert name in problem.found
+    assert "pickle" in problem.found and "any code" in problem.found
+
+
+def test_a_pickle_beside_the_safetensors_is_left_alone(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, tiny_model())
+    (tmp_path / "pytorch_model.bin").write_bytes(b"not even a pickle")
+    assert torch.equal(logits_TV(load_model(tmp_path), TOKENS), logits_TV(tiny_model(), TOKENS))
+
+
+def test_a_folder_without_weights_says_so(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, tiny_model())
+    (tmp_path / "model.safetensors").unlink()
+    (problem,) = problems_of(tmp_path)
+    assert (problem.where, problem.found) == (str(tmp_path), "none")
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut short", "other bytes"])
+def test_a_corrupt_file_is_named(damage: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, tiny_model())
+    file = tmp_path / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes({"emptied": b"", "cut short": whole[: len(whole) // 2], "other bytes": b"\xff" * 4096}[damage])
+    (problem,) = problems_of(tmp_path)
+    assert problem.where == str(file)
+    assert "readable safetensors" in problem.expected
+    assert problem.found
+
+
+def test_a_missing_config_is_named(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, tiny_model())
+    (tmp_path / "config.json").unlink()
+    (problem,) = problems_of(tmp_path)
+    assert problem.where == str(tmp_path / "config.json")
+    assert "No such file" in problem.found
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in problem.where
+
+
+def test_a_bad_key_of_the_config_is_named_with_its_file(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, tiny_model())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_size": "wide"}), encoding="utf-8")
+    (problem,) = problems_of(tmp_path)
+    assert problem.where == str(tmp_path / "config.json")
+    assert problem.key == "hidden_size"
+    assert "wide" in problem.found
+
+
+# Stop tokens.
+
+
+def write(folder: Path, name: str, content: object) -> None:
+    (folder / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_stop_tokens_come_from_the_generation_config_before_the_config(tmp_path: Path) -> None:
+    write(tmp_path, "config.json", {"eos_token_id": 1})
+    assert stop_tokens(tmp_path) == (1,)
+    write(tmp_path, "generation_config.json", {"eos_token_id": [2, 3]})
+    assert stop_tokens(tmp_path) == (2, 3)
+
+
+@pytest.mark.parametrize(("found", "wanted"), [(0, (0,)), (7, (7,)), ([7], (7,)), ([5, 0, 9], (5, 0, 9)), ([], ())])
+def test_stop_tokens_are_one_id_or_a_list(found: object, wanted: tuple[int, ...], tmp_path: Path) -> None:
+    write(tmp_path, "config.json", {"eos_token_id": found})
+    assert stop_tokens(tmp_path) == wanted
+
+
+@pytest.mark.parametrize("generation", [{}, {"eos_token_id": None}, {"temperature": 0.6}])
+def test_a_generation_config_without_stop_tokens_leaves_those_of_the_config(generation: object, tmp_path: Path) -> None:
+    write(tmp_path, "generation_config.json", generation)
+    write(tmp_path, "config.json", {"eos_token_id": 4})
+    assert stop_tokens(tmp_path) == (4,)
+
+
+def test_without_any_there_are_no_stop_tokens(tmp_path: Path) -> None:
+    assert stop_tokens(tmp_path) == ()
+    write(tmp_path, "config.json", {"vocab_size": 4})
+    assert stop_tokens(tmp_path) == ()
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2]", '{"eos_token_id": "end"}'], ids=["cut-short", "a-list", "a-word"])
+def test_a_generation_config_that_makes_no_sense_is_bad_input(text: str, tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        stop_tokens(tmp_path)
+    assert caught.value.problems[0].where == str(tmp_path / "generation_config.json")

@@ -1,0 +1,28 @@
+"""The main job at a small size, with a profile of this machine measured and kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from magicdec.cli import main
+from reports.runs import read_runs
+
+
+def test_demo_predicts_plans_runs_compares_and_keeps_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "demo"
+    arguments = ["demo", "--batch-size", "4", "--context-len", "1024", "--max-new-tokens", "8", "--folder", str(folder), "--json"]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["outputs_identical"] is True
+    assert document["tokens_compared"] == 32
+    for key in ("predicted_speedup", "measured_speedup", "mean_acceptance_length", "strategy"):
+        assert document[key] is not None
+    assert "acceptance_rate" in document
+    assert len((folder / "output.jsonl").read_text().splitlines()) == 4
+    (run,) = read_runs([str(folder / "plan.yaml"), str(folder / "measurements.jsonl")])
+    assert {"target step", "verify step"} <= set(run.table().index)
+    assert (tmp_path / "cache" / "magicdec" / "cpu.yaml").is_file()
