@@ -42,7 +42,7 @@ def test_readme_commands_work_in_their_order(tmp_path: Path, monkeypatch: pytest
 def test_readme_names_every_module() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     modules = [p for p in tracked() if p.suffix == ".py" and p.parts[len(ROOT.parts)] not in ("tests", "benchmarks")]
-    missing = [str(p.relative_to(ROOT)) for p in modules if p.name != "__init__.py" and f"`{p.name}`" not in readme]
+    missing = [str(p.relative_to(ROOT)) for p in modules if p.name != "__init__.py" and p.name not in readme]
     assert modules
     assert not missing
 

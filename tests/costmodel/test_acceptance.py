@@ -40,7 +40,8 @@ every_published = pytest.mark.parametrize("curve", published_curves(), ids=lambd
 def self_curves(draw: st.DrawFn) -> AcceptanceCurve:
     """Any measured points, falling or not, of a self draft that read part of its cache."""
     budgets = st.sampled_from([64.0, 512.0, 2048.0])
-    rows = draw(st.lists(st.tuples(budgets, st.integers(2100, 100_000).map(float), st.floats(0, 1)), min_size=1, max_size=6))
+    points = st.tuples(budgets, st.integers(2100, 100_000).map(float), st.floats(0, 1))
+    rows = draw(st.lists(points, min_size=1, max_size=6, unique_by=lambda point: point[:2]))
     return AcceptanceCurve("any", "text", "self", "streaming_llm", None, tuple(rows), "here")
 
 
@@ -112,6 +113,19 @@ def test_a_small_draft_that_reads_everything_is_not_the_target() -> None:
 
 def test_only_the_share_that_is_read_matters() -> None:
     assert SELF.rate(1024, 64_000) == pytest.approx(0.8, abs=1e-12)
+
+
+def test_a_situation_measured_twice_is_averaged() -> None:
+    twice = AcceptanceCurve("A", "text", "self", "streaming_llm", None, ((512, 4000, 0.9), (512, 4000, 0.8)), "here")
+    assert twice.rate(512, 4000) == pytest.approx(0.85)
+
+
+def test_a_curve_of_several_budgets_hits_its_data_points() -> None:
+    points = ((64, 4000, 0.7), (64, 8000, 0.65), (512, 4000, 0.9), (512, 8000, 0.85), (1024, 4000, 0.95))
+    curve = AcceptanceCurve("A", "text", "self", "streaming_llm", None, points, "here")
+    budgets, contexts, rates = zip(*points, strict=True)
+    assert curve.rate(budgets, contexts) == pytest.approx(rates, abs=1e-12)
+    assert 0.7 < curve.rate(128, 4000) < 0.9
 
 
 def test_beyond_the_measured_contexts_rejection_keeps_growing() -> None:

@@ -59,7 +59,7 @@ def test_the_grid_equals_the_scalar_path(draft: Draft, setup: Setup) -> None:
     random = np.random.default_rng(2408)
     batches = random.integers(1, 300, 4)[:, None, None, None]
     contexts = random.integers(1, 400_000, 5)[:, None, None]
-    gammas = np.array([0, *random.integers(1, 12, 2)])[:, None]
+    gammas = random.integers(1, 12, 3)[:, None]
     budgets = np.array([*random.integers(16, 8192, 2), np.inf])
     if draft.kind == "none":
         gammas = np.zeros((1, 1))
@@ -73,6 +73,13 @@ def test_the_grid_equals_the_scalar_path(draft: Draft, setup: Setup) -> None:
         for name, value in acceptance_numbers(grid).items():  # powers differ in the last bits between array and scalar code
             expected = acceptance_numbers(point)[name]
             np.testing.assert_allclose(np.broadcast_to(value, shape)[index], expected, rtol=1e-14, err_msg=name)
+
+
+def test_a_gamma_of_zero_is_answered_alike_alone_and_in_a_grid(setup: Setup) -> None:
+    alone, grid = evaluated(setup, gamma=0), evaluated(setup, gamma=[0, 3])
+    for numbers in (exact_numbers, acceptance_numbers):
+        for name, value in numbers(grid).items():
+            np.testing.assert_array_equal(np.broadcast_to(value, 2)[0], numbers(alone)[name], err_msg=name)
 
 
 def test_a_scalar_question_has_scalar_answers(setup: Setup) -> None:

@@ -223,14 +223,6 @@ def test_a_kernel_that_does_not_split_leaves_processors_idle_at_small_batch(
     assert whole / split == pytest.approx([108 / 8, 1.0])
 
 
-def test_verifying_one_token_costs_the_same_as_decoding(llama: TransformerConfig, a100: HardwareProfile) -> None:
-    shapes = {"batch_size": 16, "context_len": 8000}
-    decode = step_time(forward_cost(llama, query_len=1, **shapes), a100, "bfloat16")
-    for kernel in ("shared_kv_splitkv", "per_token"):
-        verify = step_time(forward_cost(llama, query_len=0 + 1, **shapes), a100, "bfloat16", verify_kernel=kernel)
-        assert verify == decode
-
-
 @pytest.mark.parametrize(
     ("blocks", "share"), [(1, 1.0), (128, 1.0), (215, 1.0), (216, 1.0), (256, 256 / 324), (324, 1.0), (512, 512 / 540)]
 )

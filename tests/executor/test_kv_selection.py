@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from executor.kv_selection import SINK_TOKENS, streaming_llm_slots
@@ -29,6 +29,7 @@ def test_the_first_few_and_the_most_recent_are_read(length: int, kv_budget: int,
     assert streaming_llm_slots(length, kv_budget, CPU).tolist() == wanted
 
 
+@settings(deadline=None)
 @given(length=st.integers(0, 3000), kv_budget=st.integers(1, 3000))
 def test_as_many_as_the_budget_allows_are_read_in_order_and_once_each(length: int, kv_budget: int) -> None:
     slots = streaming_llm_slots(length, kv_budget, CPU)
@@ -38,12 +39,14 @@ def test_as_many_as_the_budget_allows_are_read_in_order_and_once_each(length: in
     assert all(0 <= slot < length for slot in slots.tolist())
 
 
+@settings(deadline=None)
 @given(kv_budget=st.integers(1, 3000), fraction=st.floats(0, 1))
 def test_everything_is_read_when_it_fits(kv_budget: int, fraction: float) -> None:
     length = round(kv_budget * fraction)
     assert streaming_llm_slots(length, kv_budget, CPU).tolist() == list(range(length))
 
 
+@settings(deadline=None)
 @given(kv_budget=st.integers(1, 500), beyond=st.integers(1, 3000))
 def test_sinks_and_the_most_recent_are_among_them(kv_budget: int, beyond: int) -> None:
     length = kv_budget + beyond

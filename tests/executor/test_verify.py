@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from executor.verify import count_accepted, count_emitted
@@ -123,6 +123,7 @@ def rounds(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]], list[int]
     return draft, target, remaining, draw(st.lists(tokens, max_size=2))
 
 
+@settings(deadline=None)
 @given(rounds())
 def test_counts_are_those_of_a_plain_loop(case: tuple[list[list[int]], list[list[int]], list[int], list[int]]) -> None:
     draft, target, remaining, stops = case
