@@ -24,7 +24,8 @@ def step_errors() -> dict[tuple[str, str], list[float]]:
         profile = resolve_profile(row["hardware"])
         seen = observations_of(row)
         target_s, verify_s, draft_s = (predicted_s(profile, observation) for observation in seen)
-        for name, observation, priced_s in zip(("target step", "verify step", "draft step"), seen, (target_s, verify_s, draft_s)):
+        named = zip(("target step", "verify step", "draft step"), seen, (target_s, verify_s, draft_s), strict=True)
+        for name, observation, priced_s in named:
             errors[row["hardware"], name].append(priced_s / observation.measured_s - 1)
         round_s = int(row["gamma"]) * draft_s + verify_s + profile.calibration.round_overhead_s
         speedup = target_s * float(row["mean_acceptance_length"]) / round_s

@@ -17,7 +17,6 @@ import numpy as np
 import pydantic
 import yaml
 from numpy.typing import ArrayLike
-from scipy.interpolate import PchipInterpolator
 
 from costmodel.errors import bad, from_pydantic
 from costmodel.forward import Array
@@ -102,9 +101,10 @@ class AcceptanceCurve:
         place = np.interp(np.log(budget), np.log(budgets), np.arange(len(budgets)))
         lower = np.floor(place).astype(int)
         upper = np.minimum(lower + 1, len(budgets) - 1)
-        stacked = np.stack(rates)
+        stacked = np.maximum.accumulate(np.stack(rates))  # reading more is never accepted less
         low, high = (np.take_along_axis(stacked, index[None], 0)[0] for index in (lower, upper))
-        return np.asarray(low + (place - lower) * (high - low))
+        rate = low + (place - lower) * (high - low)
+        return np.asarray(np.where((self.draft_kind == "self") & (budget >= context), 1.0, rate))
 
     def covers(self, kv_budget: ArrayLike, context_len: ArrayLike) -> Array:
         """Whether the question lies inside what was measured, within a factor of two."""
@@ -119,8 +119,9 @@ class AcceptanceCurve:
         points = sorted((1.0 if full else budget, context, rate) for budget, context, rate in self.points)
         groups = []
         for budget in sorted({point[0] for point in points}):
-            ratios = np.array([context / budget for b, context, _ in points if b == budget])
-            groups.append((budget, ratios, np.array([rate for b, _, rate in points if b == budget])))
+            here = np.array([(context / budget, rate) for b, context, rate in points if b == budget])
+            ratios = np.unique(here[:, 0])
+            groups.append((budget, ratios, np.array([here[here[:, 0] == ratio, 1].mean() for ratio in ratios])))
         return groups
 
     def _along(self, group: tuple[float, Array, Array], asked: Array) -> Array:
@@ -129,8 +130,7 @@ class AcceptanceCurve:
         if self.draft_kind == "self" and known[0] > 1:
             known, rates = np.append(1.0, known), np.append(1.0, rates)
         falling = np.minimum.accumulate(rates)
-        interpolate = PchipInterpolator(np.log(known), falling) if len(known) > 1 else lambda x: np.full_like(x, falling[0])
-        rate: Array = interpolate(np.log(np.clip(asked, known[0], known[-1])))
+        rate = np.interp(np.log(asked), np.log(known), falling)
         growth = (np.maximum(asked, known[-1]) / known[-1]) ** (0.0 if self.kv_policy == "full" else REJECTION_EXPONENT)
         return np.asarray(np.clip(1 - (1 - rate) * growth, 0.0, 1.0))
 
@@ -152,6 +152,12 @@ class _CurveFile(pydantic.BaseModel):
     draft_model: str | None = None
     source: str
     points: list[_PointFile] = pydantic.Field(min_length=1)
+
+    @pydantic.model_validator(mode="after")
+    def _sparse_points_have_budgets(self) -> _CurveFile:
+        if self.kv_policy != "full" and any(point.kv_budget is None for point in self.points):
+            raise ValueError(f"a kv_budget for every point of {self.kv_policy}")
+        return self
 
 
 class _CurvesFile(pydantic.BaseModel):

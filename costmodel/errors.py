@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,9 @@ def _problems(detail: ErrorDetails, where: str) -> Iterator[Problem]:
         yield Problem(where, key, "a value", "nothing")
     else:
         expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        if isinstance(found, str) and kind in ("float_type", "int_type"):
+        if kind in ("model_type", "dataclass_type"):
+            expected = "a mapping"
+        if isinstance(found, str) and kind in ("float_type", "int_type") and re.fullmatch(r"[-+]?[0-9.]+[eE][-+]?[0-9]+", found):
             expected += " (YAML reads 4.8e12 and 3e-6 as text: write 4.8e+12 and 3.0e-6)"
         yield Problem(where, key, expected, f"{_short(found)} ({type(found).__name__})")
 

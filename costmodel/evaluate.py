@@ -46,6 +46,9 @@ class Setup:
         elif self.target.num_heads % self.tensor_parallel:
             expected = f"a divisor of the {self.target.num_heads} query heads of {self.target.name}"
             problems.append(Problem("--tensor-parallel", "", expected, str(self.tensor_parallel)))
+        elif self.target.num_kv_heads % self.tensor_parallel and self.tensor_parallel % self.target.num_kv_heads:
+            expected = f"a divisor or a multiple of the {self.target.num_kv_heads} KV heads of {self.target.name}"
+            problems.append(Problem("--tensor-parallel", "", expected, str(self.tensor_parallel)))
         if problems:
             raise InputError(*problems)
 
@@ -144,7 +147,7 @@ def evaluate_grid(
         InputError: Acceptance is neither given nor known.
     """
     b, s, g, k = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (batch_size, context_len, gamma, kv_budget)))
-    b = b / setup.replicas
+    b = np.ceil(b / setup.replicas)  # the fullest replica sets the pace
     drafter, drafter_gpus = draft.model or setup.target, draft.gpus(setup)
 
     def priced(model: TransformerConfig, gpus: int, query_len: ArrayLike, budget: ArrayLike = np.inf) -> StepTime:
@@ -164,7 +167,7 @@ def evaluate_grid(
     rate, length, answer = _acceptance(setup, draft, s, g, k, acceptance_rate, acceptance_length, curves)
     memory = memory_of(
         setup.target,
-        batch_size=np.ceil(b),
+        batch_size=b,
         max_context_len=s if max_context_len is None else max_context_len,
         gamma=g,
         kv_budget=k,
@@ -172,6 +175,7 @@ def evaluate_grid(
         draft=draft.model,
         draft_tensor_parallel=drafter_gpus,
         drafts=draft.kind != "none",
+        head_sharded=setup.hardware.calibration.head_sharded,
     )
     return Evaluation(
         target=target,
@@ -212,9 +216,14 @@ def _acceptance(
 ) -> tuple[Array, Array, Answer | None]:
     """Rate, tokens per round and the curve that answered."""
     if acceptance_length is not None:
-        return np.full_like(s, np.nan), np.asarray(acceptance_length, np.float64) + 0 * s, None
+        length = np.asarray(acceptance_length, np.float64) + 0 * s
+        if not np.all((g == 0) | ((length >= 1) & (length <= g + 1))):
+            raise InputError(Problem("--mean-acceptance-length", "", "1 to gamma + 1 tokens", str(acceptance_length)))
+        return np.full_like(s, np.nan), np.where(g > 0, length, 1.0), None
     if acceptance_rate is not None:
         rate = np.asarray(acceptance_rate, np.float64) + 0 * s
+        if not np.all((rate >= 0) & (rate <= 1)):
+            raise InputError(Problem("--acceptance-rate", "", "a probability, 0 to 1", str(acceptance_rate)))
         return rate, mean_acceptance_length(g, rate), None
     if draft.kind == "none" or not g.any():
         return np.full_like(s, np.nan), np.ones_like(s), None
@@ -229,4 +238,4 @@ def _acceptance(
         expected = f"a value: no acceptance is known for draft {draft.kind} with kv policy {draft.kv_policy}"
         raise InputError(Problem("--acceptance-rate", "", expected, "nothing"))
     rate = answer.curve.rate(np.minimum(k, s), s)
-    return rate, mean_acceptance_length(g, rate), answer
+    return np.where(g > 0, rate, np.nan), mean_acceptance_length(g, rate), answer

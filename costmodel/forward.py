@@ -114,9 +114,10 @@ def forward_cost(
     """
     b, q, s = (np.asarray(x, dtype=np.float64) for x in (batch_size, query_len, context_len))
     b, q, s = np.broadcast_arrays(b, q, s)
-    reach = np.inf if model.sliding_window is None else float(model.sliding_window)
+    reach = np.inf if model.sliding_window is None else float(model.sliding_window) - 1  # a token's own is within the window
     read = np.minimum(np.minimum(s, np.asarray(kv_budget, dtype=np.float64)), reach)
-    pairs = q * read + q * (q + 1) / 2
+    beyond = np.maximum(read + q - 1 - reach, 0)  # pairs that causality allows and the window does not
+    pairs = q * read + q * (q + 1) / 2 - beyond * (beyond + 1) / 2
     element = model.bytes_per_element
     layers, tp = model.num_layers, tensor_parallel
     rows = b * q
@@ -141,7 +142,7 @@ def forward_cost(
         elementwise=Work(0 * rows, rows * (1 + 8 * layers) * model.d_model * element),
         attention_blocks=b * kv_heads,
         query_len=q + 0 * read,
-        query_rows=q * (model.num_heads / model.num_kv_heads),
+        query_rows=q * (model.num_heads / tp / kv_heads),
         read_len=read + q,
         allreduce_bytes=rows * model.d_model * element,
         num_allreduces=2 * layers if tp > 1 else 0,

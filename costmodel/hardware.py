@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from functools import cache
@@ -148,11 +149,11 @@ class HardwareProfile:
 
 
 class _Strict(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 Positive = pydantic.PositiveFloat
-Fraction = pydantic.Field(gt=0.0, le=1.5)
+Fraction = pydantic.Field(gt=0.0, le=1.0)
 
 
 class _PeakFile(_Strict):
@@ -210,12 +211,13 @@ class _ProfileFile(_Strict):
     sources_read: date
     calibration: _CalibrationFile | None = None
 
-    @pydantic.model_validator(mode="after")
-    def _every_peak_has_a_source(self) -> _ProfileFile:
-        missing = set(_PeakFile.model_fields) - set(self.sources)
+    @pydantic.field_validator("sources")
+    @classmethod
+    def _every_peak_has_a_source(cls, sources: dict[str, str]) -> dict[str, str]:
+        missing = set(_PeakFile.model_fields) - set(sources)
         if missing:
             raise ValueError(f"a source for every key of peak; none for {', '.join(sorted(missing))}")
-        return self
+        return sources
 
 
 def parse_profile(text: str, *, where: str) -> HardwareProfile:
@@ -254,8 +256,8 @@ def load_profile(path: str | Path) -> HardwareProfile:
     """Read a profile file. Raises `InputError` when it cannot be read or is not a profile."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise bad(path, "", "a readable hardware profile", error.strerror) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise bad(path, "", "a readable hardware profile", getattr(error, "strerror", None) or error) from None
     return parse_profile(text, where=str(path))
 
 
@@ -277,7 +279,8 @@ def render_profile(profile: HardwareProfile, sources_read: date) -> str:
 def with_calibration(text: str, calibration: Calibration) -> str:
     """A profile's YAML text with its calibration block replaced; what people wrote above it stays as it is."""
     block = yaml.safe_dump({"calibration": _plain(asdict(calibration))}, sort_keys=False, allow_unicode=True, width=120)
-    return text.split("\ncalibration:")[0].rstrip("\n") + "\n" + block
+    kept = re.sub(r"(?m)^calibration:.*\n?(?:[ \t].*\n?|\n)*", "", text)
+    return kept.rstrip("\n") + "\n" + block
 
 
 def _plain(value: Any) -> Any:

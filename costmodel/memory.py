@@ -11,7 +11,7 @@ from costmodel.forward import Array
 from costmodel.hardware import HardwareProfile
 from costmodel.transformer import TransformerConfig
 
-USABLE_FRACTION = 0.92  # the rest goes to the driver, the allocator's gaps and graphs
+USABLE_FRACTION = 0.95  # of the datasheet's GB, which on HBM parts are nearer GiB; the rest goes to driver, graphs and gaps
 LOGITS_BYTES = 4.0  # engines hold logits in float32
 
 
@@ -54,6 +54,7 @@ def memory_of(
     draft: TransformerConfig | None = None,
     draft_tensor_parallel: int = 1,
     drafts: bool = False,
+    head_sharded: bool = True,
 ) -> Memory:
     """Memory of one GPU while a batch is decoded.
 
@@ -67,6 +68,7 @@ def memory_of(
         draft: A smaller draft model, or None.
         draft_tensor_parallel: GPUs that share it.
         drafts: Something is drafted at all.
+        head_sharded: The LM head is split over the GPUs too, not held by each.
 
     Left out: a prefill's activations beyond one chunk, fragmentation.
     """
@@ -74,15 +76,21 @@ def memory_of(
     drafter = draft or target
     drafter_gpus = draft_tensor_parallel if draft else tensor_parallel
     sparse = np.isfinite(k)
-    draft_tokens = np.where(sparse, np.minimum(s, k) + g, s if draft else 0.0) if drafts else 0 * s
+    draft_tokens = np.where(sparse, np.minimum(s, k) + g, s + g if draft else 0.0) if drafts else 0 * s
     width = max(3 * target.d_ff / tensor_parallel, 4 * target.d_model)
     return Memory(
-        weights_bytes=target.weight_bytes / tensor_parallel + 0 * s,
+        weights_bytes=_weight_bytes_per_gpu(target, tensor_parallel, head_sharded) + 0 * s,
         kv_bytes=b * (s + g) * kv_bytes_per_token_per_gpu(target, tensor_parallel),
-        draft_weights_bytes=(draft.weight_bytes / draft_tensor_parallel if draft else 0.0) + 0 * s,
+        draft_weights_bytes=(_weight_bytes_per_gpu(draft, draft_tensor_parallel, head_sharded) if draft else 0.0) + 0 * s,
         draft_kv_bytes=b * draft_tokens * kv_bytes_per_token_per_gpu(drafter, drafter_gpus),
         activations_bytes=b * (g + 1) * (width * target.bytes_per_element + target.vocab_size * LOGITS_BYTES),
     )
+
+
+def _weight_bytes_per_gpu(model: TransformerConfig, tensor_parallel: int, head_sharded: bool) -> float:
+    """Share of the weights that one GPU holds. [bytes]"""
+    whole = 0.0 if head_sharded else model.embedding_params * model.bytes_per_element
+    return whole + (model.weight_bytes - whole) / tensor_parallel
 
 
 def kv_bytes_per_token_per_gpu(model: TransformerConfig, tensor_parallel: int) -> float:

@@ -24,7 +24,7 @@ def fingerprint(model: TransformerConfig) -> str:
 
 
 class _Part(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class PlannedModel(_Part):
@@ -82,6 +82,12 @@ class Plan(_Part):
     runner_up: RunnerUp | None = None
     notes: list[str] = []
 
+    @pydantic.model_validator(mode="after")
+    def _draft_model_is_named_once(self) -> Plan:
+        if (self.draft.name if self.draft else None) != self.strategy.draft_model:
+            raise ValueError("draft and strategy.draft_model to be the same model")
+        return self
+
     def check_model(self, role: str, model: TransformerConfig, where: str) -> None:
         """Raise `InputError` unless the model is the one that was planned for. `role` is `target` or `draft`."""
         planned: PlannedModel | None = getattr(self, role)
@@ -108,7 +114,7 @@ def parse_plan(text: str, *, where: str) -> Plan:
         raw: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise bad(where, "", "YAML", " ".join(str(error).split())) from None
-    if not isinstance(raw, dict):
+    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise bad(where, "", "a plan, as `magicdec plan -o` writes it", type(raw).__name__)
     try:
         return Plan.model_validate_json(json.dumps(raw, default=str))  # as JSON: strict, yet takes mappings for values

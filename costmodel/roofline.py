@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from costmodel.forward import MATRIX_CLASSES, Array, Cost, Work
 from costmodel.hardware import HardwareProfile
@@ -94,9 +95,8 @@ def step_time(
     weights_s = weights_s + cost.elementwise.bytes / (bytes_per_s * calibration.memory_efficiency)
 
     reads = cost.query_len if verify_kernel == "per_token" else 1.0
-    balance = processor_balance(
-        cost.attention_blocks, peak.num_sms, calibration.splits_kv and verify_kernel != "shared_kv_no_split"
-    )
+    splits = calibration.splits_kv & ((cost.query_len <= 1) | (verify_kernel != "shared_kv_no_split"))
+    balance = processor_balance(cost.attention_blocks, peak.num_sms, splits)
     padding = padded_rows(cost.query_rows, calibration.query_tiles) / cost.query_rows
     attention_compute_s, kv_s = _exposed(
         cost.attention.flop * padding / (flop_per_s * calibration.attention_compute_efficiency * balance),
@@ -120,14 +120,14 @@ def _exposed(compute_s: Array, memory_s: Array, overlap: float) -> tuple[Array, 
     return np.where(computing, compute_s, rest * compute_s), np.where(computing, rest * memory_s, memory_s)
 
 
-def processor_balance(blocks: Array, num_sms: int, splits_kv: bool) -> Array:
+def processor_balance(blocks: Array, num_sms: int, splits_kv: ArrayLike) -> Array:
     """Share of the processors that work, on average, while attention runs. [0-1]
 
     A kernel that splits long KV keeps all of them busy while there are fewer than two (sequence, KV head) blocks per
     processor; beyond, or without splitting, blocks run in whole waves and the last one is partly empty.
     """
     waves = blocks / (num_sms * np.ceil(blocks / num_sms))
-    return np.where(blocks < 2 * num_sms, 1.0, waves) if splits_kv else waves
+    return np.where(np.asarray(splits_kv) & (blocks < 2 * num_sms), 1.0, waves)
 
 
 def padded_rows(rows: Array, tiles: tuple[int, ...]) -> Array:
@@ -148,7 +148,7 @@ def allreduce_s(payload_bytes: Array, hardware: HardwareProfile, num_gpus: int) 
         return 0 * payload_bytes
     calibration = hardware.calibration
     bytes_per_s = hardware.peak.interconnect_bandwidth_bytes_per_s * calibration.interconnect_efficiency
-    one_shot = payload_bytes <= calibration.one_shot_bytes
-    latency_s = calibration.allreduce_latency_s * np.where(one_shot, 1.0, calibration.two_shot_latency_factor)
-    payloads = (num_gpus - 1) * np.where(one_shot, 1.0, 2.0 / num_gpus)
-    return latency_s + payloads * payload_bytes / bytes_per_s
+    peers_s = (num_gpus - 1) * payload_bytes / bytes_per_s
+    one_shot_s = calibration.allreduce_latency_s + peers_s
+    two_shot_s = calibration.allreduce_latency_s * calibration.two_shot_latency_factor + peers_s * 2 / num_gpus
+    return np.where(payload_bytes <= calibration.one_shot_bytes, np.minimum(one_shot_s, two_shot_s), two_shot_s)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
 
-from costmodel.acceptance import mean_acceptance_length
+from costmodel.acceptance import implied_acceptance_rate
 from costmodel.forward import Array
 
 
@@ -79,4 +78,4 @@ def minimum_acceptance_rate(gamma: int, round_s: float, target_step_s: float, sp
         return None
     if needed <= 1:
         return 0.0
-    return float(brentq(lambda rate: float(mean_acceptance_length(gamma, rate)) - needed, 0.0, 1.0))
+    return implied_acceptance_rate(gamma, needed)

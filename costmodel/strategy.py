@@ -53,6 +53,8 @@ class Strategy:
             mistakes.append(("gamma", f"1 to {MAX_GAMMA} draft tokens per round", self.gamma))
         if not drafts and self.gamma != 0:
             mistakes.append(("gamma", "0 where nothing is drafted", self.gamma))
+        if not drafts and self.kv_policy != "full":
+            mistakes.append(("kv_policy", "full where nothing is drafted", self.kv_policy))
         if (self.draft_model is None) == (self.draft_kind == "model"):
             mistakes.append(("draft_model", "a model exactly when draft_kind is model", self.draft_model))
         if self.kv_policy == "full" and self.kv_budget is not None:

@@ -13,11 +13,11 @@ from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pydantic
 
-from costmodel.errors import bad, from_pydantic
+from costmodel.errors import InputError, Problem, bad, from_pydantic
 
 BYTES_PER_ELEMENT = {"float64": 8.0, "float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -147,6 +147,24 @@ class TransformerConfig:
         return replace(self, dtype=dtype)
 
 
+class _HfRope(pydantic.BaseModel):
+    """`rope_scaling`, or `rope_parameters` as newer checkpoints call it."""
+
+    model_config = pydantic.ConfigDict(extra="ignore")
+
+    rope_type: Literal["default", "linear", "llama3", "yarn"] = pydantic.Field(
+        "default", validation_alias=pydantic.AliasChoices("rope_type", "type")
+    )
+    rope_theta: pydantic.PositiveFloat | None = None
+    factor: pydantic.PositiveFloat = 1.0
+    original_max_position_embeddings: pydantic.PositiveInt | None = None
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+
+
 class _HfConfig(pydantic.BaseModel):
     """The keys of a Hugging Face `config.json` that matter here; others are ignored, for there are many."""
 
@@ -170,39 +188,28 @@ class _HfConfig(pydantic.BaseModel):
     torch_dtype: Literal["float64", "float32", "bfloat16", "float16"] | None = None
     dtype: Literal["float64", "float32", "bfloat16", "float16"] | None = None
     rope_theta: pydantic.PositiveFloat = 10000.0
-    rope_scaling: dict[str, Any] | None = None
-    rope_parameters: dict[str, Any] | None = None
+    rope_scaling: _HfRope | None = None
+    rope_parameters: _HfRope | None = None
     rms_norm_eps: pydantic.PositiveFloat = 1e-6
 
     @pydantic.model_validator(mode="after")
-    def _heads_divide(self) -> _HfConfig:
+    def _keys_agree(self) -> _HfConfig:
+        problems: list[Problem] = []
+
+        def wrong(key: str, expected: str) -> None:
+            problems.append(Problem("", key, expected, repr(getattr(self, key))))
+
         if self.num_attention_heads % (self.num_key_value_heads or self.num_attention_heads):
-            raise ValueError("num_attention_heads to be a multiple of num_key_value_heads")
+            wrong("num_attention_heads", f"a multiple of num_key_value_heads ({self.num_key_value_heads})")
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
-            raise ValueError("hidden_size to be a multiple of num_attention_heads where head_dim is not given")
+            wrong("hidden_size", f"a multiple of num_attention_heads ({self.num_attention_heads}) where head_dim is not given")
         if self.model_type in ("llama", "mistral", "qwen3") and (self.attention_bias or self.mlp_bias):
-            raise ValueError(f"no attention_bias or mlp_bias for model_type {self.model_type!r}")
+            wrong("attention_bias" if self.attention_bias else "mlp_bias", f"false for model_type {self.model_type!r}")
         if self.model_type.startswith("qwen") and self.use_sliding_window:
-            raise ValueError("use_sliding_window false for the Qwen families: windows on some layers only are not modelled")
+            wrong("use_sliding_window", "false for the Qwen families: windows on some layers only are not modelled")
+        if problems:
+            raise InputError(*problems)
         return self
-
-
-class _HfRope(pydantic.BaseModel):
-    """`rope_scaling`, or `rope_parameters` as newer checkpoints call it."""
-
-    model_config = pydantic.ConfigDict(extra="ignore")
-
-    rope_type: Literal["default", "linear", "llama3", "yarn"] = pydantic.Field(
-        "default", validation_alias=pydantic.AliasChoices("rope_type", "type")
-    )
-    rope_theta: pydantic.PositiveFloat | None = None
-    factor: pydantic.PositiveFloat = 1.0
-    original_max_position_embeddings: pydantic.PositiveInt | None = None
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    attention_factor: float | None = None
 
 
 def parse_hf_config(raw: object, *, where: str, name: str) -> TransformerConfig:
@@ -218,9 +225,9 @@ def parse_hf_config(raw: object, *, where: str, name: str) -> TransformerConfig:
     """
     try:
         hf = _HfConfig.model_validate(raw)
-        rope = _HfRope.model_validate({"rope_theta": hf.rope_theta, **(hf.rope_parameters or hf.rope_scaling or {})})
     except pydantic.ValidationError as error:
         raise from_pydantic(error, where) from None
+    rope = hf.rope_parameters or hf.rope_scaling or _HfRope.model_validate({})
     scaling = None
     if rope.rope_type != "default":
         scaling = RopeScaling(

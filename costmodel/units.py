@@ -20,9 +20,9 @@ def parse_tokens(text: str, where: str = "value") -> int:
     """A positive whole number of tokens or sequences: `512`, `32k` = 32,000, `2Ki` = 2,048. [tokens]"""
     expected = "a positive whole number such as 512, 32k (= 32000) or 2Ki (= 2048)"
     value = _scaled(text, _PREFIXES, where, expected)
-    if value < 1 or value != int(value):
+    if not (1 <= value < 2**53) or abs(value - round(value)) > 1e-9 * value:
         raise bad(where, "", expected, repr(text))
-    return int(value)
+    return round(value)
 
 
 def parse_seconds(text: str, where: str = "value") -> float:
@@ -43,6 +43,7 @@ def _scaled(text: str, factors: dict[str, float], where: str, expected: str) -> 
 
 def format_seconds(value: float) -> str:
     """Three significant digits with the prefix that fits: `12.3 ms`."""
+    value = _rounded(value)
     for unit, factor in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if abs(value) >= factor:
             return f"{_three_digits(value / factor)} {unit}"
@@ -66,10 +67,16 @@ def format_tokens(value: float) -> str:
 
 
 def _si(value: float, unit: str) -> str:
+    value = _rounded(value)
     for prefix, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= factor:
             return f"{_three_digits(value / factor)} {prefix}{unit}"
     return f"{_three_digits(value)} {unit}"
+
+
+def _rounded(value: float) -> float:
+    """To three significant digits, before the prefix is chosen: 999.6 ms is 1.00 s."""
+    return float(f"{value:.3g}")
 
 
 def _three_digits(value: float) -> str:

@@ -67,6 +67,7 @@ class ModelDrafter:
             self.copy = KvCache(model.config, batch_size, slots, model.device, model.dtype)
             self.copied_B = torch.full((batch_size,), -1, device=model.device)  # entries before the last known token
 
+    @torch.inference_mode()
     def prefill(self, row: int, tokens_S: Tensor) -> None:
         if not self.shared:
             prefill(self.model, self.cache, row, tokens_S)
@@ -104,11 +105,11 @@ class ModelDrafter:
         return min(self.kv_budget, self.cache.capacity)
 
     def _attend(self, starts_B: Tensor, positions_BT: Tensor) -> SlotAttention:
-        window = self.model.config.sliding_window
+        length, window = positions_BT.shape[1], self.model.config.sliding_window
         if self.copy is None:
-            return SlotAttention(self.cache, starts_B, positions_BT.shape[1], window)
-        store = None if self.shared else self.cache
-        return SlotAttention(self.copy, starts_B, positions_BT.shape[1], None, store, positions_BT)
+            return SlotAttention(self.cache, starts_B, length, window)
+        # Recent entries are neighbours in the copy as in the cache, so a window reaches as far in either.
+        return SlotAttention(self.copy, starts_B, length, window, None if self.shared else self.cache, positions_BT)
 
     def _choose(self, known_B: Tensor) -> None:
         """Copy the chosen entries anew, leaving room for a sixteenth of the budget to grow into."""

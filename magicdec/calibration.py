@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from costmodel.calibrate import Observation, fit_calibration
-from costmodel.hardware import Calibration, HardwareProfile, Peak, render_profile
+from costmodel.calibrate import Observation, fit_calibration, fit_published
+from costmodel.hardware import (
+    Calibration,
+    HardwareProfile,
+    Peak,
+    builtin_profiles,
+    render_profile,
+    resolve_profile,
+    with_calibration,
+)
 from executor.probe import num_measurements, probe_cpu
+from magicdec import text
 from magicdec.names import CPU, REFERENCE, find_model
 
 CPU_PARAMETERS = (
@@ -53,3 +64,19 @@ def write_profile(profile: HardwareProfile, file: Path) -> None:
     """Write a profile, making its folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(render_profile(profile, date.today()), encoding="utf-8")
+
+
+def calibration_text(from_published: str | None) -> tuple[dict[str, Any], str, str]:
+    """A freshly fitted profile: as a document, as text for people, and as the YAML file."""
+    if from_published is None:
+        profile = measure_cpu()
+        rendered = render_profile(profile, date.today())
+    else:
+        profile = fit_published(resolve_profile(from_published))
+        rendered = with_calibration(builtin_profiles()[profile.name].read_text(encoding="utf-8"), profile.calibration)
+    calibration, fit = profile.calibration, profile.calibration.fit
+    assert fit is not None
+    rows = [[name, f"{getattr(calibration, name):.3g}"] for name in fit.fitted]
+    errors = f"{fit.num_points} points; error median {fit.median_error:.1%}, mean {fit.mean_error:.1%}, worst {fit.worst_error:.0%}"
+    words = "\n".join([profile.description, "", text.table(["fitted", "value"], rows), "", f"{fit.data}: {errors}"])
+    return asdict(profile), words, rendered

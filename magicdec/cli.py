@@ -78,11 +78,14 @@ output_options = options(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout; text goes to stderr."),
     click.option("-o", "--output", type=click.Path(), help="Write the result to this file."),
 )
+gpu_options = options(
+    click.option("--num-gpus", type=TOKENS, default=1, show_default=True, help="GPUs in all."),
+    click.option("--tensor-parallel", type=TOKENS, help="GPUs that share the model; all of them by default."),
+)
 machine_options = options(
     click.option("--model", required=True, help="`reference`, a built-in name, a config.json or a checkpoint directory."),
     click.option("--hardware", required=True, help="A profile's name (see `magicdec profiles`), `cpu`, or a profile file."),
-    click.option("--num-gpus", type=TOKENS, default=1, show_default=True, help="GPUs in all."),
-    click.option("--tensor-parallel", type=TOKENS, help="GPUs that share the model; all of them by default."),
+    gpu_options,
 )
 acceptance_option = click.option(
     "--acceptance-rate",
@@ -152,9 +155,11 @@ def demo(
 
 
 @main.command()
-@machine_options
-@click.option("--batch-size", type=TOKENS, required=True, help="Sequences decoded together.")
-@click.option("--context-len", type=TOKENS, required=True, help="Tokens in the KV cache, per sequence.")
+@click.option("--model", help="`reference`, a built-in name, a config.json or a checkpoint directory.")
+@click.option("--hardware", help="A profile's name (see `magicdec profiles`), `cpu`, or a profile file.")
+@gpu_options
+@click.option("--batch-size", type=TOKENS, help="Sequences decoded together.")
+@click.option("--context-len", type=TOKENS, help="Tokens in the KV cache, per sequence.")
 @click.option("--draft", default="self", show_default=True, help="`none`, `self`, or the name of a smaller model.")
 @click.option("--kv-policy", help="full, streaming_llm or snapkv.  [default: streaming_llm for self, else full]")
 @click.option("--kv-budget", type=TOKENS, help="KV entries the draft reads, per sequence.  [default: 512]")
@@ -162,14 +167,37 @@ def demo(
 @acceptance_option
 @click.option("--mean-acceptance-length", type=click.FloatRange(min=1.0), help="Tokens per round, bonus included, instead.")
 @click.option("--verify-kernel", default="shared_kv_splitkv", show_default=True, help="How verification reads the KV cache.")
+@click.option("--scenarios", type=click.Path(), help="Price every row of this CSV file instead; -o takes the CSV that results.")
 @output_options
-def predict(as_json: bool, output: str | None, **question: Any) -> None:
-    """Predict one situation: step times, what bounds them, speedup, memory."""
+def predict(scenarios: str | None, as_json: bool, output: str | None, **question: Any) -> None:
+    """Predict one situation: step times, what bounds them, speedup, memory. Or, with --scenarios, many."""
+    if scenarios is not None:
+        return _predict_scenarios(scenarios, as_json=as_json, output=output)
     from magicdec.answers import prediction_document
     from magicdec.text import prediction_text
 
+    for name in ("model", "hardware", "batch_size", "context_len"):
+        if question[name] is None:
+            raise click.UsageError(f"Missing option '--{name.replace('_', '-')}'.")
     document = prediction_document(**question)
     emit(document, prediction_text(document), as_json=as_json, output=output)
+
+
+def _predict_scenarios(source: str, *, as_json: bool, output: str | None) -> None:
+    import csv
+
+    from magicdec.files import output_file
+    from magicdec.scenarios import price_file
+
+    priced = price_file(source)
+    rows = list(csv.DictReader(priced.splitlines()))
+    failed = sum(bool(row["error"]) for row in rows)
+    with output_file(output or (None if as_json else "-")) as file:
+        if file is not None:
+            file.write(priced)
+    click.echo(f"{len(rows)} scenarios, {failed} of them not priced (see the error column)", err=True)
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
 
 
 @main.command()
@@ -216,6 +244,23 @@ def run(as_json: bool, plan_file: str, **how: Any) -> None:
     click.echo(words, err=True)
     if as_json:
         click.echo(json.dumps(document, indent=2))
+
+
+@main.command()
+@click.option("--device", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="What to measure.")
+@click.option("--from-published", metavar="NAME", help="Fit this shipped profile to its published step times instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON on stdout; text goes to stderr.")
+@click.option("-o", "--output", type=click.Path(), help="Write the profile (YAML), for `--hardware FILE`.")
+def calibrate(device: str, from_published: str | None, as_json: bool, output: str | None) -> None:
+    """Fit a hardware profile to measurements: of this machine's CPU, or the published step times of a GPU."""
+    from magicdec.calibration import calibration_text
+    from magicdec.files import output_file
+
+    document, words, rendered = calibration_text(from_published)
+    with output_file(output) as file:
+        if file is not None:
+            file.write(rendered)
+    emit(document, words, as_json=as_json, output=None)
 
 
 @main.command()

@@ -8,7 +8,14 @@ import pytest
 from costmodel.hardware import HardwareProfile, resolve_profile
 from costmodel.transformer import TransformerConfig, resolve_model
 
-hypothesis.settings.register_profile("no-clock", deadline=None, database=None, derandomize=True, max_examples=60)
+hypothesis.settings.register_profile(
+    "no-clock",
+    deadline=None,  # a slow machine is no failure
+    database=None,
+    derandomize=True,
+    max_examples=60,
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate, hypothesis.Phase.shrink),
+)
 hypothesis.settings.load_profile("no-clock")
 
 

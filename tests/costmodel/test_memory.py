@@ -5,9 +5,10 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from costmodel.hardware import HardwareProfile
+from costmodel.calibrate import published_timings
+from costmodel.hardware import HardwareProfile, resolve_profile
 from costmodel.memory import USABLE_FRACTION, kv_bytes_per_token_per_gpu, memory_of
-from costmodel.transformer import TransformerConfig
+from costmodel.transformer import TransformerConfig, resolve_model
 
 
 def test_plain_decoding_holds_weights_and_one_cache(llama: TransformerConfig) -> None:
@@ -70,11 +71,24 @@ def test_what_fits_is_the_usable_part_of_the_memory(llama: TransformerConfig, h2
     assert not memory.fits(less)[0]
 
 
-def test_the_published_batches_fit_on_eight_a100(llama2: TransformerConfig, a100: HardwareProfile) -> None:
-    memory = memory_of(
-        llama2, batch_size=[32, 128], max_context_len=[32_096, 8096], gamma=4, kv_budget=512, tensor_parallel=8, drafts=True
-    )
-    assert memory.fits(a100).all()
+@pytest.mark.parametrize("hardware", ["a100-sxm-80gb", "h100-sxm", "l40"])
+def test_what_was_published_as_run_fits(hardware: str) -> None:
+    """Each generated 96 tokens a sequence."""
+    for row in published_timings():
+        if row["hardware"] != hardware:
+            continue
+        memory = memory_of(
+            resolve_model(row["target"]),
+            batch_size=int(row["batch_size"]),
+            max_context_len=int(row["context_len"]) + 96,
+            gamma=int(row["gamma"]),
+            kv_budget=int(row["kv_budget"]),
+            tensor_parallel=int(row["tensor_parallel"]),
+            draft=resolve_model(row["draft_model"]) if row["draft_model"] else None,
+            draft_tensor_parallel=4,
+            drafts=True,
+        )
+        assert memory.fits(resolve_profile(hardware)), row
 
 
 def test_memory_broadcasts(llama: TransformerConfig) -> None:

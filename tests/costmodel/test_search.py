@@ -92,7 +92,7 @@ def test_what_does_not_fit_in_memory_is_not_ranked(setup: Setup) -> None:
 
 
 def test_when_nothing_fits_the_least_need_is_named(setup: Setup) -> None:
-    with pytest.raises(InputError, match=r"memory of one GPU: expected .*, found at least .* GB needed"):
+    with pytest.raises(InputError, match=r"memory of one GPU: expected .*, found at least .* TB needed"):
         rank(found(setup, Workload(4096, 32_000, 128)))
 
 

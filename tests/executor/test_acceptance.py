@@ -40,6 +40,7 @@ def test_the_rate_is_that_of_decoding_from_places_spread_over_the_text(rows: int
     prompts = [Prompt(str(start), TEXT[start : start + 40]) for start in starts]
     trace = run_batch(model, None, prompts, Strategy("self", "streaming_llm", 8, 3), max_new_tokens=12).trace
     rate, reached = trace.acceptance_rate, sum(trace.drafted_by_position)
-    assert rate is not None and 0 < rate < 1
+    assert rate is not None
+    assert 0 < rate < 1
     assert point.acceptance_rate == rate
     assert point.standard_error == pytest.approx(math.sqrt(rate * (1 - rate) / reached))

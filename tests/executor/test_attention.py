@@ -63,7 +63,8 @@ def check_slots(config: TransformerConfig, starts: list[int], query_len: int, wi
         assert torch.equal(cache.k_LBKSH[1, row, :, start : start + query_len], k_BKTH[row])
         assert torch.equal(cache.v_LBKSH[1, row, :, start : start + query_len], v_BKTH[row])
     assert torch.equal(cache.k_LBKSH[0], before[0])
-    assert found.shape == q_BNTH.shape and found.dtype == dtype
+    assert found.shape == q_BNTH.shape
+    assert found.dtype == dtype
     wanted = reference(q_BNTH, cache, 1, slots_BT, window)
     tolerance = TOLERANCE[config.dtype]
     torch.testing.assert_close(found.double(), wanted, atol=tolerance * float(wanted.abs().max()), rtol=0)
@@ -89,6 +90,19 @@ def test_query_heads_share_the_keys_of_their_group(num_heads: int, num_kv_heads:
 def test_a_long_context_is_read_to_its_end(dtype: str) -> None:
     for window in (None, 700, 64):
         check_slots(shaped(4, 2, 64, dtype), [1500, 20, 1023], 3, window, spare=500)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_work_split_over_threads_adds_up(threads: int) -> None:
+    """A long context is cut into parts, one for each thread, of which short rows leave some empty."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for starts in ([300], [0], [5, 290], [700, 2, 64]):
+            for query_len, window in ((1, None), (4, None), (4, 50)):
+                check_slots(shaped(2, 1, 32, "float32"), starts, query_len, window)
+    finally:
+        torch.set_num_threads(before)
 
 
 @settings(max_examples=60, deadline=None)
@@ -209,7 +223,8 @@ def test_a_prompt_read_in_chunks_is_as_one_read_at_once(chunk: int, window: int 
     torch.testing.assert_close(found_V, wanted_V, atol=1e-10, rtol=0)
     torch.testing.assert_close(parts.k_LBKSH, whole.k_LBKSH, atol=1e-10, rtol=0)
     torch.testing.assert_close(parts.v_LBKSH, whole.v_LBKSH, atol=1e-10, rtol=0)
-    assert bool((whole.k_LBKSH[:, 1, :, :50] != 0).all()) and bool((whole.k_LBKSH[:, 0] == 0).all())
+    assert bool((whole.k_LBKSH[:, 1, :, :50] != 0).all())
+    assert bool((whole.k_LBKSH[:, 0] == 0).all())
 
 
 def test_reading_a_prompt_gives_the_logits_after_its_last_token() -> None:

@@ -83,7 +83,8 @@ def test_copying_slots_of_every_row_keeps_rows_and_layers_apart() -> None:
 def test_scratch_memory_is_kept_while_it_suffices_and_grows_when_it_does_not() -> None:
     cache = KvCache(TINY, 1, 4, CPU, torch.float64)
     first = cache.scratch(2, 3, 5)
-    assert first.shape == (2, 3, 5) and first.dtype == torch.float64
+    assert first.shape == (2, 3, 5)
+    assert first.dtype == torch.float64
     assert cache.scratch(4, 2).data_ptr() == first.data_ptr()
     larger = cache.scratch(100, 100)
     assert larger.shape == (100, 100)

@@ -26,9 +26,11 @@ def test_a_random_model_depends_on_its_seed_alone(changes: dict[str, bool]) -> N
 
 def test_a_random_model_is_ready_for_inference_and_finite() -> None:
     model = random_model(replace(TINY, dtype="float32"))
-    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
     logits = model.logits(model(torch.arange(9)[None], torch.arange(9)[None]))
-    assert bool(logits.isfinite().all()) and float(logits.std()) > 0
+    assert bool(logits.isfinite().all())
+    assert float(logits.std()) > 0
 
 
 def test_every_pass_asked_for_is_measured_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +44,8 @@ def test_every_pass_asked_for_is_measured_and_reported(monkeypatch: pytest.Monke
     shapes = [(taken.batch_size, taken.context_len, taken.query_len) for taken in found.passes]
     assert shapes == [(b, s, t) for b in (1, 2) for s in (8, 16) for t in (1, 3)]
     assert all(taken.measured_s > 0 for taken in found.passes)
-    assert found.round_overhead_s > 0 and found.memory_bytes > 0 and found.cache_bytes > 0
+    assert found.round_overhead_s > 0
+    assert found.memory_bytes > 0
+    assert found.cache_bytes > 0
     assert (found.flop_per_s, found.memory_bandwidth_bytes_per_s) == ({"float32": 1e9}, 1e10)
     assert len(told) == num_measurements()

@@ -88,7 +88,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     theirs = hf_model(*CASES[request.param])
     folder = tmp_path_factory.mktemp("checkpoint")
     theirs.save_pretrained(folder)
-    yield theirs, load_model(folder)
+    return theirs, load_model(folder)
 
 
 def slot_logits(model: Transformer, tokens: list[int]) -> Tensor:
@@ -231,7 +231,8 @@ def test_older_keys_for_rotary_scaling_mean_the_same(tmp_path: Path) -> None:
     config["rope_scaling"] = scaling
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     old = load_model(tmp_path)
-    assert old.config == new.config and old.config.rope_scaling is not None
+    assert old.config == new.config
+    assert old.config.rope_scaling is not None
     assert torch.equal(old.cos_SH, new.cos_SH)
 
 
@@ -257,7 +258,8 @@ def test_rotary_tables_cover_every_position_and_start_unrotated() -> None:
     cos_SH, sin_SH = rope_tables(TINY)
     assert cos_SH.shape == sin_SH.shape == (TINY.max_context_len, TINY.head_dim)
     assert cos_SH.dtype == torch.float64
-    assert bool((cos_SH[0] == 1).all()) and bool((sin_SH[0] == 0).all())
+    assert bool((cos_SH[0] == 1).all())
+    assert bool((sin_SH[0] == 0).all())
 
 
 def test_yarn_without_an_attention_factor_uses_the_one_of_the_paper() -> None:

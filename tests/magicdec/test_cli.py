@@ -235,3 +235,19 @@ def test_acceptance_measures_a_curve_that_planning_reads(tmp_path: Path) -> None
     (curve,) = parse_curves(file.read_text(), where="test")
     assert len(curve.points) == 4
     assert all(0 <= rate <= 1 for _, _, rate in curve.points)
+
+
+def test_calibrate_fits_a_profile_to_published_step_times(tmp_path: Path) -> None:
+    from costmodel.hardware import load_profile, resolve_profile
+
+    file = tmp_path / "mine.yaml"
+    result = call("calibrate", "--from-published", "h100", "-o", str(file), "--json")
+    assert json.loads(result.stdout)["calibration"]["fit"]["num_points"] == 29
+    fitted, shipped = load_profile(file), resolve_profile("h100-sxm")
+    assert fitted.calibration.attention_memory_efficiency == shipped.calibration.attention_memory_efficiency
+    assert "NVLink" in file.read_text(), "what people wrote in the profile is kept"
+    assert "a100-sxm-80gb, h100-sxm, l40" in refused("calibrate", "--from-published", "l4")
+
+
+def test_predict_says_which_option_is_missing() -> None:
+    assert "--model" in refused("predict", "--hardware", "h100")
