@@ -28,6 +28,8 @@ def load_model(folder: str | Path, *, device: str = "cpu", dtype: str | None = N
     Raises:
         InputError: A file is missing or unreadable; tensors are missing, left over or of the wrong shape.
     """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise bad("--device", "", "cpu, for torch sees no CUDA device", repr(device))
     folder = Path(folder)
     config = load_config(folder, name=name)
     config = config.with_dtype(dtype or config.dtype)

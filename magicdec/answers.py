@@ -156,6 +156,8 @@ def run_document(
     made = load_plan(plan_file)
     asked = running.read_prompts(prompts, stdin)
     loaded = running.load(made, model_dir=model_dir, draft_dir=draft_dir, device=device)
+    if measurements is not None:
+        open(measurements, "a", encoding="utf-8").close()  # fail before the work, not after it
     sink_path = output or ("-" if texts_to_stdout else None)
     with output_file(sink_path) as sink:
         execution = running.execute(

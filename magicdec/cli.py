@@ -61,6 +61,9 @@ class _Group(click.Group):
         except BrokenPipeError:
             sys.stderr.close()
             ctx.exit(1)
+        except OSError as error:
+            click.echo(f"error: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
+            ctx.exit(2)
 
 
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:

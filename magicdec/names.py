@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 from costmodel.acceptance import AcceptanceCurve, curves_beside, published_curves
@@ -13,6 +16,7 @@ from costmodel.evaluate import Draft
 from costmodel.hardware import HardwareProfile, load_profile, resolve_profile
 from costmodel.strategy import KV_POLICIES, KvPolicy
 from costmodel.transformer import TransformerConfig, load_config, resolve_model
+from magicdec import __version__
 
 REFERENCE, CPU = "reference", "cpu"
 DEFAULT_KV_BUDGET = 512
@@ -60,9 +64,17 @@ def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str
 
 
 def cpu_profile_file() -> Path:
-    """Where this machine's own profile is kept."""
+    """Where this machine's own profile is kept: a file for each processor, number of cores and version of what ran."""
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "magicdec" / "cpu.yaml"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    processor = next((line for line in lines if line.startswith("model name")), platform.processor())
+    settings = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MAGICDEC_CPU_KERNEL")]
+    facts = [processor, str(os.cpu_count()), *settings, version("torch"), __version__]
+    key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+    return Path(home) / "magicdec" / f"cpu-{key}.yaml"
 
 
 def executed(config: TransformerConfig, hardware: HardwareProfile) -> TransformerConfig:

@@ -199,10 +199,11 @@ def test_a_self_draft_whose_budget_just_holds_the_context_is_always_accepted(kv_
     assert trace.acceptance_rate == 1.0
 
 
-def test_a_self_draft_that_sees_the_whole_sliding_window_is_always_accepted() -> None:
+@pytest.mark.parametrize("kv_budget", [500, 40])  # all that is known; the window, but not all
+def test_a_self_draft_that_sees_the_whole_sliding_window_is_always_accepted(kv_budget: int) -> None:
     target = tiny_model(seed=2, family="mistral", sliding_window=9)
     prompts = random_prompts(PROMPT_LENGTHS, seed=2)
-    _, trace = run_alone(target, None, prompts, Strategy("self", "streaming_llm", 500, 4))
+    _, trace = run_alone(target, None, prompts, Strategy("self", "streaming_llm", kv_budget, 4))
     assert trace.acceptance_rate == 1.0
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner, Result
 
@@ -251,3 +252,18 @@ def test_calibrate_fits_a_profile_to_published_step_times(tmp_path: Path) -> Non
 
 def test_predict_says_which_option_is_missing() -> None:
     assert "--model" in refused("predict", "--hardware", "h100")
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    plan, measurements = tmp_path / "plan.yaml", tmp_path / "file" / "m.jsonl"
+    call(*PLAN, "-o", str(plan))
+    arguments = ["run", str(plan), "--prompts", "-", "--max-new-tokens", "1", "--json", "--measurements", str(measurements)]
+    assert str(measurements) in refused(*arguments, text="import os\n")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    call(*PLAN, "-o", str(plan))
+    assert "--device" in refused("run", str(plan), "--prompts", "-", "--device", "cuda", text="import os\n")
