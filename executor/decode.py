@@ -145,7 +145,8 @@ def decode(
             input_BT = torch.cat([input_BT, draft_BG], dim=1)
         drafted = _now(device)
         attend = SlotAttention(batch.cache, batch.lengths_B - 1, gamma + 1, model.config.sliding_window)
-        target_BT = model.logits(model(input_BT, positions_BT, attend)).argmax(-1)
+        known_BT = positions_BT.clamp(max=model.config.max_context_len - 1)  # what lies beyond is never emitted
+        target_BT = model.logits(model(input_BT, known_BT, attend)).argmax(-1)
         verified = _now(device)
         accepted_B = count_accepted(draft_BG, target_BT)
         emitted_B, ends_B = count_emitted(target_BT, accepted_B, remaining_B, stops)

@@ -85,7 +85,8 @@ class ModelDrafter:
         starts_B = positions_BT[:, 0] if self.copy is None else self.copied_B - (lag - 1)
         draft_BG = torch.empty((len(lengths_B), gamma), dtype=tokens_BS.dtype, device=tokens_BS.device)
         for i in range(gamma):
-            x_BTD = self.model(input_BT, positions_BT, self._attend(starts_B, positions_BT))
+            known_BT = positions_BT.clamp(max=self.model.config.max_context_len - 1)  # what lies beyond is never emitted
+            x_BTD = self.model(input_BT, known_BT, self._attend(starts_B, positions_BT))
             draft_BG[:, i] = self.model.logits(x_BTD[:, -1]).argmax(-1)
             starts_B = starts_B + input_BT.shape[1]
             input_BT, positions_BT = draft_BG[:, i : i + 1], positions_BT[:, -1:] + 1

@@ -65,9 +65,11 @@ def random_model(config: TransformerConfig, seed: int = 0) -> Transformer:
     """A model with random weights: timing needs no others."""
     model = Transformer(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
             parameter.normal_(std=0.02, generator=generator)
+        elif name.endswith("bias"):
+            parameter.zero_()
     return model
 
 

@@ -80,6 +80,9 @@ def make_drafter(strategy: Strategy, batch: Batch, draft: Transformer | None) ->
     if strategy.draft_kind == "self":
         return ModelDrafter(batch.model, batch.cache, shared=True, kv_budget=strategy.kv_budget, gamma=strategy.gamma)
     assert draft is not None
+    needed = max(map(len, batch.prompts)) + batch.max_new_tokens
+    if draft.config.max_context_len < needed:
+        raise bad("draft model", "max_position_embeddings", f"at least {needed} positions", draft.config.max_context_len)
     cache = KvCache(draft.config, len(batch.prompts), batch.cache.capacity, draft.device, draft.dtype)
     drafter = ModelDrafter(draft, cache, shared=False, kv_budget=strategy.kv_budget, gamma=strategy.gamma)
     for row, prompt in enumerate(batch.prompts):

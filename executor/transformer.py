@@ -9,6 +9,7 @@ Shapes: B batch, T query tokens, S cached tokens, D model, N query heads, K KV h
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -26,9 +27,13 @@ class Attend(Protocol):
         ...
 
 
-def attend_causal(layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
+def attend_causal(layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, window: int | None = None) -> Tensor:
     """Causal attention among the new tokens alone: training, and prompts read without a cache."""
     grouped = q_BNTH.shape[1] != k_BKTH.shape[1]
+    length = q_BNTH.shape[2]
+    if window is not None and window < length:
+        mask_TT = torch.ones(length, length, dtype=torch.bool, device=q_BNTH.device).tril().triu(1 - window)
+        return F.scaled_dot_product_attention(q_BNTH, k_BKTH, v_BKTH, attn_mask=mask_TT, enable_gqa=grouped)
     return F.scaled_dot_product_attention(q_BNTH, k_BKTH, v_BKTH, is_causal=True, enable_gqa=grouped)
 
 
@@ -125,17 +130,18 @@ class Transformer(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.model.embed_tokens.weight.dtype
 
-    def forward(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend = attend_causal) -> Tensor:
+    def forward(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend | None = None) -> Tensor:
         """Final hidden states, normalised: the input of `logits`.
 
         Args:
             tokens_BT: Token ids.
             positions_BT: Position of each in its sequence; any shape that broadcasts to that of the tokens. [tokens]
-            attend: What the queries of a layer see.
+            attend: What the queries of a layer see; None for causal attention among these tokens alone.
 
         Returns:
             x_BTD.
         """
+        attend = attend or partial(attend_causal, window=self.config.sliding_window)
         x_BTD = self.model.embed_tokens(tokens_BT)
         cos_BTH, sin_BTH = self.cos_SH[positions_BT], self.sin_SH[positions_BT]
         for layer in self.model.layers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,6 +14,7 @@ from costmodel.errors import InputError, Problem, bad
 from costmodel.transformer import TransformerConfig, load_config
 from executor.transformer import Transformer
 
+MOST_PROBLEMS = 20  # as many are shown
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")  # buffers that old checkpoints carry
 
 
@@ -48,15 +50,39 @@ def load_model(folder: str | Path, *, device: str = "cpu", dtype: str | None = N
 def stop_tokens(folder: str | Path) -> tuple[int, ...]:
     """The ids that end a text: `eos_token_id` of generation_config.json, else of config.json."""
     for file in (Path(folder) / "generation_config.json", Path(folder) / "config.json"):
-        if file.is_file():
-            found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-            if found is not None:
-                return tuple(found) if isinstance(found, list) else (found,)
+        facts = _read_json(file) if file.is_file() else {}
+        found = facts.get("eos_token_id")
+        if found is not None:
+            ids = found if isinstance(found, list) else [found]
+            if not all(isinstance(token, int) for token in ids):
+                raise bad(file, "eos_token_id", "a token id or a list of them", repr(found))
+            return tuple(ids)
     return ()
 
 
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise bad(file, "", "a readable JSON file", error) from None
+    if not isinstance(found, dict):
+        raise bad(file, "", "a JSON object", type(found).__name__)
+    return found
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: those its index names, else all."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise bad(index, "weight_map", "which file holds which tensor", repr(weight_map))
+    return sorted({folder / str(name) for name in weight_map.values()})
+
+
 def _read_tensors(folder: Path, wanted: dict[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
-    files = sorted(folder.glob("*.safetensors"))
+    files = _shards(folder)
     if not files:
         pickles = [file.name for file in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
         found = f"only {', '.join(pickles)}: pickles can run any code and are never loaded" if pickles else "none"
@@ -82,6 +108,9 @@ def _read_tensors(folder: Path, wanted: dict[str, Tensor], config: TransformerCo
     tied = {"lm_head.weight"} if config.tied_embeddings else set()
     missing = sorted(set(wanted) - seen - tied)
     problems += [Problem(str(folder), key, f"a tensor of shape {list(wanted[key].shape)}", "nothing") for key in missing]
+    if len(problems) > MOST_PROBLEMS:
+        more = Problem(str(folder), "", "nothing else wrong", f"{len(problems) - MOST_PROBLEMS} more problems like these")
+        problems = [*problems[:MOST_PROBLEMS], more]
     if problems:
-        raise InputError(*problems[:20])
+        raise InputError(*problems)
     return tensors

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -21,8 +20,8 @@ FACTS = json.loads((FOLDER / "training.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[Transformer]:
-    yield load_model(FOLDER, dtype="float32")
+def model() -> Transformer:
+    return load_model(FOLDER, dtype="float32")
 
 
 @pytest.fixture(scope="module")
