@@ -156,13 +156,16 @@ class _HfRope(pydantic.BaseModel):
         "default", validation_alias=pydantic.AliasChoices("rope_type", "type")
     )
     rope_theta: pydantic.PositiveFloat | None = None
-    factor: pydantic.PositiveFloat = 1.0
+    factor: float = pydantic.Field(1.0, ge=1.0)
     original_max_position_embeddings: pydantic.PositiveInt | None = None
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     attention_factor: float | None = None
+    mscale: None = None  # YaRN variants that are not executed here are refused, not silently taken for plain YaRN
+    mscale_all_dim: None = None
+    truncate: Literal[True] = True
 
 
 class _HfConfig(pydantic.BaseModel):

@@ -76,7 +76,7 @@ def prediction_document(
             draft_model=found.model.name if found.model else None,
         )
     candidate = Candidate(strategy, batch_size, evaluation, ())
-    document = describe(question, candidate, Workload(batch_size, context_len, 1), found)
+    document = describe(question, candidate, Workload(batch_size, context_len, 1))
     document["workload"].pop("output_len", None)
     return document
 

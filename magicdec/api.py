@@ -114,7 +114,7 @@ def best_gamma(evaluate: Any) -> np.ndarray[Any, Any]:
     return np.asarray(np.array(GAMMAS)[speedups.argmax(axis=0)])
 
 
-def describe(question: Question, candidate: Candidate, workload: Workload, draft: Draft) -> dict[str, Any]:
+def describe(question: Question, candidate: Candidate, workload: Workload) -> dict[str, Any]:
     """One priced strategy as the document that `predict --json` prints. Quantities in SI units, named so."""
     steps, evaluation = candidate.steps, candidate.evaluation
     drafts = candidate.strategy.draft_kind != "none"
@@ -144,11 +144,11 @@ def describe(question: Question, candidate: Candidate, workload: Workload, draft
         "num_gpus": question.setup.num_gpus,
         "tensor_parallel": question.setup.tensor_parallel,
         "calibrated": question.setup.hardware.calibrated,
-        "notes": notes(question, candidate, workload, draft),
+        "notes": notes(question, candidate, workload),
     }
 
 
-def notes(question: Question, candidate: Candidate, workload: Workload, draft: Draft) -> list[str]:
+def notes(question: Question, candidate: Candidate, workload: Workload) -> list[str]:
     """What a reader must know to judge the numbers."""
     found = []
     hardware, target = question.setup.hardware, question.setup.target
@@ -214,7 +214,7 @@ def make_plan(
     other = next((c for c in ranked if c.strategy.family != best.strategy.family), None)
     draft = next((d for d in found if best.strategy.family == (d.kind, d.kv_policy, d.model and d.model.name)), Draft())
     chosen = Workload(best.batch_size, workload.context_len, workload.output_len)
-    document = describe(question, best, chosen, draft)
+    document = describe(question, best, chosen)
     prediction = {key: document[key] for key in PredictedRound.model_fields if key in document}
     plan = Plan(
         workload=chosen,
