@@ -23,6 +23,8 @@ from costmodel.forward import Array
 
 # Rejection of the published PG-19 curve (data in acceptance_curves/) grows as this power of context_len / kv_budget.
 REJECTION_EXPONENT = 0.09
+# Rates of one draft differ by about so much between tasks (PG-19 and RULER in the paper), and between pairs of models.
+MEASURED_UNCERTAINTY, ASSUMED_UNCERTAINTY = 0.02, 0.1
 
 
 def mean_acceptance_length(gamma: ArrayLike, acceptance_rate: ArrayLike) -> Array:
@@ -107,11 +109,14 @@ class AcceptanceCurve:
         return np.asarray(np.where((self.draft_kind == "self") & (budget >= context), 1.0, rate))
 
     def covers(self, kv_budget: ArrayLike, context_len: ArrayLike) -> Array:
-        """Whether the question lies inside what was measured, within a factor of two."""
-        context = np.asarray(context_len, np.float64)
-        longest = np.array([group[1][-1] for group in self._by_budget()]).max()
-        asked = context if self.kv_policy == "full" else np.maximum(context / np.asarray(kv_budget, np.float64), 1.0)
-        return np.asarray(asked <= 2 * longest)
+        """Whether budget and context lie inside what was measured, within a factor of two."""
+        context, budget = np.broadcast_arrays(np.asarray(context_len, np.float64), np.asarray(kv_budget, np.float64))
+        budgets, contexts, _ = (np.array(column) for column in zip(*self.points, strict=True))
+        inside = (context >= contexts.min() / 2) & (context <= 2 * contexts.max())
+        if self.kv_policy == "full":
+            return np.asarray(inside)
+        reads_all = (self.draft_kind == "self") & (budget >= context)
+        return np.asarray(reads_all | (inside & (budget >= budgets.min() / 2) & (budget <= 2 * budgets.max())))
 
     def _by_budget(self) -> list[tuple[float, Array, Array]]:
         """(budget, rising context_len / budget, rates) of every measured budget; contexts themselves with full KV."""
@@ -203,7 +208,10 @@ def published_curves() -> tuple[AcceptanceCurve, ...]:
 def curves_beside(checkpoint: Path) -> tuple[AcceptanceCurve, ...]:
     """The curves measured for a checkpoint directory: its `acceptance.yaml`, if there is one."""
     file = checkpoint / "acceptance.yaml"
-    return parse_curves(file.read_text(encoding="utf-8"), where=str(file)) if file.is_file() else ()
+    try:
+        return parse_curves(file.read_text(encoding="utf-8"), where=str(file)) if file.is_file() else ()
+    except (OSError, UnicodeDecodeError) as error:
+        raise bad(file, "", "a readable acceptance curve", error) from None
 
 
 @dataclass(frozen=True)
@@ -217,6 +225,11 @@ class Answer:
 
     curve: AcceptanceCurve
     measured_here: bool
+
+    def uncertainty(self, kv_budget: ArrayLike, context_len: ArrayLike) -> Array:
+        """How far the rate may be off: little where it was measured on this target, more where borrowed or extrapolated. [0-1]"""
+        sure = np.logical_and(self.curve.covers(kv_budget, context_len), self.measured_here)
+        return np.where(sure, MEASURED_UNCERTAINTY, ASSUMED_UNCERTAINTY)
 
     @property
     def note(self) -> str:

@@ -92,7 +92,8 @@ class Evaluation:
         fits_in_memory: Whether it does.
         acceptance_rate: Used, or implied; nan when only tokens per round were given.
         answer: The curve behind it; None when the caller gave acceptance.
-        error: Relative uncertainty of the speedup, from the residuals of the profile. [0-1]
+        acceptance_error: Uncertainty of the acceptance rate; 0 where it was given. [0-1]
+        error: Relative uncertainty of the speedup at that acceptance, from the residuals of the profile. [0-1]
     """
 
     target: StepTime
@@ -103,17 +104,25 @@ class Evaluation:
     fits_in_memory: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
     acceptance_rate: Array
     answer: Answer | None
+    acceptance_error: Array
     error: float
 
     @property
     def speedup_low(self) -> Array:
         """Lower end of the interval on the speedup. [ratio]"""
-        return self.round.speedup / (1 + self.error * (self.round.gamma > 0))
+        return self._speedup_at(-1) / (1 + self.error * (self.round.gamma > 0))
 
     @property
     def speedup_high(self) -> Array:
         """Upper end of the interval on the speedup. [ratio]"""
-        return self.round.speedup * (1 + self.error * (self.round.gamma > 0))
+        return self._speedup_at(1) * (1 + self.error * (self.round.gamma > 0))
+
+    def _speedup_at(self, side: int) -> Array:
+        """The speedup if acceptance is off by its uncertainty, to one side. [ratio]"""
+        r = self.round
+        rate = np.clip(self.acceptance_rate + side * self.acceptance_error, 0.0, 1.0)
+        length = np.where(np.isnan(rate), r.mean_acceptance_length, mean_acceptance_length(r.gamma, np.nan_to_num(rate)))
+        return np.where(r.gamma > 0, length * r.target_step_s / r.round_s, 1.0)
 
 
 def evaluate_grid(
@@ -147,6 +156,8 @@ def evaluate_grid(
         InputError: Acceptance is neither given nor known.
     """
     b, s, g, k = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (batch_size, context_len, gamma, kv_budget)))
+    _check_axes(b, s, g, k)
+    check_vocabularies(setup.target, draft.model)
     b = np.ceil(b / setup.replicas)  # the fullest replica sets the pace
     drafter, drafter_gpus = draft.model or setup.target, draft.gpus(setup)
 
@@ -194,8 +205,29 @@ def evaluate_grid(
         fits_in_memory=memory.fits(setup.hardware),
         acceptance_rate=rate,
         answer=answer,
+        acceptance_error=answer.uncertainty(np.minimum(k, s), s) if answer else np.zeros_like(s),
         error=relative_error(setup.hardware),
     )
+
+
+def _check_axes(b: Array, s: Array, g: Array, k: Array) -> None:
+    axes = (("batch_size", b, 1.0), ("context_len", s, 0.0), ("gamma", g, 0.0), ("kv_budget", k, 1.0))
+    problems = [
+        Problem(
+            name, "", f"at least {least:.0f} everywhere" + ("" if name == "kv_budget" else ", whole numbers"), f"{values.min()}"
+        )
+        for name, values, least in axes
+        if not np.all(values >= least) or (name in ("batch_size", "gamma") and np.any(values % 1))
+    ]
+    if problems:
+        raise InputError(*problems)
+
+
+def check_vocabularies(target: TransformerConfig, draft: TransformerConfig | None) -> None:
+    """Raise `InputError` unless a draft model speaks the target's tokens; padding of up to a hundredth is no difference."""
+    if draft is not None and abs(draft.vocab_size - target.vocab_size) > 0.01 * target.vocab_size:
+        expected = f"a model with the vocabulary of {target.name} ({target.vocab_size} tokens)"
+        raise InputError(Problem("--draft", "", expected, f"{draft.name} ({draft.vocab_size} tokens)"))
 
 
 def relative_error(hardware: HardwareProfile) -> float:

@@ -153,13 +153,14 @@ class _Strict(pydantic.BaseModel):
 
 
 Positive = pydantic.PositiveFloat
+AtLeastGiga = pydantic.Field(ge=1e9)  # less is a forgotten prefix
 Fraction = pydantic.Field(gt=0.0, le=1.0)
 
 
 class _PeakFile(_Strict):
     flop_per_s: dict[Literal["float64", "float32", "tf32", "bfloat16", "float16", "fp8", "fp4", "int8", "int4"], Positive]
-    memory_bandwidth_bytes_per_s: Positive
-    memory_bytes: Positive
+    memory_bandwidth_bytes_per_s: float = AtLeastGiga
+    memory_bytes: float = AtLeastGiga
     interconnect_bandwidth_bytes_per_s: Positive
     num_sms: pydantic.PositiveInt
     l2_cache_bytes: Positive

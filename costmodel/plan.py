@@ -52,7 +52,7 @@ class PredictedRound(_Part):
     predicted_gamma_draft_step_s: float
     predicted_round_overhead_s: float
     predicted_mean_acceptance_length: float
-    predicted_speculative_tpot_s: float
+    predicted_speculative_tpot_s: pydantic.PositiveFloat
     predicted_acceptance_rate: float | None
     predicted_speedup: float
     predicted_speedup_low: float
@@ -63,7 +63,7 @@ class PredictedRound(_Part):
 
 
 class RunnerUp(_Part):
-    """The best strategy of another kind, and what it would have gained. [ratio]"""
+    """The best strategy of another kind for the same batch, and what it would have gained. [ratio]"""
 
     strategy: Strategy
     predicted_speedup: float

@@ -164,7 +164,8 @@ def candidates(
 def rank(found: Sequence[Candidate], *, objective: str = "latency", max_tpot_s: float | None = None) -> list[Candidate]:
     """Candidates that fit in memory and hold the latency limit, best first.
 
-    Speculation that gains less than the prediction is uncertain by ranks behind plain decoding of the same batch.
+    Candidates are ordered by the lower end of what is predicted, so that a borrowed acceptance does not outrank a
+    measured one lightly; speculation whose interval reaches below 1 ranks behind plain decoding.
 
     Args:
         found: What to choose from.
@@ -188,6 +189,6 @@ def rank(found: Sequence[Candidate], *, objective: str = "latency", max_tpot_s: 
     def merit(candidate: Candidate) -> tuple[float, ...]:
         sure = candidate.strategy.draft_kind == "none" or candidate.speedup_low > 1
         tokens_per_s = candidate.throughput_tokens_per_s if objective == "throughput" else 1 / candidate.tpot_s
-        return (not sure, -tokens_per_s)
+        return (not sure, -tokens_per_s * candidate.speedup_low / candidate.speedup)
 
     return sorted(fast, key=merit)

@@ -13,14 +13,15 @@ from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import pydantic
 
 from costmodel.errors import InputError, Problem, bad, from_pydantic
 
 BYTES_PER_ELEMENT = {"float64": 8.0, "float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+Family = Literal["llama", "mistral", "qwen2", "qwen3"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class TransformerConfig:
     """
 
     name: str
-    family: str
+    family: Family
     num_layers: int
     d_model: int
     num_heads: int
@@ -150,7 +151,7 @@ class TransformerConfig:
 class _HfRope(pydantic.BaseModel):
     """`rope_scaling`, or `rope_parameters` as newer checkpoints call it."""
 
-    model_config = pydantic.ConfigDict(extra="ignore")
+    model_config = pydantic.ConfigDict(extra="ignore", strict=True)
 
     rope_type: Literal["default", "linear", "llama3", "yarn"] = pydantic.Field(
         "default", validation_alias=pydantic.AliasChoices("rope_type", "type")
@@ -173,7 +174,7 @@ class _HfConfig(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="ignore", strict=True)
 
-    model_type: Literal["llama", "mistral", "qwen2", "qwen3"]
+    model_type: Family
     num_hidden_layers: pydantic.PositiveInt
     hidden_size: pydantic.PositiveInt
     num_attention_heads: pydantic.PositiveInt
@@ -194,6 +195,7 @@ class _HfConfig(pydantic.BaseModel):
     rope_scaling: _HfRope | None = None
     rope_parameters: _HfRope | None = None
     rms_norm_eps: pydantic.PositiveFloat = 1e-6
+    quantization_config: None = None  # other weight formats are neither priced nor loaded
 
     @pydantic.model_validator(mode="after")
     def _keys_agree(self) -> _HfConfig:
@@ -290,7 +292,7 @@ def builtin_configs() -> dict[str, Traversable]:
     return dict(sorted(files.items()))
 
 
-def resolve_model(name: str) -> TransformerConfig:
+def resolve_model(name: str, where: str = "--model") -> TransformerConfig:
     """The configuration a user means: a path, a built-in name in any spelling, or a Hugging Face repository id.
 
     Raises:
@@ -303,7 +305,7 @@ def resolve_model(name: str) -> TransformerConfig:
     if known is None:
         close = [spelled[match] for match in difflib.get_close_matches(_plain(name), spelled, n=4, cutoff=0.4)]
         hint = f"{', '.join(close)} are close; " if close else ""
-        raise bad("--model", "", f"a built-in name ({hint}`magicdec models` lists all) or a path to a config.json", repr(name))
+        raise bad(where, "", f"a built-in name ({hint}`magicdec models` lists all) or a path to a config.json", repr(name))
     file = builtin_configs()[known]
     return parse_hf_config(json.loads(file.read_text(encoding="utf-8")), where=str(file), name=known)
 

@@ -20,6 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from executor.user_cache import cache_folder
+
 HEAD_DIMS = (32, 64, 128)
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-shared", "-fPIC")
 
@@ -48,8 +50,10 @@ def load() -> Kernel | None:
         splits = max(1, -(-4 * threads // (batch * kv_heads))) if threads > 1 else 1
         scaled_BNTH = (q_BNTH * width**-0.5).contiguous()
         out_BNTH = torch.empty_like(scaled_BNTH)
-        scratch = torch.empty(batch * heads * splits * length * (width + 2))
+        scratch = torch.empty(batch * heads * splits * length * (width + 2), dtype=torch.float32, device="cpu")
         positions_BT = positions_BT.contiguous()
+        if k_BKSH.stride() != v_BKSH.stride() or k_BKSH.stride()[2:] != (width, 1) or positions_BT.dtype != torch.int64:
+            raise ValueError("keys and values must share one layout, slots contiguous, and positions be int64")
         pointers = (t.data_ptr() for t in (scaled_BNTH, k_BKSH, v_BKSH, positions_BT, out_BNTH, scratch))
         sizes = (batch, kv_heads, heads // kv_heads, length, width, k_BKSH.stride(0), k_BKSH.stride(1), window or 0, splits)
         function(*pointers, *sizes, threads)
@@ -62,12 +66,12 @@ def _library(compiler: str) -> Path:
     """The compiled kernel; one file for each source, processor and compiler."""
     source = (resources.files("executor") / "cpu_attention.c").read_text(encoding="utf-8")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    flags = next((line for line in _cpuinfo() if line.startswith("flags")), "")
+    flags = next((line for line in _cpuinfo() if line.startswith(("flags", "Features"))), "")
     key = hashlib.sha256("\n".join([source, version, flags, *FLAGS]).encode()).hexdigest()[:16]
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    library = Path(home) / "magicdec" / f"cpu_attention-{key}.so"
+    library = cache_folder() / f"cpu_attention-{key}.so"
+    if library.is_file() and library.stat().st_uid != os.getuid():
+        raise OSError(f"{library} belongs to another user")
     if not library.is_file():
-        library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             file, built = Path(folder) / "cpu_attention.c", Path(folder) / "cpu_attention.so"
             file.write_text(source, encoding="utf-8")

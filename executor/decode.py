@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from costmodel.errors import bad
 from executor.attention import SlotAttention
 from executor.drafters import Drafter, prefill
 from executor.kv_cache import KvCache
@@ -54,6 +55,12 @@ class Trace:
     def tpot_s(self) -> float:
         """Seconds per output token, averaged over the rows, each up to its own last token. [s]"""
         return sum(s / n for s, n in zip(self.row_finish_s, self.row_tokens, strict=True)) / len(self.row_tokens)
+
+    @property
+    def throughput_tokens_per_s(self) -> float:
+        """All rows together, while all of them run. [tokens/s]"""
+        full = [i for i, active in enumerate(self.active_rows) if active == self.active_rows[0]]
+        return sum(self.emitted[i] for i in full) / sum(self.round_s[i] for i in full)
 
     @property
     def mean_acceptance_length(self) -> float:
@@ -146,7 +153,10 @@ def decode(
         drafted = _now(device)
         attend = SlotAttention(batch.cache, batch.lengths_B - 1, gamma + 1, model.config.sliding_window)
         known_BT = positions_BT.clamp(max=model.config.max_context_len - 1)  # what lies beyond is never emitted
-        target_BT = model.logits(model(input_BT, known_BT, attend)).argmax(-1)
+        logits_BTV = model.logits(model(input_BT, known_BT, attend))
+        if not trace.round_s and not bool(logits_BTV.isfinite().all()):
+            raise bad(model.config.name, "", "finite logits", "inf or nan: the weights are damaged or overflow this type")
+        target_BT = logits_BTV.argmax(-1)
         verified = _now(device)
         accepted_B = count_accepted(draft_BG, target_BT)
         emitted_B, ends_B = count_emitted(target_BT, accepted_B, remaining_B, stops)

@@ -57,10 +57,21 @@ class ModelDrafter:
         shared: The cache is the target's, which fills it in verification; else the drafter does.
         kv_budget: Entries it reads at most beside the tokens of the round; None for all. [tokens]
         gamma: Most draft tokens per round. [tokens]
+        vocab_size: Ids the target knows; the drafter's own by default.
     """
 
-    def __init__(self, model: Transformer, cache: KvCache, *, shared: bool, kv_budget: int | None, gamma: int):
+    def __init__(
+        self,
+        model: Transformer,
+        cache: KvCache,
+        *,
+        shared: bool,
+        kv_budget: int | None,
+        gamma: int,
+        vocab_size: int | None = None,
+    ):
         self.model, self.cache, self.shared, self.kv_budget = model, cache, shared, kv_budget
+        self.vocab_size = vocab_size or model.config.vocab_size
         self.copy: KvCache | None = None
         if kv_budget is not None:
             batch_size, slots = cache.k_LBKSH.shape[1], min(kv_budget, cache.capacity) + 2 * gamma + 4
@@ -70,7 +81,7 @@ class ModelDrafter:
     @torch.inference_mode()
     def prefill(self, row: int, tokens_S: Tensor) -> None:
         if not self.shared:
-            prefill(self.model, self.cache, row, tokens_S)
+            prefill(self.model, self.cache, row, tokens_S.clamp(max=self.model.config.vocab_size - 1))
         if self.copy is not None:
             self.copied_B[row] = -1
 
@@ -83,11 +94,12 @@ class ModelDrafter:
         positions_BT = lengths_B[:, None] + torch.arange(-lag, 0, device=lengths_B.device)
         input_BT = tokens_BS[rows_B1, positions_BT]
         starts_B = positions_BT[:, 0] if self.copy is None else self.copied_B - (lag - 1)
+        vocabulary = self.model.config.vocab_size  # two models' differ by padding, whose ids are no tokens
         draft_BG = torch.empty((len(lengths_B), gamma), dtype=tokens_BS.dtype, device=tokens_BS.device)
         for i in range(gamma):
             known_BT = positions_BT.clamp(max=self.model.config.max_context_len - 1)  # what lies beyond is never emitted
-            x_BTD = self.model(input_BT, known_BT, self._attend(starts_B, positions_BT))
-            draft_BG[:, i] = self.model.logits(x_BTD[:, -1]).argmax(-1)
+            x_BTD = self.model(input_BT.clamp(max=vocabulary - 1), known_BT, self._attend(starts_B, positions_BT))
+            draft_BG[:, i] = self.model.logits(x_BTD[:, -1])[:, : self.vocab_size].argmax(-1)
             starts_B = starts_B + input_BT.shape[1]
             input_BT, positions_BT = draft_BG[:, i : i + 1], positions_BT[:, -1:] + 1
         return draft_BG

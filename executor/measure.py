@@ -16,6 +16,7 @@ import torch
 
 from costmodel.strategy import Strategy
 from costmodel.workload import Workload
+from executor import cpu_attention
 from executor.decode import Trace
 
 SCHEMA_VERSION = 1
@@ -59,6 +60,7 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "cuda": torch.version.cuda if cuda else None,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
+        "cpu_kernel": cpu_attention.load() is not None,
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -72,6 +74,7 @@ class Measurement:
     Attributes:
         workload: What was asked.
         strategy: What was done.
+        hardware: Profile that describes the machine it ran on.
         target, draft: Fingerprints of the models.
         measured_target_step_s: Plain decoding step, where plain decoding ran too. [s]
         measured_verify_step_s: The target's pass over draft tokens. [s]
@@ -80,7 +83,7 @@ class Measurement:
         measured_speculative_tpot_s: Per output token and row. [s]
         measured_autoregressive_tpot_s: The same of plain decoding. [s]
         measured_speedup: Their ratio.
-        throughput_tokens_per_s: All rows together. [tokens/s]
+        throughput_tokens_per_s: All rows together, while all of them run. [tokens/s]
         acceptance_rate: Of draft tokens whose predecessors were accepted. [0-1]
         acceptance_by_position: The same for each draft position. [0-1]
         mean_acceptance_length: Tokens per verification, bonus included. [tokens]
@@ -93,6 +96,7 @@ class Measurement:
 
     workload: dict[str, Any]
     strategy: dict[str, Any]
+    hardware: str
     target: str
     draft: str | None
     measured_target_step_s: float | None
@@ -122,6 +126,7 @@ def summarise(
     *,
     workload: Workload,
     strategy: Strategy,
+    hardware: str,
     target: str,
     draft: str | None,
     outputs_identical: bool | None,
@@ -138,6 +143,7 @@ def summarise(
     return Measurement(
         workload=asdict(workload),
         strategy=asdict(strategy),
+        hardware=hardware,
         target=target,
         draft=draft,
         measured_target_step_s=statistics.median(plain.round_s) if plain else None,
@@ -148,7 +154,7 @@ def summarise(
         measured_speculative_tpot_s=trace.tpot_s,
         measured_autoregressive_tpot_s=plain_tpot_s,
         measured_speedup=plain_tpot_s / trace.tpot_s if plain_tpot_s else None,
-        throughput_tokens_per_s=sum(trace.emitted) / trace.decode_s,
+        throughput_tokens_per_s=trace.throughput_tokens_per_s,
         acceptance_rate=trace.acceptance_rate,
         acceptance_by_position=[accepted / reached if reached else None for accepted, reached in positions],
         mean_acceptance_length=trace.mean_acceptance_length,

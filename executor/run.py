@@ -54,18 +54,24 @@ def check_runnable(strategy: Strategy, target: Transformer, draft: Transformer |
     if (strategy.draft_kind, strategy.kv_policy) not in RUNNABLE:
         known = ", ".join(f"{kind} with {policy}" for kind, policy in RUNNABLE)
         raise bad("plan", "strategy", f"a draft the executor can run ({known})", str(strategy))
-    if draft is not None and draft.config.vocab_size != target.config.vocab_size:
-        expected = f"the target's vocabulary of {target.config.vocab_size} tokens"
+    if draft is not None and abs(draft.config.vocab_size - target.config.vocab_size) > 0.01 * target.config.vocab_size:
+        expected = f"the target's vocabulary of {target.config.vocab_size} tokens, but for padding"
         raise bad("draft model", "vocab_size", expected, draft.config.vocab_size)
 
 
 def check_prompts(prompts: Sequence[Prompt], model: Transformer, max_new_tokens: int, where: str) -> None:
     """Raise `InputError` for every prompt that is empty or, with its output, longer than the model's positions."""
     most = model.config.max_context_len - max_new_tokens
+    if most < 1:
+        expected = f"fewer than the {model.config.max_context_len} positions of the model"
+        raise bad("--max-new-tokens", "", expected, max_new_tokens)
     problems = []
     for prompt in prompts:
         if not prompt.tokens:
             problems.append(Problem(where, prompt.id, "at least one token", "an empty prompt"))
+        elif max(prompt.tokens) >= model.config.vocab_size:
+            expected = f"token ids below the model's vocabulary of {model.config.vocab_size}"
+            problems.append(Problem(where, prompt.id, expected, f"{max(prompt.tokens)}: tokenizer.json is not this model's"))
         elif len(prompt.tokens) > most:
             expected = f"at most {most} tokens ({model.config.max_context_len} positions less {max_new_tokens} new tokens)"
             problems.append(Problem(where, prompt.id, expected, f"{len(prompt.tokens)} tokens"))
@@ -84,7 +90,14 @@ def make_drafter(strategy: Strategy, batch: Batch, draft: Transformer | None) ->
     if draft.config.max_context_len < needed:
         raise bad("draft model", "max_position_embeddings", f"at least {needed} positions", draft.config.max_context_len)
     cache = KvCache(draft.config, len(batch.prompts), batch.cache.capacity, draft.device, draft.dtype)
-    drafter = ModelDrafter(draft, cache, shared=False, kv_budget=strategy.kv_budget, gamma=strategy.gamma)
+    drafter = ModelDrafter(
+        draft,
+        cache,
+        shared=False,
+        kv_budget=strategy.kv_budget,
+        gamma=strategy.gamma,
+        vocab_size=batch.model.config.vocab_size,
+    )
     for row, prompt in enumerate(batch.prompts):
         drafter.prefill(row, torch.tensor(prompt, device=draft.device))
     return drafter

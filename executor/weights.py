@@ -14,6 +14,7 @@ from costmodel.errors import InputError, Problem, bad
 from costmodel.transformer import TransformerConfig, load_config
 from executor.transformer import Transformer
 
+FLOAT_TYPES = ("F64", "F32", "BF16", "F16")  # as safetensors files call them
 MOST_PROBLEMS = 20  # as many are shown
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")  # buffers that old checkpoints carry
 
@@ -98,6 +99,9 @@ def _read_tensors(folder: Path, wanted: dict[str, Tensor], config: TransformerCo
                     shape = list(archive.get_slice(key).get_shape())
                     if key not in wanted:
                         problems.append(Problem(str(file), key, "no such tensor for this config.json", f"shape {shape}"))
+                    elif archive.get_slice(key).get_dtype() not in FLOAT_TYPES:
+                        kind = archive.get_slice(key).get_dtype()
+                        problems.append(Problem(str(file), key, f"a type out of {', '.join(FLOAT_TYPES)}", kind))
                     elif shape != list(wanted[key].shape):
                         problems.append(Problem(str(file), key, f"shape {list(wanted[key].shape)}", f"shape {shape}"))
                     else:

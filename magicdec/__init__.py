@@ -3,7 +3,7 @@
 >>> import magicdec
 >>> e = magicdec.predict("llama-3.1-8b", "h100-sxm", num_gpus=8, batch_size=64, context_len=32000, gamma=3)
 >>> round(float(e.round.speedup), 1)
-1.6
+1.5
 """
 
 from typing import TYPE_CHECKING, Any

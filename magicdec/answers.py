@@ -14,7 +14,7 @@ from costmodel.errors import bad
 from costmodel.hardware import builtin_profiles, resolve_profile
 from costmodel.plan import Plan, load_plan
 from costmodel.roofline import VERIFY_KERNELS, VerifyKernel
-from costmodel.search import Candidate
+from costmodel.search import GAMMAS, Candidate
 from costmodel.strategy import Strategy
 from costmodel.transformer import builtin_configs
 from costmodel.units import format_bytes, format_rate, format_seconds
@@ -48,7 +48,8 @@ def prediction_document(
         raise bad("--mean-acceptance-length", "", expected, mean_acceptance_length)
     where: dict[str, Any] = {"num_gpus": num_gpus, "tensor_parallel": tensor_parallel, "verify_kernel": verify_kernel}
     question = ask(model, hardware, **where)
-    found = find_draft(draft, kv_policy, question.setup.hardware)
+    found = find_draft(draft, kv_policy, question.setup.hardware, kv_budget)
+    _refuse_useless(found.kind, gamma=gamma, kv_budget=kv_budget, acceptance_rate=acceptance_rate, length=mean_acceptance_length)
     if found.kind == "none":
         strategy = Strategy()
         evaluation = predict(model, hardware, batch_size=batch_size, context_len=context_len, draft="none", **where)
@@ -76,9 +77,18 @@ def prediction_document(
             draft_model=found.model.name if found.model else None,
         )
     candidate = Candidate(strategy, batch_size, evaluation, ())
-    document = describe(question, candidate, Workload(batch_size, context_len, 1))
+    document = describe(question, candidate, Workload(batch_size, context_len, 1), found.model)
     document["workload"].pop("output_len", None)
     return document
+
+
+def _refuse_useless(kind: str, *, length: float | None, **options: object) -> None:
+    """Options that would have no effect are mistakes: say so."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if kind == "none" and given:
+        raise bad(given[0], "", "nothing beside --draft none, which drafts nothing", ", ".join(given))
+    if length is not None and options["acceptance_rate"] is not None:
+        raise bad("--mean-acceptance-length", "", "no --acceptance-rate beside it: one of the two", "both")
 
 
 def plan_document(
@@ -91,8 +101,10 @@ def plan_document(
     context_len: int,
     output_len: int,
     drafts: Sequence[str],
-    objective: str,
+    objective: str | None,
     max_tpot_s: float | None,
+    gammas: Sequence[int] | None,
+    kv_budgets: Sequence[int] | None,
     acceptance_rate: float | None,
 ) -> tuple[Plan, str]:
     """The plan that `plan` writes and what it prints: the candidates, best of each kind first, and the verdict."""
@@ -103,8 +115,10 @@ def plan_document(
         workload,
         drafts=drafts,
         batch_sizes=batch_sizes,
-        objective=objective,
+        objective=objective or ("throughput" if len(batch_sizes) > 1 else "latency"),
         max_tpot_s=max_tpot_s,
+        gammas=gammas or GAMMAS,
+        kv_budgets=kv_budgets,
         acceptance_rate=acceptance_rate,
     )
     shown = best_of_each(ranked)
@@ -120,7 +134,8 @@ def plan_document(
         for candidate in shown
     ]
     header = ["strategy, best first", "batch", "per token", "tokens/s", "speedup", "memory per GPU"]
-    facts = {**made.prediction.model_dump(), "strategy": asdict(made.strategy)}
+    facts = {**made.prediction.model_dump(), "strategy": asdict(made.strategy), "fits_in_memory": True}
+    facts["runner_up"] = made.runner_up.model_dump() if made.runner_up else None
     notes = [f"note: {note}" for note in made.notes]
     return made, "\n".join([text.table(header, rows), "", *notes, "", text.verdict(facts)])
 
@@ -149,6 +164,7 @@ def run_document(
     stdin: IO[str],
 ) -> tuple[dict[str, Any], str]:
     """Execute a plan on a prompts file; the measurement beside the prediction."""
+    from executor.run import check_prompts
     from magicdec import running
     from magicdec.demo import comparison_text
     from magicdec.files import output_file
@@ -158,16 +174,19 @@ def run_document(
     loaded = running.load(made, model_dir=model_dir, draft_dir=draft_dir, device=device)
     if measurements is not None:
         open(measurements, "a", encoding="utf-8").close()  # fail before the work, not after it
+    prepared = running.encode(loaded.tokenizer, asked)
+    check_prompts(prepared, loaded.target, max_new_tokens or made.workload.output_len, prompts)
     sink_path = output or ("-" if texts_to_stdout else None)
     with output_file(sink_path) as sink:
         execution = running.execute(
             loaded,
             made.strategy,
-            running.encode(loaded.tokenizer, asked),
+            prepared,
             batch_size=made.workload.batch_size,
             max_new_tokens=max_new_tokens or made.workload.output_len,
             compare=compare,
             repeats=repeats,
+            hardware=made.hardware.name,
             where=prompts,
             sink=sink,
         )
@@ -234,9 +253,9 @@ def write_report(
     folder: Path,
     *,
     files: Sequence[str],
-    model: str,
-    hardware: str,
-    num_gpus: int,
+    model: str | None,
+    hardware: str | None,
+    num_gpus: int | None,
     tensor_parallel: int | None,
     batch_sizes: Sequence[int],
     context_lens: Sequence[int],
@@ -245,13 +264,25 @@ def write_report(
     kv_budget: int,
     ridges: Sequence[str],
 ) -> list[Path]:
-    """Draw every planning figure and, for each pair of plan and measurement, predicted beside measured."""
+    """Draw every planning figure and, for each pair of plan and measurement, predicted beside measured.
+
+    Model and machine are those of the first plan, unless they are given.
+    """
     from reports.page import write_page
     from reports.planning import Map, planning_figures
     from reports.runs import read_runs, run_figures
 
-    question = ask(model, hardware, num_gpus=num_gpus, tensor_parallel=tensor_parallel)
-    found = find_draft(draft, kv_policy, question.setup.hardware)
+    runs, plans = read_runs(files)
+    planned = plans[0] if plans else None
+    question = ask(
+        model or (planned.target.name if planned else "llama-3.1-8b"),
+        hardware or (planned.hardware.name if planned else "h100-sxm"),
+        num_gpus=num_gpus or (planned.hardware.num_gpus if planned else 8),
+        tensor_parallel=tensor_parallel or (planned.hardware.tensor_parallel if planned and num_gpus is None else None),
+    )
+    found = find_draft(draft, kv_policy, question.setup.hardware, kv_budget)
+    if found.kind == "none":
+        raise bad("--draft", "", "`self` or a model: the figures are about drafting", "none")
     batches, contexts = np.array(sorted(set(batch_sizes))), np.array(sorted(set(context_lens)))
     drawn = Map(
         setup=question.setup,
@@ -262,8 +293,7 @@ def write_report(
         curves=question.model.curves,
         ridges=tuple(resolve_profile(name) for name in ridges),
     )
-    runs = read_runs(files)
-    return write_page(folder, [*planning_figures(drawn), *run_figures(runs)], drawn, runs)
+    return write_page(folder, [*planning_figures(drawn), *run_figures(runs)], drawn, runs, plans)
 
 
 def list_profiles() -> tuple[list[dict[str, Any]], str]:

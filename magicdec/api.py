@@ -15,6 +15,7 @@ from costmodel.plan import Plan, PlannedHardware, PlannedModel, PredictedRound, 
 from costmodel.roofline import VerifyKernel
 from costmodel.search import GAMMAS, KV_BUDGETS, Candidate, candidates, rank
 from costmodel.speculation import minimum_acceptance_rate
+from costmodel.transformer import TransformerConfig
 from costmodel.workload import Workload
 from magicdec.names import DEFAULT_KV_BUDGET, Model, executed, find_draft, find_hardware, find_model
 
@@ -42,7 +43,8 @@ def ask(
 ) -> Question:
     """Resolve the names of a model and a machine. Tensor parallelism spans all GPUs unless it is given."""
     found, profile = find_model(model), find_hardware(hardware)
-    setup = Setup(executed(found.config, profile), profile, num_gpus, tensor_parallel or num_gpus, verify_kernel)
+    gpus = num_gpus if tensor_parallel is None else tensor_parallel
+    setup = Setup(executed(found.config, profile), profile, num_gpus, gpus, verify_kernel)
     return Question(found, setup)
 
 
@@ -87,7 +89,7 @@ def predict(
     True
     """
     question = ask(model, hardware, num_gpus=num_gpus, tensor_parallel=tensor_parallel, verify_kernel=verify_kernel)
-    found = find_draft(draft, kv_policy, question.setup.hardware)
+    found = find_draft(draft, kv_policy, question.setup.hardware, kv_budget)
     budget: ArrayLike = np.inf if found.kv_policy == "full" else (DEFAULT_KV_BUDGET if kv_budget is None else kv_budget)
 
     def evaluate(g: ArrayLike) -> Evaluation:
@@ -114,7 +116,7 @@ def best_gamma(evaluate: Any) -> np.ndarray[Any, Any]:
     return np.asarray(np.array(GAMMAS)[speedups.argmax(axis=0)])
 
 
-def describe(question: Question, candidate: Candidate, workload: Workload) -> dict[str, Any]:
+def describe(question: Question, candidate: Candidate, workload: Workload, draft: TransformerConfig | None) -> dict[str, Any]:
     """One priced strategy as the document that `predict --json` prints. Quantities in SI units, named so."""
     steps, evaluation = candidate.steps, candidate.evaluation
     drafts = candidate.strategy.draft_kind != "none"
@@ -144,11 +146,11 @@ def describe(question: Question, candidate: Candidate, workload: Workload) -> di
         "num_gpus": question.setup.num_gpus,
         "tensor_parallel": question.setup.tensor_parallel,
         "calibrated": question.setup.hardware.calibrated,
-        "notes": notes(question, candidate, workload),
+        "notes": notes(question, candidate, workload, draft),
     }
 
 
-def notes(question: Question, candidate: Candidate, workload: Workload) -> list[str]:
+def notes(question: Question, candidate: Candidate, workload: Workload, draft: TransformerConfig | None) -> list[str]:
     """What a reader must know to judge the numbers."""
     found = []
     hardware, target = question.setup.hardware, question.setup.target
@@ -162,11 +164,15 @@ def notes(question: Question, candidate: Candidate, workload: Workload) -> list[
         found.append(answer.note)
         budget = candidate.strategy.kv_budget or workload.context_len
         if not answer.curve.covers(budget, workload.context_len):
-            found.append("that acceptance is extrapolated: the context is more than twice as long, for this budget, as measured")
+            found.append("that acceptance is extrapolated: budget or context is not within a factor of two of what was measured")
     if not candidate.fits_in_memory:
         found.append(f"does not fit in the memory of one GPU ({hardware.peak.memory_bytes / 1e9:.0f} GB)")
     if workload.max_context_len > target.max_context_len:
         found.append(f"{target.name} knows {target.max_context_len} positions; the workload asks for {workload.max_context_len}")
+    if draft is not None and workload.max_context_len > draft.max_context_len:
+        found.append(
+            f"{draft.name} knows {draft.max_context_len} positions only: it cannot draft at {workload.max_context_len} as it is"
+        )
     return found
 
 
@@ -179,7 +185,7 @@ def make_plan(
     objective: str = "latency",
     max_tpot_s: float | None = None,
     gammas: Sequence[int] = GAMMAS,
-    kv_budgets: Sequence[int] = KV_BUDGETS,
+    kv_budgets: Sequence[int] | None = None,
     acceptance_rate: float | None = None,
 ) -> tuple[Plan, list[Candidate]]:
     """The best strategy for a workload as a plan, and every candidate that qualifies, best first.
@@ -191,13 +197,15 @@ def make_plan(
         batch_sizes: Batch sizes to choose from; the workload's by default.
         objective: `latency` or `throughput`.
         max_tpot_s: Most seconds per output token. [s]
-        gammas, kv_budgets: What to consider. [tokens]
+        gammas, kv_budgets: What to consider; with a given acceptance, which belongs to one budget, 512 only. [tokens]
         acceptance_rate: Given instead of looked up. [0-1]
 
     Raises:
         InputError: Nothing fits in memory or is fast enough.
     """
     setup = question.setup
+    if kv_budgets is None:
+        kv_budgets = KV_BUDGETS if acceptance_rate is None else (DEFAULT_KV_BUDGET,)
     found = [draft for text in drafts for draft in _with_policies(text, question, acceptance_rate)]
     priced = candidates(
         setup,
@@ -211,10 +219,11 @@ def make_plan(
     )
     ranked = rank(priced, objective=objective, max_tpot_s=max_tpot_s)
     best = ranked[0]
-    other = next((c for c in ranked if c.strategy.family != best.strategy.family), None)
+    same_batch = [c for c in sorted(ranked, key=lambda c: -c.speedup) if c.batch_size == best.batch_size]
+    other = next((c for c in same_batch if c.strategy.family != best.strategy.family), None)
     draft = next((d for d in found if best.strategy.family == (d.kind, d.kv_policy, d.model and d.model.name)), Draft())
     chosen = Workload(best.batch_size, workload.context_len, workload.output_len)
-    document = describe(question, best, chosen)
+    document = describe(question, best, chosen, draft.model)
     prediction = {key: document[key] for key in PredictedRound.model_fields if key in document}
     plan = Plan(
         workload=chosen,

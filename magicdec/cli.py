@@ -97,10 +97,17 @@ acceptance_option = click.option(
 )
 
 
+def refuse_two_on_stdout(as_json: bool, output: str | None) -> None:
+    """--json and -o - both want standard output."""
+    if as_json and output == "-":
+        raise click.UsageError("--json prints on stdout already: leave out -o -, or name a file.")
+
+
 def emit(document: Any, words: str, *, as_json: bool, output: str | None) -> None:
     """Show a result: text on stdout, or JSON on stdout and the text on stderr; `output` gets the JSON document too."""
     from magicdec.files import output_file
 
+    refuse_two_on_stdout(as_json, output)
     rendered = json.dumps(document, indent=2, allow_nan=False)
     if output is not None:
         with output_file(output) as file:
@@ -209,7 +216,13 @@ def _predict_scenarios(source: str, *, as_json: bool, output: str | None) -> Non
 @click.option("--context-len", type=TOKENS, required=True, help="Prompt length, per sequence.")
 @click.option("--output-len", type=TOKENS, default=128, show_default=True, help="New tokens, per sequence.")
 @click.option("--draft", "drafts", multiple=True, default=("self",), show_default=True, help="`self` or a model; repeatable.")
-@click.option("--objective", type=click.Choice(["latency", "throughput"]), default="latency", show_default=True)
+@click.option("--gamma", "gammas", type=TOKEN_LIST, help="Draft tokens per round to consider.  [default: 1 to 10]")
+@click.option("--kv-budget", "kv_budgets", type=TOKEN_LIST, help="KV budgets to consider.  [default: 64 to 4096]")
+@click.option(
+    "--objective",
+    type=click.Choice(["latency", "throughput"]),
+    help="[default: latency, of several batch sizes throughput]",
+)
 @click.option("--max-tpot", "max_tpot_s", type=SECONDS, help="Most time per output token, such as 50ms.")
 @acceptance_option
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON on stdout; text goes to stderr.")
@@ -220,6 +233,7 @@ def plan(as_json: bool, output: str | None, **question: Any) -> None:
     from magicdec.answers import plan_document
     from magicdec.files import output_file
 
+    refuse_two_on_stdout(as_json, output)
     made, words = plan_document(**question)
     with output_file(output) as file:
         if file is not None:
@@ -243,10 +257,13 @@ def run(as_json: bool, plan_file: str, **how: Any) -> None:
     """Execute a plan on prompts and measure it beside the prediction."""
     from magicdec.answers import run_document
 
+    refuse_two_on_stdout(as_json, how["output"])
     document, words = run_document(plan_file, texts_to_stdout=not as_json, stdin=sys.stdin, **how)
     click.echo(words, err=True)
     if as_json:
         click.echo(json.dumps(document, indent=2))
+    if document["outputs_identical"] is False and not document["differences_are_near_ties"]:
+        sys.exit(1)
 
 
 @main.command()
@@ -293,9 +310,9 @@ def acceptance(as_json: bool, output: str | None, **how: Any) -> None:
 
 @main.command()
 @click.argument("files", nargs=-1, type=click.Path())
-@click.option("--model", default="llama-3.1-8b", show_default=True, help="Model of the planning figures.")
-@click.option("--hardware", default="h100-sxm", show_default=True, help="Machine of the planning figures.")
-@click.option("--num-gpus", type=TOKENS, default=8, show_default=True)
+@click.option("--model", help="Model of the planning figures.  [default: the first plan's, else llama-3.1-8b]")
+@click.option("--hardware", help="Their machine.  [default: the first plan's, else h100-sxm]")
+@click.option("--num-gpus", type=TOKENS, help="GPUs in all.  [default: the first plan's, else 8]")
 @click.option("--tensor-parallel", type=TOKENS, help="GPUs that share the model; all of them by default.")
 @click.option("--batch-sizes", type=TOKEN_LIST, default=(1, 4, 16, 32, 64, 128, 256), help="Batch axis.")
 @click.option("--context-lens", type=TOKEN_LIST, default=(1000, 4000, 16000, 32000, 64000, 100000), help="Context axis.")

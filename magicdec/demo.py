@@ -90,6 +90,8 @@ def run_demo(
 def comparison_text(plan: Plan, document: dict[str, Any]) -> str:
     """Predicted beside measured, and the verdict."""
     rows = text.comparison_rows(document, document)
+    if not document["comparable"]:
+        return measured_text(document)
     identical = "identical to" if document["outputs_identical"] else "DIFFERENT from"
     speedup, predicted = document["measured_speedup"], document["predicted_speedup"]
     error = predicted / speedup - 1
@@ -101,3 +103,18 @@ def comparison_text(plan: Plan, document: dict[str, Any]) -> str:
         f"({error:+.0%}); the output is {identical} plain decoding over {document['tokens_compared']} tokens.",
     ]
     return "\n".join(lines)
+
+
+def measured_text(document: dict[str, Any]) -> str:
+    """What was measured, where the prediction is of another machine or workload and proves nothing."""
+    identical = "identical to" if document["outputs_identical"] else "DIFFERENT from"
+    lines = [f"note: {line}" for line in document["differences"]]
+    return "\n".join(
+        [
+            *lines,
+            f"The plan was made for another machine ({document['planned_for']}) or workload; "
+            "its prediction is not set beside this run.",
+            f"Here it decoded {document['measured_speedup']:.2f}x as fast as plain decoding, and the output is {identical} plain "
+            f"decoding over {document['tokens_compared']} tokens.",
+        ]
+    )

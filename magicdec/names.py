@@ -16,6 +16,7 @@ from costmodel.evaluate import Draft
 from costmodel.hardware import HardwareProfile, load_profile, resolve_profile
 from costmodel.strategy import KV_POLICIES, KvPolicy
 from costmodel.transformer import TransformerConfig, load_config, resolve_model
+from executor.user_cache import cache_folder
 from magicdec import __version__
 
 REFERENCE, CPU = "reference", "cpu"
@@ -41,13 +42,13 @@ class Model:
         return (*(replace(curve, target=self.config.name) for curve in own), *published_curves())
 
 
-def find_model(name: str) -> Model:
+def find_model(name: str, where: str = "--model") -> Model:
     """The shipped reference model, a built-in configuration, a config.json or a checkpoint directory."""
     if name == REFERENCE:
         from executor.reference_model import reference_model_dir
 
         return Model(load_config(reference_model_dir(), name=REFERENCE), reference_model_dir())
-    return Model(resolve_model(name), Path(name) if Path(name).is_dir() else None)
+    return Model(resolve_model(name, where), Path(name) if Path(name).is_dir() else None)
 
 
 def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str], None] = lambda text: None) -> HardwareProfile:
@@ -65,7 +66,6 @@ def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str
 
 def cpu_profile_file() -> Path:
     """Where this machine's own profile is kept: a file for each processor, number of cores and version of what ran."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -74,7 +74,7 @@ def cpu_profile_file() -> Path:
     settings = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MAGICDEC_CPU_KERNEL")]
     facts = [processor, str(os.cpu_count()), *settings, version("torch"), __version__]
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
-    return Path(home) / "magicdec" / f"cpu-{key}.yaml"
+    return cache_folder() / f"cpu-{key}.yaml"
 
 
 def executed(config: TransformerConfig, hardware: HardwareProfile) -> TransformerConfig:
@@ -82,10 +82,11 @@ def executed(config: TransformerConfig, hardware: HardwareProfile) -> Transforme
     return config.with_dtype("float32") if hardware.name == CPU and config.bytes_per_element < 4 else config
 
 
-def find_draft(text: str, kv_policy: str | None, hardware: HardwareProfile) -> Draft:
+def find_draft(text: str, kv_policy: str | None, hardware: HardwareProfile, kv_budget: object = None) -> Draft:
     """What `--draft` and `--kv-policy` mean: `none`, `self`, or the name of a smaller model.
 
-    A self draft reads by StreamingLLM unless told otherwise, a smaller model its whole KV cache.
+    A self draft reads by StreamingLLM unless told otherwise, a smaller model its whole KV cache unless a
+    budget is given.
     """
     if kv_policy is not None and kv_policy not in KV_POLICIES:
         raise bad("--kv-policy", "", " or ".join(KV_POLICIES), repr(kv_policy))
@@ -96,4 +97,5 @@ def find_draft(text: str, kv_policy: str | None, hardware: HardwareProfile) -> D
         if policy == "full":
             raise bad("--kv-policy", "", "a sparse policy for a self draft, which else costs what the target does", "full")
         return Draft("self", policy or "streaming_llm")
-    return Draft("model", policy or "full", executed(find_model(text).config, hardware))
+    sparse: KvPolicy = "streaming_llm" if kv_budget is not None else "full"
+    return Draft("model", policy or sparse, executed(find_model(text, "--draft").config, hardware))

@@ -33,7 +33,9 @@ from executor.run import (
 from executor.tokenizer import load_tokenizer
 from executor.transformer import Transformer
 from executor.weights import load_model, stop_tokens
-from magicdec.names import find_model
+from magicdec.names import CPU, find_model
+
+NEAR_TIE = ", a near-tie"
 
 
 @dataclass(frozen=True)
@@ -129,10 +131,10 @@ def read_prompts(source: str, stdin: IO[str]) -> list[tuple[str, str]]:
     """
     where = "standard input" if source == "-" else source
     try:
-        text = stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        text = stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise bad(source, "", "a readable text file of prompts", getattr(error, "strerror", None) or error) from None
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
         raise bad(where, "", "one prompt a line, or JSON lines with id and prompt", "nothing")
     if lines[0][1].lstrip().startswith("{"):
@@ -179,6 +181,7 @@ def execute(
     compare: bool,
     where: str,
     sink: IO[str] | None = None,
+    hardware: str = CPU,
     ignore_stops: bool = False,
     repeats: int = 1,
 ) -> Execution:
@@ -217,6 +220,7 @@ def execute(
         merge(plain) if plain else None,
         workload=Workload(min(batch_size, len(prompts)), max(len(p.tokens) for p in prompts), max_new_tokens),
         strategy=strategy,
+        hardware=hardware if loaded.target.device.type == "cuda" else CPU,
         target=fingerprint(loaded.target.config),
         draft=fingerprint(draft.config) if draft else None,
         outputs_identical=not differences if compare else None,
@@ -246,7 +250,7 @@ def _differences(model: Transformer, prompts: Sequence[Prompt], result: Result) 
             gap = "one is a prefix of the other"
             if at < min(len(output), len(plain)):
                 nats = log_probability_gap(model, [*prompt.tokens, *plain[:at]], output[at])
-                gap = f"the model rates it {nats:.2g} nats below its favourite" + (", a near-tie" if nats < 1e-3 else "")
+                gap = f"the model rates it {nats:.2g} nats below its favourite" + (NEAR_TIE if nats < 1e-3 else "")
             found.append(f"prompt {prompt.id} differs from plain decoding at new token {at}: {gap}")
     return found
 
@@ -257,10 +261,17 @@ def _bar(total: int, title: str, unit: str) -> Iterator[Any]:
         yield bar
 
 
-def document(execution: Execution, plan: Plan | None) -> dict[str, Any]:
-    """The outcome as `--json` prints it: what was predicted, where a plan was, and what was measured."""
-    predicted = plan.prediction.model_dump(exclude={"breakdown", "bound"}) if plan else {}
-    if plan:
-        tpot_s = predicted["predicted_speculative_tpot_s"]
-        predicted["predicted_throughput_tokens_per_s"] = plan.workload.batch_size / tpot_s
-    return {**predicted, **asdict(execution.measurement), "differences": list(execution.differences)}
+def document(execution: Execution, plan: Plan) -> dict[str, Any]:
+    """The outcome as `--json` prints it: what was predicted and what was measured, and whether the two can be compared."""
+    predicted = plan.prediction.model_dump(exclude={"breakdown", "bound"})
+    predicted["predicted_throughput_tokens_per_s"] = plan.workload.batch_size / predicted["predicted_speculative_tpot_s"]
+    measurement = execution.measurement
+    comparable = measurement.hardware == plan.hardware.name and _near(plan.workload, measurement.workload)
+    extra = {"comparable": comparable, "planned_for": plan.hardware.name, "differences": list(execution.differences)}
+    extra["differences_are_near_ties"] = all(line.endswith(NEAR_TIE) for line in execution.differences)
+    return {**predicted, **asdict(measurement), **extra}
+
+
+def _near(planned: Workload, seen: dict[str, Any]) -> bool:
+    """Same batch, and contexts within a thirty-second: prompts are what they are."""
+    return bool(seen["batch_size"] == planned.batch_size and abs(seen["context_len"] / planned.context_len - 1) <= 1 / 32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def _number(row: Mapping[str, str | None], key: str, *, required: bool = False) 
     value = _real(row, key)
     if value is None and not required:
         return None
-    if value is None or value < 1 or value != int(value):
+    if value is None or not math.isfinite(value) or value < 1 or value != int(value):
         raise bad(key, "", "a positive whole number", repr(row.get(key)))
     return int(value)
 

@@ -51,6 +51,12 @@ def verdict(document: dict[str, Any]) -> str:
     share = parts[document["bound"]] / sum(parts.values())
     why = f"a plain decoding step spends {share:.0%} of its time on {bound}"
     low, middle, high = (document[f"predicted_speedup{end}"] for end in ("_low", "", "_high"))
+    if not document["fits_in_memory"]:
+        return f"It does not fit in memory: more GPUs, a smaller batch or a shorter context. If it did: {middle:.2f}x."
+    other = document.get("runner_up")
+    if strategy["draft_kind"] == "none" and other:
+        best = f"the best draft, {strategy_words(other['strategy'])}, would run at {other['predicted_speedup']:.2f}x"
+        return f"Do not speculate: {best}, which is no sure gain; {why}."
     if strategy["draft_kind"] == "none":
         step = format_seconds(document["predicted_target_step_s"])
         return f"Plain decoding takes {step} per token: {why}."

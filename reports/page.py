@@ -7,9 +7,12 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from costmodel.errors import bad
+from costmodel.plan import Plan
 from reports.planning import Map
-from reports.runs import Run
+from reports.runs import QUANTITIES, Run
 from reports.style import Drawing
 
 STYLE = """
@@ -19,7 +22,9 @@ table { border-collapse: collapse } td, th { padding: .2rem .8rem; text-align: r
 """.strip()
 
 
-def write_page(folder: Path, drawings: Sequence[Drawing], drawn: Map, runs: Sequence[Run]) -> list[Path]:
+def write_page(
+    folder: Path, drawings: Sequence[Drawing], drawn: Map, runs: Sequence[Run], plans: Sequence[Plan] = ()
+) -> list[Path]:
     """Write every drawing as PNG and SVG, and `index.html`, which needs no other file.
 
     Raises:
@@ -29,7 +34,7 @@ def write_page(folder: Path, drawings: Sequence[Drawing], drawn: Map, runs: Sequ
         folder.mkdir(parents=True, exist_ok=True)
         written = [path for drawing in drawings for path in _save(folder, drawing)]
         page = folder / "index.html"
-        page.write_text(_page(drawings, drawn, runs), encoding="utf-8")
+        page.write_text(_page(drawings, drawn, runs, plans), encoding="utf-8")
     except OSError as error:
         raise bad(folder, "", "a folder that can be written", error.strerror) from None
     return [page, *written]
@@ -42,12 +47,13 @@ def _save(folder: Path, drawing: Drawing) -> list[Path]:
     return paths
 
 
-def _page(drawings: Sequence[Drawing], drawn: Map, runs: Sequence[Run]) -> str:
+def _page(drawings: Sequence[Drawing], drawn: Map, runs: Sequence[Run], plans: Sequence[Plan]) -> str:
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
         f"<title>magicdec: {html.escape(drawn.heading)}</title><style>{STYLE}</style></head><body>",
         f"<h1>{html.escape(drawn.heading)}</h1><p>{html.escape(_prices(drawn))}</p>",
+        *(_plan_words(plan) for plan in plans),
         *(_run_table(run) for run in runs),
         *(_figure(drawing) for drawing in drawings),
         "</body></html>",
@@ -73,5 +79,17 @@ def _figure(drawing: Drawing) -> str:
 
 
 def _run_table(run: Run) -> str:
-    shown = run.table().to_html(float_format=lambda value: f"{value:.4g}", border=0)
+    table = run.table()
+    times = [name for name in table.index if name in QUANTITIES]
+    table.loc[times, ["predicted", "measured"]] *= 1e3
+    table["error"] = [f"{error:+.1%}" for error in table["error"]]
+    table.index = pd.Index([f"{name} [ms]" if name in times else name for name in table.index])
+    shown = table.to_html(float_format=lambda value: f"{value:.4g}", border=0)
     return f"<h2>{html.escape(run.label)}: {html.escape(str(run.plan.strategy))}</h2>{shown}"
+
+
+def _plan_words(plan: Plan) -> str:
+    p, w, where = plan.prediction, plan.workload, plan.hardware
+    interval = f"{p.predicted_speedup:.2f}x ({p.predicted_speedup_low:.2f}x to {p.predicted_speedup_high:.2f}x)"
+    place = f"{plan.target.name} on {where.num_gpus} x {where.name}, batch {w.batch_size}, context {w.context_len}"
+    return f"<p>{html.escape(f'Plan for {place}: {plan.strategy}; predicted {interval}.')}</p>"

@@ -63,14 +63,15 @@ class Map:
             curves=self.curves,
         )
 
-    def best(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
-        """Speedup at the best gamma, that gamma, and whether it fits in memory, each of shape [batch, context]."""
+    def best(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Speedup at the best gamma, that gamma, whether it fits in memory and whether it surely pays, each [batch, context]."""
         gammas = np.array(GAMMAS)
         e = self.evaluate(self.batch_sizes[:, None, None], self.context_lens[:, None], gammas)
         speedup = e.round.speedup
         choice = speedup.argmax(axis=-1)
         fits = np.take_along_axis(np.asarray(e.fits_in_memory), choice[..., None], -1)[..., 0]
-        return speedup.max(axis=-1), gammas[choice], fits
+        sure = np.take_along_axis(e.speedup_low > 1, choice[..., None], -1)[..., 0]
+        return speedup.max(axis=-1), gammas[choice], fits, sure
 
 
 def planning_figures(drawn: Map) -> list[Drawing]:
@@ -102,7 +103,9 @@ def time_breakdown(drawn: Map) -> Drawing:
         ax.set_title(f"context {format_tokens(context)} tokens", fontsize=10)
     axes[0].legend(frameon=False)
     figure.suptitle(drawn.heading, fontsize=11)
-    caption = "As batch and context grow, reading the KV cache outgrows reading weights and everything else."
+    caption = (
+        "Exposed time: what one class spends while another is busy is hidden. Reading the KV cache grows with batch times context."
+    )
     return Drawing("time_breakdown", "Where the time of a decoding step goes", caption, figure)
 
 
@@ -130,7 +133,7 @@ def cost_ratios(drawn: Map, gamma: int = 4) -> Drawing:
 def speedup_by_batch(drawn: Map) -> Drawing:
     """Expected speedup at the best gamma against batch size, a line a context; hollow where memory does not suffice."""
     figure, (ax,) = new_figure()
-    speedup, gamma, fits = drawn.best()
+    speedup, gamma, fits, _ = drawn.best()
     for column, (colour, context) in enumerate(zip(cycle(LINE_COLOURS), drawn.context_lens, strict=False)):
         ax.plot(drawn.batch_sizes, speedup[:, column], color=colour, label=format_tokens(context))
         for fitting, face in ((True, colour), (False, "white")):
@@ -144,7 +147,7 @@ def speedup_by_batch(drawn: Map) -> Drawing:
     ax.set_ylabel("speedup over plain decoding [ratio]")
     ax.legend(title="context [tokens]", frameon=False, fontsize=8)
     ax.set_title(f"{drawn.heading}; {drawn.draft_words}", fontsize=10)
-    caption = "At short contexts a larger batch makes decoding compute-bound and speculation loses; at long ones it gains."
+    caption = "Above the dashed line speculation pays. Where a line rises, decoding is more and more bound by reading the KV cache."
     return Drawing("speedup_by_batch", "Expected speedup at the best gamma", caption + " Hollow: does not fit in memory.", figure)
 
 
@@ -163,7 +166,7 @@ def arithmetic_intensity(drawn: Map) -> Drawing:
     ax.set_yscale("log")
     log2_axis(ax, drawn.context_lens.tolist(), "context [tokens]")
     ax.set_ylabel("arithmetic intensity [FLOP/byte]")
-    ax.legend(title="batch size", frameon=False, fontsize=8, ncols=4, loc="lower right")
+    ax.legend(title="batch size [sequences]", frameon=False, fontsize=8, ncols=4, loc="lower right")
     ax.set_ylim(bottom=0.3)
     ax.set_title(f"{model.name}, one decoding step", fontsize=10)
     caption = "Below a GPU's ridge line a step is memory-bound there: the longer the context, the further below."
@@ -171,16 +174,16 @@ def arithmetic_intensity(drawn: Map) -> Drawing:
 
 
 def speedup_map(drawn: Map) -> Drawing:
-    """Speedup over batch and context, each cell with its best gamma; hatched where memory does not suffice."""
+    """Speedup over batch and context, each cell with its best gamma; off where the interval on the speedup reaches below 1."""
     figure, (ax,) = new_figure()
     ax.grid(False)
-    speedup, gamma, fits = drawn.best()
+    speedup, gamma, fits, sure = drawn.best()
     reach = max(abs(np.log2(speedup)).max(), 0.1)
     image = ax.imshow(np.log2(speedup), origin="lower", aspect="auto", cmap="RdBu", vmin=-reach, vmax=reach)
     for i in range(speedup.shape[0]):
         for j in range(speedup.shape[1]):
             ink = "white" if abs(np.log2(speedup[i, j])) > 0.6 * reach else "black"
-            words = f"{speedup[i, j]:.2f}x\nγ={gamma[i, j]}" if speedup[i, j] > 1 else f"{speedup[i, j]:.2f}x\noff"
+            words = f"{speedup[i, j]:.2f}x\nγ={gamma[i, j]}" if sure[i, j] else f"{speedup[i, j]:.2f}x\noff"
             ax.text(j, i, words + ("" if fits[i, j] else "\nno memory"), ha="center", va="center", fontsize=7.5, color=ink)
     ax.set_xticks(range(len(drawn.context_lens)), [format_tokens(c) for c in drawn.context_lens])
     ax.set_yticks(range(len(drawn.batch_sizes)), [str(b) for b in drawn.batch_sizes])
@@ -190,5 +193,5 @@ def speedup_map(drawn: Map) -> Drawing:
     ticks = np.linspace(-reach, reach, 5)
     bar.set_ticks(ticks.tolist(), labels=[f"{2**t:.2f}" for t in ticks])
     ax.set_title(f"{drawn.heading}; {drawn.draft_words}", fontsize=10)
-    caption = "Blue: speculation pays, with the gamma to use. Red: leave it off."
+    caption = "The gamma to use, or off where the interval on the speedup reaches below 1."
     return Drawing("speedup_map", "Speedup over batch and context, with the best gamma", caption, figure)

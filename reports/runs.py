@@ -21,7 +21,15 @@ QUANTITIES = {
     "verify step": ("predicted_verify_step_s", "measured_verify_step_s"),
     "time per token": ("predicted_speculative_tpot_s", "measured_speculative_tpot_s"),
 }
-MEASURED_KEYS = ("workload", "strategy", "target", "measured_verify_step_s", "measured_speculative_tpot_s", "environment")
+MEASURED_KEYS = (
+    "workload",
+    "strategy",
+    "hardware",
+    "target",
+    "measured_verify_step_s",
+    "measured_speculative_tpot_s",
+    "environment",
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,8 @@ class Run:
         return frame
 
 
-def read_runs(files: Sequence[str]) -> list[Run]:
-    """Pair plans (YAML) with measurements (JSON lines) of the same model and strategy.
+def read_runs(files: Sequence[str]) -> tuple[list[Run], list[Plan]]:
+    """Pair plans (YAML) with measurements (JSON lines) of the same model and strategy; the pairs, and all plans.
 
     Raises:
         InputError: A file cannot be read, or a measurement has no plan of its own workload, strategy and model.
@@ -68,9 +76,11 @@ def read_runs(files: Sequence[str]) -> list[Run]:
             matching = [plan for plan in plans if _same(plan, measured)]
             if not matching:
                 what = f"{measured['workload']}, {measured['strategy']}"
-                raise bad(f"{file}: line {number}", "", "a plan of the same workload, strategy and model among the files", what)
+                raise bad(
+                    f"{file}: line {number}", "", "a plan of the same workload, strategy, model and machine among the files", what
+                )
             runs.append(Run(matching[0], measured))
-    return runs
+    return runs, plans
 
 
 def _measurements(file: str) -> list[tuple[int, dict[str, Any]]]:
@@ -98,7 +108,8 @@ def _same(plan: Plan, measured: dict[str, Any]) -> bool:
     planned, seen = asdict(plan.workload), measured["workload"]
     near = abs(seen["context_len"] - planned["context_len"]) <= planned["context_len"] / 32
     same_batch = seen["batch_size"] == planned["batch_size"]
-    same_input = measured["strategy"] == asdict(plan.strategy) and measured["target"] == plan.target.fingerprint
+    same_machine = measured["hardware"] == plan.hardware.name
+    same_input = same_machine and measured["strategy"] == asdict(plan.strategy) and measured["target"] == plan.target.fingerprint
     return bool(near and same_batch and same_input)
 
 

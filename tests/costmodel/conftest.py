@@ -33,8 +33,14 @@ def llama2() -> TransformerConfig:
 
 @pytest.fixture(scope="session")
 def tinyllama() -> TransformerConfig:
-    """TinyLlama-1.1B: a small draft with 4 KV heads."""
+    """TinyLlama-1.1B: 4 KV heads, fewer than many a number of GPUs."""
     return resolve_model("TinyLlama-1.1B")
+
+
+@pytest.fixture(scope="session")
+def small_llama() -> TransformerConfig:
+    """Llama-3.2-1B: a small draft that speaks the tokens of Llama-3.1."""
+    return resolve_model("Llama-3.2-1B")
 
 
 @pytest.fixture(scope="session")

@@ -141,7 +141,8 @@ def test_beyond_the_measured_contexts_rejection_keeps_growing() -> None:
 
 def test_the_curve_says_where_it_is_extrapolated() -> None:
     assert SELF.covers(512, [4000, 64_000, 128_000, 129_000]).tolist() == [1, 1, 1, 0]
-    assert SELF.covers(1024, 129_000) == 1
+    assert SELF.covers([128, 256, 512, 1024, 1025], 32_000).tolist() == [0, 1, 1, 1, 0]
+    assert SELF.covers(4000, 4000), "a budget that covers the context is the target itself"
 
 
 def test_a_draft_that_reads_all_its_own_cache_depends_on_context_alone() -> None:

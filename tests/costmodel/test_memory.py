@@ -30,19 +30,19 @@ def test_a_sparse_self_draft_keeps_a_copy_of_what_it_reads(llama: TransformerCon
     assert memory.draft_weights_bytes.tolist() == [0, 0]
 
 
-def test_a_small_draft_brings_its_weights_and_its_own_cache(llama: TransformerConfig, tinyllama: TransformerConfig) -> None:
-    whole = memory_of(llama, batch_size=2, max_context_len=8000, gamma=3, draft=tinyllama, drafts=True)
-    sparse = memory_of(llama, batch_size=2, max_context_len=8000, gamma=3, kv_budget=512, draft=tinyllama, drafts=True)
-    assert whole.draft_weights_bytes == sparse.draft_weights_bytes == tinyllama.weight_bytes
-    assert sparse.draft_kv_bytes == 2 * 515 * tinyllama.kv_bytes_per_token
-    assert 8000 <= whole.draft_kv_bytes / (2 * tinyllama.kv_bytes_per_token) <= 8003
+def test_a_small_draft_brings_its_weights_and_its_own_cache(llama: TransformerConfig, small_llama: TransformerConfig) -> None:
+    whole = memory_of(llama, batch_size=2, max_context_len=8000, gamma=3, draft=small_llama, drafts=True)
+    sparse = memory_of(llama, batch_size=2, max_context_len=8000, gamma=3, kv_budget=512, draft=small_llama, drafts=True)
+    assert whole.draft_weights_bytes == sparse.draft_weights_bytes == small_llama.weight_bytes
+    assert sparse.draft_kv_bytes == 2 * 515 * small_llama.kv_bytes_per_token
+    assert 8000 <= whole.draft_kv_bytes / (2 * small_llama.kv_bytes_per_token) <= 8003
     assert whole.kv_bytes == sparse.kv_bytes
 
 
-def test_gpus_share_weights_and_kv(llama: TransformerConfig, tinyllama: TransformerConfig) -> None:
-    one = memory_of(llama, batch_size=2, max_context_len=8000, draft=tinyllama, drafts=True)
+def test_gpus_share_weights_and_kv(llama: TransformerConfig, small_llama: TransformerConfig) -> None:
+    one = memory_of(llama, batch_size=2, max_context_len=8000, draft=small_llama, drafts=True)
     eight = memory_of(
-        llama, batch_size=2, max_context_len=8000, tensor_parallel=8, draft=tinyllama, draft_tensor_parallel=4, drafts=True
+        llama, batch_size=2, max_context_len=8000, tensor_parallel=8, draft=small_llama, draft_tensor_parallel=4, drafts=True
     )
     assert eight.weights_bytes == one.weights_bytes / 8
     assert eight.kv_bytes == one.kv_bytes / 8

@@ -60,8 +60,8 @@ def test_a_plan_survives_being_written_and_read(llama: TransformerConfig, strate
     assert parse_plan(render_plan(plan), where="plan.yaml") == plan
 
 
-def test_a_plan_with_a_small_draft_survives_too(llama: TransformerConfig, tinyllama: TransformerConfig, tmp_path: Path) -> None:
-    plan = plan_for(llama, Strategy("model", "full", None, 4, "TinyLlama-1.1B"), tinyllama)
+def test_a_plan_with_a_small_draft_survives_too(llama: TransformerConfig, small_llama: TransformerConfig, tmp_path: Path) -> None:
+    plan = plan_for(llama, Strategy("model", "full", None, 4, "Llama-3.2-1B"), small_llama)
     (tmp_path / "plan.yaml").write_text(render_plan(plan), encoding="utf-8")
     assert load_plan(tmp_path / "plan.yaml") == plan
 
@@ -137,13 +137,13 @@ def test_an_unreadable_plan_is_refused(tmp_path: Path) -> None:
         load_plan(tmp_path / "binary.yaml")
 
 
-def test_a_plan_runs_the_model_it_was_made_for_and_no_other(llama: TransformerConfig, tinyllama: TransformerConfig) -> None:
-    plan = plan_for(llama, Strategy("model", "full", None, 4, "TinyLlama-1.1B"), tinyllama)
+def test_a_plan_runs_the_model_it_was_made_for_and_no_other(llama: TransformerConfig, small_llama: TransformerConfig) -> None:
+    plan = plan_for(llama, Strategy("model", "full", None, 4, "Llama-3.2-1B"), small_llama)
     plan.check_model("target", llama, "--model-dir")
-    plan.check_model("draft", tinyllama, "--draft-dir")
-    with pytest.raises(InputError, match=r"--model-dir: expected the planned target Llama-3\.1-8B .*found TinyLlama-1\.1B"):
-        plan.check_model("target", tinyllama, "--model-dir")
-    with pytest.raises(InputError, match=r"--draft-dir: expected the planned draft TinyLlama-1\.1B .*found Llama-3\.1-8B"):
+    plan.check_model("draft", small_llama, "--draft-dir")
+    with pytest.raises(InputError, match=r"--model-dir: expected the planned target Llama-3\.1-8B .*found Llama-3\.2-1B"):
+        plan.check_model("target", small_llama, "--model-dir")
+    with pytest.raises(InputError, match=r"--draft-dir: expected the planned draft Llama-3\.2-1B .*found Llama-3\.1-8B"):
         plan.check_model("draft", llama, "--draft-dir")
 
 

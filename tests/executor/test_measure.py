@@ -44,6 +44,7 @@ def record(trace: Trace = SPECULATIVE, plain: Trace | None = PLAIN, strategy: St
         plain,
         workload=WORKLOAD,
         strategy=strategy,
+        hardware="cpu",
         target="aa",
         draft=None,
         outputs_identical=True if plain else None,

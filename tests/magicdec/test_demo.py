@@ -23,6 +23,6 @@ def test_demo_predicts_plans_runs_compares_and_keeps_its_files(tmp_path: Path, m
         assert document[key] is not None
     assert "acceptance_rate" in document
     assert len((folder / "output.jsonl").read_text().splitlines()) == 4
-    (run,) = read_runs([str(folder / "plan.yaml"), str(folder / "measurements.jsonl")])
+    ((run,), _) = read_runs([str(folder / "plan.yaml"), str(folder / "measurements.jsonl")])
     assert {"target step", "verify step"} <= set(run.table().index)
     assert len(list((tmp_path / "cache" / "magicdec").glob("cpu-*.yaml"))) == 1

@@ -23,6 +23,7 @@ def measured(plan: Plan, **changes: Any) -> dict[str, Any]:
     return {
         "workload": facts["workload"],
         "strategy": facts["strategy"],
+        "hardware": "h100-sxm",
         "target": plan.target.fingerprint,
         "measured_target_step_s": 0.0148,
         "measured_verify_step_s": 0.0159,
@@ -42,7 +43,7 @@ def write(folder: Path, plan: Plan, record: dict[str, Any]) -> list[str]:
 
 
 def test_a_measurement_is_set_beside_its_plan(tmp_path: Path, plan: Plan) -> None:
-    (run,) = read_runs(write(tmp_path, plan, measured(plan)))
+    ((run,), _) = read_runs(write(tmp_path, plan, measured(plan)))
     table = run.table()
     assert table.loc["speedup", "measured"] == 1.55
     assert table.loc["verify step", "error"] == pytest.approx(plan.prediction.predicted_verify_step_s / 0.0159 - 1)
@@ -54,19 +55,20 @@ def test_a_measurement_is_set_beside_its_plan(tmp_path: Path, plan: Plan) -> Non
     "changes",
     [
         {"target": "another"},
+        {"hardware": "cpu"},
         {"workload": {"batch_size": 32, "context_len": 32000, "output_len": 128}},
         {"workload": {"batch_size": 64, "context_len": 16000, "output_len": 128}},
         {"strategy": {"draft_kind": "none", "kv_policy": "full", "kv_budget": None, "gamma": 0, "draft_model": None}},
     ],
 )
 def test_a_plan_is_not_set_beside_a_measurement_of_another_input(tmp_path: Path, plan: Plan, changes: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="a plan of the same workload, strategy and model"):
+    with pytest.raises(InputError, match="a plan of the same workload, strategy, model and machine"):
         read_runs(write(tmp_path, plan, measured(plan, **changes)))
 
 
 def test_what_is_no_measurement_is_refused_by_line(tmp_path: Path, plan: Plan) -> None:
     files = write(tmp_path, plan, {"speed": 1})
-    with pytest.raises(InputError, match=r"measurements.jsonl: line 1: workload, strategy"):
+    with pytest.raises(InputError, match=r"measurements.jsonl: line 1: workload, strategy, hardware"):
         read_runs(files)
     with pytest.raises(InputError, match="a readable file of measurements"):
         read_runs([str(tmp_path / "missing.jsonl")])
