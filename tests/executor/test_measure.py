@@ -68,7 +68,7 @@ def test_times_per_token_are_means_over_rows_and_the_speedup_is_their_ratio() ->
     assert found.measured_speculative_tpot_s == pytest.approx((4.8 / 4 + 7.6 / 6) / 2)
     assert found.measured_autoregressive_tpot_s == pytest.approx((1.0 + 2.0) / 2)
     assert found.measured_speedup == pytest.approx(1.5 / ((4.8 / 4 + 7.6 / 6) / 2))
-    assert found.throughput_tokens_per_s == pytest.approx(10 / 7.6)
+    assert found.throughput_tokens_per_s == pytest.approx((4 + 3) / (1.3 + 3.5))  # while both rows run
 
 
 def test_acceptance_is_recorded_as_rate_by_position_and_as_length() -> None:
