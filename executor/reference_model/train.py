@@ -230,7 +230,7 @@ def export(model: Transformer, tokenizer: Tokenizer, folder: Path, facts: dict[s
 @click.command(help=__doc__)
 @click.option("--work-dir", type=click.Path(path_type=Path), default=Path("build/reference_model"), show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=reference_model_dir(), help="Checkpoint directory.")
-@click.option("--steps", default=1500, show_default=True, help=f"Optimizer steps of {TOKENS_PER_STEP} tokens.")
+@click.option("--steps", default=1740, show_default=True, help=f"Optimizer steps of {TOKENS_PER_STEP} tokens.")
 @click.option("--learning-rate", default=3e-3, show_default=True)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--bfloat16/--float32", "low_precision", default=True, help="Type of the matrix products.", show_default=True)
