@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from costmodel.errors import bad, from_pydantic
 from costmodel.forward import Array
+from costmodel.yaml_text import load_mapping
 
 # Rejection of the published PG-19 curve (data in acceptance_curves/) grows as this power of context_len / kv_budget.
 REJECTION_EXPONENT = 0.09
@@ -173,10 +174,9 @@ class _CurvesFile(pydantic.BaseModel):
 
 def parse_curves(text: str, *, where: str) -> tuple[AcceptanceCurve, ...]:
     """The curves that a YAML text holds. Raises `InputError` with all that is wrong."""
+    raw = load_mapping(text, where, "acceptance curves, as `magicdec acceptance -o` writes them")
     try:
-        file = _CurvesFile.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise bad(where, "", "YAML", " ".join(str(error).split())) from None
+        file = _CurvesFile.model_validate(raw)
     except pydantic.ValidationError as error:
         raise from_pydantic(error, where) from None
     return tuple(

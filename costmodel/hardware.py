@@ -20,6 +20,7 @@ import pydantic
 import yaml
 
 from costmodel.errors import InputError, Problem, bad, from_pydantic
+from costmodel.yaml_text import load_mapping
 
 SCHEMA_VERSION = 1
 
@@ -227,12 +228,7 @@ def parse_profile(text: str, *, where: str) -> HardwareProfile:
     Raises:
         InputError: All that is wrong with it, key by key.
     """
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise bad(where, "", "YAML", " ".join(str(error).split())) from None
-    if not isinstance(raw, dict):
-        raise bad(where, "", "a hardware profile: a mapping with name, peak and sources", type(raw).__name__)
+    raw = load_mapping(text, where, "a hardware profile: a mapping with name, peak and sources")
     try:
         file = _ProfileFile.model_validate(raw)
     except pydantic.ValidationError as error:

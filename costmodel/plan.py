@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pydantic
 import yaml
@@ -15,6 +15,7 @@ from costmodel.errors import bad, from_pydantic
 from costmodel.strategy import Strategy
 from costmodel.transformer import TransformerConfig
 from costmodel.workload import Workload
+from costmodel.yaml_text import load_mapping
 
 
 def fingerprint(model: TransformerConfig) -> str:
@@ -110,12 +111,7 @@ def parse_plan(text: str, *, where: str) -> Plan:
     Raises:
         InputError: All that is wrong with it, key by key.
     """
-    try:
-        raw: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise bad(where, "", "YAML", " ".join(str(error).split())) from None
-    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
-        raise bad(where, "", "a plan, as `magicdec plan -o` writes it", type(raw).__name__)
+    raw = load_mapping(text, where, "a plan, as `magicdec plan -o` writes it")
     try:
         return Plan.model_validate_json(json.dumps(raw, default=str))  # as JSON: strict, yet takes mappings for values
     except pydantic.ValidationError as error:

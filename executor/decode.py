@@ -89,7 +89,12 @@ class Batch:
         self.model, self.prompts, self.max_new_tokens = model, prompts, max_new_tokens
         self.prompt_lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
         capacity = int(self.prompt_lengths_B.max()) + max_new_tokens + gamma + 1
-        self.cache = KvCache(model.config, len(prompts), capacity, model.device, model.dtype)
+        try:
+            self.cache = KvCache(model.config, len(prompts), capacity, model.device, model.dtype)
+        except (MemoryError, RuntimeError) as error:
+            needed = len(prompts) * capacity * model.config.kv_bytes_per_token
+            expected = f"a KV cache that can be allocated: fewer or shorter prompts than {len(prompts)} of {capacity} tokens"
+            raise bad("memory", "", expected, f"{needed / 1e9:.1f} GB needed ({str(error).splitlines()[0]})") from None
         self.tokens_BS = torch.zeros((len(prompts), capacity + 1), dtype=torch.long, device=model.device)
         self.lengths_B = self.prompt_lengths_B.clone()
 

@@ -176,7 +176,12 @@ def demo(
 @click.option("--gamma", type=TOKENS, help="Draft tokens per round.  [default: the best]")
 @acceptance_option
 @click.option("--mean-acceptance-length", type=click.FloatRange(min=1.0), help="Tokens per round, bonus included, instead.")
-@click.option("--verify-kernel", default="shared_kv_splitkv", show_default=True, help="How verification reads the KV cache.")
+@click.option(
+    "--verify-kernel",
+    default="shared_kv_splitkv",
+    show_default=True,
+    help="How verification reads the KV cache: shared_kv_splitkv, shared_kv_no_split or per_token.",
+)
 @click.option("--scenarios", type=click.Path(), help="Price every row of this CSV file instead; -o takes the CSV that results.")
 @output_options
 def predict(scenarios: str | None, as_json: bool, output: str | None, **question: Any) -> None:

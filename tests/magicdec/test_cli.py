@@ -171,6 +171,7 @@ def test_a_bad_profile_file_names_file_key_expected_and_found(tmp_path: Path) ->
         (("batch_size: 2", "batch_size: '2'"), "workload.batch_size"),
         (("schema_version: 1", "schema_version: 9"), "schema_version"),
         (("gamma: 3", "gamma: 3\n  colour: green"), "strategy.colour"),
+        (("gamma: 3", "gamma: 3\n  gamma: 4"), "given twice"),
         (("fingerprint:", "fingerprint: '0000' #"), "the planned target reference"),
         (("workload:", "workload"), "expected YAML"),
     ],
