@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from costmodel.roofline import BOUNDS
-from costmodel.units import format_bytes, format_rate, format_seconds, format_tokens
+from costmodel.units import format_bytes, format_seconds, format_tokens
 
 BOUND_WORDS = {
     "compute": "arithmetic",
@@ -94,7 +94,7 @@ def prediction_text(document: dict[str, Any]) -> str:
     lines += [
         f"time per token    {format_seconds(document['predicted_speculative_tpot_s'])}"
         f" (plain {format_seconds(document['predicted_target_step_s'])})",
-        f"throughput        {format_rate(document['throughput_tokens_per_s'], ' tokens/s')}",
+        f"throughput        {document['throughput_tokens_per_s']:,.0f} tokens/s",
         f"memory per GPU    {format_bytes(document['memory_bytes'])}" + ("" if document["fits_in_memory"] else ", DOES NOT FIT"),
     ]
     lines += [f"note: {note}" for note in document["notes"]]
