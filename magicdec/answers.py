@@ -166,7 +166,6 @@ def run_document(
     """Execute a plan on a prompts file; the measurement beside the prediction."""
     from executor.run import check_prompts
     from magicdec import running
-    from magicdec.demo import comparison_text
     from magicdec.files import output_file
 
     made = load_plan(plan_file)
@@ -195,7 +194,7 @@ def run_document(
             file.write(json.dumps(asdict(execution.measurement)) + "\n")
     document = running.document(execution, made)
     if compare:
-        return document, comparison_text(made, document)
+        return document, text.comparison_text(document)
     rate = document["acceptance_rate"]
     words = (
         f"{document['tokens']} tokens at {document['throughput_tokens_per_s']:.0f} tokens/s, "
@@ -204,18 +203,11 @@ def run_document(
     return document, words
 
 
-def acceptance_document(
-    *,
-    model_dir: str,
-    text_file: str | None,
-    kv_budgets: Sequence[int],
-    context_lens: Sequence[int],
-    rows: int,
-    gamma: int,
-    max_new_tokens: int,
-) -> tuple[dict[str, Any], str]:
-    """An acceptance curve of a self draft, as a curves file holds it."""
+def acceptance_document(*, model_dir: str, text_file: str | None, **sizes: Any) -> tuple[dict[str, Any], str]:
+    """An acceptance curve of a self draft, as a curves file holds it; `sizes` are those of `measure_acceptance`."""
     from magicdec import running
+
+    context_lens, max_new_tokens = sizes["context_lens"], sizes["max_new_tokens"]
 
     found = find_model(model_dir)
     loaded = running.load_checkpoint("--model-dir", model_dir)
@@ -226,21 +218,13 @@ def acceptance_document(
         raise bad("--context-lens", "", expected, f"{longest} with the new tokens")
     if len(tokens) < max(context_lens):
         raise bad(text_file or "text", "", f"at least {max(context_lens)} tokens, the longest context", f"{len(tokens)} tokens")
-    points = running.measured_points(
-        loaded,
-        tokens,
-        kv_budgets=kv_budgets,
-        context_lens=context_lens,
-        rows=rows,
-        gamma=gamma,
-        max_new_tokens=max_new_tokens,
-    )
+    points = running.measured_points(loaded, tokens, **sizes)
     curve = {
         "target": found.config.name,
         "task": name,
         "draft_kind": "self",
         "kv_policy": "streaming_llm",
-        "source": f"magicdec acceptance: {rows} places, {max_new_tokens} new tokens each, gamma {gamma}, greedy",
+        "source": f"magicdec acceptance: {sizes['rows']} places, {max_new_tokens} new tokens each, gamma {sizes['gamma']}, greedy",
         "points": points,
     }
     rows_shown = [

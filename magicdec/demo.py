@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from costmodel.plan import Plan, render_plan
+from costmodel.plan import render_plan
 from costmodel.search import GAMMAS
 from costmodel.units import format_seconds
 from costmodel.workload import Workload
@@ -84,37 +84,4 @@ def run_demo(
     document = running.document(execution, plan)
     record = json.dumps(asdict(execution.measurement))
     (folder / "measurements.jsonl").write_text(record + "\n", encoding="utf-8")
-    return document, comparison_text(plan, document)
-
-
-def comparison_text(plan: Plan, document: dict[str, Any]) -> str:
-    """Predicted beside measured, and the verdict."""
-    rows = text.comparison_rows(document, document)
-    if not document["comparable"]:
-        return measured_text(document)
-    identical = "identical to" if document["outputs_identical"] else "DIFFERENT from"
-    speedup, predicted = document["measured_speedup"], document["predicted_speedup"]
-    error = predicted / speedup - 1
-    lines = [
-        text.table(["", "predicted", "measured", "error"], rows),
-        *(f"note: {line}" for line in document["differences"]),
-        "",
-        f"{str(plan.strategy).capitalize()} decoded {speedup:.2f}x as fast as plain decoding, predicted {predicted:.2f}x "
-        f"({error:+.0%}); the output is {identical} plain decoding over {document['tokens_compared']} tokens.",
-    ]
-    return "\n".join(lines)
-
-
-def measured_text(document: dict[str, Any]) -> str:
-    """What was measured, where the prediction is of another machine or workload and proves nothing."""
-    identical = "identical to" if document["outputs_identical"] else "DIFFERENT from"
-    lines = [f"note: {line}" for line in document["differences"]]
-    return "\n".join(
-        [
-            *lines,
-            f"The plan was made for another machine ({document['planned_for']}) or workload; "
-            "its prediction is not set beside this run.",
-            f"Here it decoded {document['measured_speedup']:.2f}x as fast as plain decoding, and the output is {identical} plain "
-            f"decoding over {document['tokens_compared']} tokens.",
-        ]
-    )
+    return document, text.comparison_text(document)

@@ -35,7 +35,7 @@ from executor.transformer import Transformer
 from executor.weights import load_model, stop_tokens
 from magicdec.names import CPU, find_model
 
-NEAR_TIE = ", a near-tie"
+NEAR_TIE_NATS = 1e-3  # rounding in float32 swaps tokens that the model rates this much alike
 
 
 @dataclass(frozen=True)
@@ -87,28 +87,10 @@ def real_text(tokenizer: Tokenizer, file: str | None) -> tuple[str, list[int]]:
         raise bad(file, "", "a readable text file", getattr(error, "strerror", None) or error) from None
 
 
-def measured_points(
-    loaded: Loaded,
-    tokens: Sequence[int],
-    *,
-    kv_budgets: Sequence[int],
-    context_lens: Sequence[int],
-    rows: int,
-    gamma: int,
-    max_new_tokens: int,
-) -> list[dict[str, Any]]:
-    """Acceptance over budgets and contexts, as the points of a curves file."""
-    with _bar(len(kv_budgets) * len(context_lens), "measuring acceptance", "point") as bar:
-        points = measure_acceptance(
-            loaded.target,
-            tokens,
-            kv_budgets=kv_budgets,
-            context_lens=context_lens,
-            rows=rows,
-            gamma=gamma,
-            max_new_tokens=max_new_tokens,
-            progress=bar.update,
-        )
+def measured_points(loaded: Loaded, tokens: Sequence[int], **sizes: Any) -> list[dict[str, Any]]:
+    """Acceptance over budgets and contexts, as the points of a curves file; `sizes` are those of `measure_acceptance`."""
+    with _bar(len(sizes["kv_budgets"]) * len(sizes["context_lens"]), "measuring acceptance", "point") as bar:
+        points = measure_acceptance(loaded.target, tokens, **sizes, progress=bar.update)
     return [{key: round(value, 4) for key, value in asdict(point).items()} for point in points]
 
 
@@ -159,16 +141,29 @@ def encode(tokenizer: Tokenizer, prompts: Sequence[tuple[str, str]]) -> list[Pro
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Where a row departs from plain decoding.
+
+    Attributes:
+        words: Which prompt, where, and how much the model minds.
+        near_tie: The model rates both tokens alike, so that rounding may swap them.
+    """
+
+    words: str
+    near_tie: bool
+
+
+@dataclass(frozen=True)
 class Execution:
     """A plan that has run.
 
     Attributes:
         measurement: What it did.
-        differences: How the output differs from plain decoding, a sentence a row.
+        differences: Where the output departs from plain decoding.
     """
 
     measurement: Measurement
-    differences: tuple[str, ...]
+    differences: tuple[Difference, ...]
 
 
 def execute(
@@ -188,7 +183,7 @@ def execute(
     """Run prompts through a strategy, a batch at a time, writing each batch's texts to `sink` as JSON lines when it is done."""
     check_prompts(prompts, loaded.target, max_new_tokens, where)
     results: list[Result] = []
-    differences: list[str] = []
+    differences: list[Difference] = []
     stops = () if ignore_stops else loaded.stops
     runs = repeats * (2 if compare else 1)
     with (
@@ -238,20 +233,20 @@ def _write(sink: IO[str], tokenizer: Tokenizer, prompts: Sequence[Prompt], outpu
     sink.flush()
 
 
-def _differences(model: Transformer, prompts: Sequence[Prompt], result: Result) -> list[str]:
-    """Where a batch's output departs from plain decoding, and by how much the model itself minds."""
+def _differences(model: Transformer, prompts: Sequence[Prompt], result: Result) -> list[Difference]:
+    """Where a batch's output departs from plain decoding, row by row, and by how much the model itself minds."""
     if result.plain_outputs is None:
         return []
     found = []
     for prompt, output, plain in zip(prompts, result.outputs, result.plain_outputs, strict=True):
         place = first_difference([output], [plain])
-        if place is not None:
-            at = place[1]
-            gap = "one is a prefix of the other"
-            if at < min(len(output), len(plain)):
-                nats = log_probability_gap(model, [*prompt.tokens, *plain[:at]], output[at])
-                gap = f"the model rates it {nats:.2g} nats below its favourite" + (NEAR_TIE if nats < 1e-3 else "")
-            found.append(f"prompt {prompt.id} differs from plain decoding at new token {at}: {gap}")
+        if place is None:
+            continue
+        at, nats = place[1], float("inf")
+        if at < min(len(output), len(plain)):
+            nats = log_probability_gap(model, [*prompt.tokens, *plain[:at]], output[at])
+        gap = f"its token is {nats:.2g} nats less likely than the model's favourite"
+        found.append(Difference(f"prompt {prompt.id} differs from plain decoding at new token {at}: {gap}", nats < NEAR_TIE_NATS))
     return found
 
 
@@ -267,8 +262,8 @@ def document(execution: Execution, plan: Plan) -> dict[str, Any]:
     predicted["predicted_throughput_tokens_per_s"] = plan.workload.batch_size / predicted["predicted_speculative_tpot_s"]
     measurement = execution.measurement
     comparable = measurement.hardware == plan.hardware.name and _near(plan.workload, measurement.workload)
-    extra = {"comparable": comparable, "planned_for": plan.hardware.name, "differences": list(execution.differences)}
-    extra["differences_are_near_ties"] = all(line.endswith(NEAR_TIE) for line in execution.differences)
+    differences = [asdict(difference) for difference in execution.differences]
+    extra = {"comparable": comparable, "planned_for": plan.hardware.name, "differences": differences}
     return {**predicted, **asdict(measurement), **extra}
 
 

@@ -120,3 +120,18 @@ def comparison_rows(predicted: dict[str, Any], measured: dict[str, Any]) -> list
         if a is not None and b is not None:
             rows.append([name, show(a), show(b), f"{a / b - 1:+.0%}"])
     return rows
+
+
+def comparison_text(document: dict[str, Any]) -> str:
+    """A run beside plain decoding and, where it ran what was planned, beside its prediction; and the verdict."""
+    identical = "identical to" if document["outputs_identical"] else "DIFFERENT from"
+    speedup, predicted = document["measured_speedup"], document["predicted_speedup"]
+    lossless = f"the output is {identical} plain decoding over {document['tokens_compared']} tokens"
+    notes = [f"note: {difference['words']}" for difference in document["differences"]]
+    who = strategy_words(document["strategy"]).capitalize()
+    if not document["comparable"]:
+        planned = f"The plan is for another machine ({document['planned_for']}) or workload: it predicts nothing of this run."
+        return "\n".join([*notes, planned, f"{who} decoded {speedup:.2f}x as fast as plain decoding; {lossless}."])
+    beside = table(["", "predicted", "measured", "error"], comparison_rows(document, document))
+    error = f"predicted {predicted:.2f}x ({predicted / speedup - 1:+.0%})"
+    return "\n".join([beside, *notes, "", f"{who} decoded {speedup:.2f}x as fast as plain decoding, {error}; {lossless}."])
