@@ -12,6 +12,7 @@ import pydantic
 import yaml
 
 from costmodel.errors import bad, from_pydantic
+from costmodel.policy import PolicyTable
 from costmodel.strategy import Strategy
 from costmodel.transformer import TransformerConfig
 from costmodel.workload import Workload
@@ -71,7 +72,7 @@ class RunnerUp(_Part):
 
 
 class Plan(_Part):
-    """A plan file."""
+    """A plan file; `policy`, where it was asked for, says what to do at other batch sizes and contexts."""
 
     schema_version: Literal[1] = 1
     workload: Workload
@@ -81,6 +82,7 @@ class Plan(_Part):
     strategy: Strategy
     prediction: PredictedRound
     runner_up: RunnerUp | None = None
+    policy: PolicyTable | None = None
     notes: list[str] = []
 
     @pydantic.model_validator(mode="after")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from costmodel.roofline import BOUNDS
+from costmodel.strategy import Strategy
 from costmodel.units import format_bytes, format_seconds, format_tokens
 
 BOUND_WORDS = {
@@ -31,11 +32,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def strategy_words(strategy: dict[str, Any]) -> str:
     """A strategy in words."""
-    if strategy["draft_kind"] == "none":
-        return "plain decoding"
-    who = "self-speculation" if strategy["draft_kind"] == "self" else f"draft {strategy['draft_model']}"
-    kv = "full KV" if strategy["kv_policy"] == "full" else f"{strategy['kv_policy']} budget {strategy['kv_budget']}"
-    return f"{who}, {kv}, gamma {strategy['gamma']}"
+    return str(Strategy(**strategy))
 
 
 def speedup_words(low: float, middle: float, high: float) -> str:

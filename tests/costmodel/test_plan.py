@@ -157,9 +157,11 @@ def test_a_fingerprint_knows_the_architecture_and_neither_name_nor_type(llama: T
 @pytest.mark.parametrize(
     ("strategy", "text"),
     [
-        (NO_SPECULATION, "no speculation"),
-        (SELF, "self draft, streaming_llm budget 512, gamma 4"),
-        (Strategy("model", "full", None, 2, "TinyLlama-1.1B"), "TinyLlama-1.1B draft, full KV, gamma 2"),
+        (NO_SPECULATION, "plain decoding"),
+        (SELF, "self-speculation, streaming_llm budget 512, gamma 4"),
+        (Strategy("model", "full", None, 2, "TinyLlama-1.1B"), "draft TinyLlama-1.1B, full KV, gamma 2"),
+        (Strategy("ngram", gamma=3), "ngram draft, gamma 3"),
+        (Strategy("self", "full", None, 5, kv_dtype="int4"), "self-speculation, full KV, KV in int4, gamma 5"),
     ],
 )
 def test_a_strategy_prints_as_people_say_it(strategy: Strategy, text: str) -> None:

@@ -137,7 +137,7 @@ def test_several_drafts_compete(setup: Setup, small_llama: TransformerConfig) ->
     small = Draft("model", "streaming_llm", small_llama)
     ranked = rank(candidates(setup, [STREAMING, small], LONG, curves=published_curves()))
     assert {candidate.strategy.family for candidate in ranked} == {
-        ("none", "full", None),
-        ("self", "streaming_llm", None),
-        ("model", "streaming_llm", "Llama-3.2-1B"),
+        ("none", "full", None, None, None),
+        ("self", "streaming_llm", None, None, None),
+        ("model", "streaming_llm", "Llama-3.2-1B", None, None),
     }

@@ -98,7 +98,7 @@ def test_plan_writes_a_plan_that_run_executes_losslessly(tmp_path: Path) -> None
     for key in ("predicted_speedup", "measured_speedup", "acceptance_rate", "mean_acceptance_length", "strategy"):
         assert document[key] is not None
     assert [json.loads(line)["id"] for line in texts.read_text().splitlines()] == ["1", "2", "3"]
-    assert json.loads(measurements.read_text())["strategy"] == speculative["strategy"]
+    assert json.loads(measurements.read_text())["strategy"].items() >= speculative["strategy"].items()
 
 
 def test_run_prints_texts_and_takes_json_prompts(tmp_path: Path) -> None:
