@@ -1,90 +1,95 @@
-"""From measured step times to a fitted profile: a least-squares fit of a few parameters, with its residuals."""
+"""From measured passes to a fitted profile: what an engine adds to its kernels, or all of it at once on a CPU.
+
+The published step times were measured with the engine of MagicDec (arXiv 2408.11049).
+"""
 
 from __future__ import annotations
 
 import csv
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cache
 from importlib import resources
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
 
+from costmodel.drafts import Draft
 from costmodel.errors import bad
-from costmodel.forward import Array, forward_cost
-from costmodel.hardware import Calibration, Fit, HardwareProfile
+from costmodel.fitting import Array, bounds_of, errors_of, fit_values, rounded
+from costmodel.forward import forward_cost
+from costmodel.hardware import Calibration, EngineLaw, Fit, HardwareProfile
+from costmodel.models import resolve_model
 from costmodel.roofline import step_time
-from costmodel.transformer import TransformerConfig, resolve_model
+from costmodel.transformer import TransformerConfig
 
-# What may be fitted: where it starts, and the physical range it stays in.
-BOUNDS: dict[str, tuple[float, float, float]] = {
-    "memory_efficiency": (0.8, 0.2, 1.0),
-    "attention_memory_efficiency": (0.8, 0.2, 1.0),
-    "compute_efficiency": (0.6, 0.05, 1.0),
-    "attention_compute_efficiency": (0.5, 0.02, 1.0),
-    "overlap": (0.6, 0.0, 1.0),
-    "layer_overhead_s": (5e-5, 0.0, 1e-2),
-    "step_overhead_s": (1e-4, 0.0, 1e-1),
-    "allreduce_latency_s": (3e-5, 0.0, 1e-3),
-    "interconnect_efficiency": (0.8, 0.2, 1.0),
-    "two_shot_latency_factor": (1.4, 1.0, 3.0),
-}
+# How far parameters are believed to lie from where kernel tables or stated defaults put them, in e-folds.
+EFFICIENCY_SPREAD, OVERHEAD_SPREAD = 0.1, 0.5
 
 
 @dataclass(frozen=True)
-class Observation:
-    """One measured pass.
+class Pass:
+    """A pass that ran, once or more.
 
     Attributes:
         model: What ran.
         batch_size, query_len, context_len, kv_budget: The pass shape.
-        measured_s: Its time. [s]
         tensor_parallel: GPUs that shared it.
+        times: How often it ran; None for a verification that was waited for (`EngineLaw.verify_wait`).
     """
 
     model: TransformerConfig
     batch_size: int
     query_len: int
     context_len: int
-    measured_s: float
     kv_budget: float = float("inf")
     tensor_parallel: int = 1
+    times: int | None = 1
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Passes that ran one after the other, and their time together. [s]"""
+
+    passes: tuple[Pass, ...]
+    measured_s: float
 
 
 def predicted_s(profile: HardwareProfile, observation: Observation) -> float:
-    """What the cost model says of an observed pass. [s]"""
+    """What the cost model says of observed passes. [s]"""
+    waited = profile.calibration.engine.verify_wait
+    return sum((waited if one.times is None else one.times) * _pass_s(profile, one) for one in observation.passes)
+
+
+def _pass_s(profile: HardwareProfile, one: Pass) -> float:
     cost = forward_cost(
-        observation.model,
-        batch_size=observation.batch_size,
-        query_len=observation.query_len,
-        context_len=observation.context_len,
-        kv_budget=observation.kv_budget,
-        tensor_parallel=observation.tensor_parallel,
-        head_sharded=profile.calibration.head_sharded,
+        one.model,
+        batch_size=one.batch_size,
+        query_len=one.query_len,
+        context_len=one.context_len,
+        kv_budget=one.kv_budget,
+        tensor_parallel=one.tensor_parallel,
+        head_sharded=profile.calibration.engine.head_sharded,
     )
-    priced = step_time(cost, profile, observation.model.dtype, tensor_parallel=observation.tensor_parallel)
-    return float(priced.total_s)
+    return float(step_time(cost, profile, one.model.dtype, tensor_parallel=one.tensor_parallel).total_s)
 
 
-def fit_calibration(
-    profile: HardwareProfile,
-    observations: Sequence[Observation],
-    parameters: Sequence[str],
-    *,
-    data: str,
+def log_ratios(profile: HardwareProfile, observations: Sequence[Observation]) -> Array:
+    """Logarithms of predicted over measured."""
+    return np.array([np.log(predicted_s(profile, seen) / seen.measured_s) for seen in observations])
+
+
+def fit_passes(
+    profile: HardwareProfile, observations: Sequence[Observation], parameters: Sequence[str], *, data: str
 ) -> HardwareProfile:
     """The profile with `parameters` fitted to measured passes; its other parameters stay as they are.
-
-    Minimises the relative error, robustly, so that a disturbed measurement does not bend the rest.
 
     Args:
         profile: Peaks, and the calibration to start from.
         observations: Measured passes, more than there are parameters.
-        parameters: Names out of `BOUNDS`.
+        parameters: Names such as `engine.layer_overhead_s`.
         data: What was measured, for the file.
 
     Raises:
@@ -92,51 +97,64 @@ def fit_calibration(
     """
     if len(observations) <= len(parameters):
         raise bad(data, "", f"more than {len(parameters)} measurements to fit as many parameters", len(observations))
-    start, low, high = (np.array([BOUNDS[name][i] for name in parameters]) for i in range(3))
-
-    def with_values(values: Array) -> HardwareProfile:
-        fitted: dict[str, Any] = dict(zip(parameters, map(float, values), strict=True))
-        return replace(profile, calibration=replace(profile.calibration, **fitted))
-
-    def residuals(values: Array) -> Array:
-        candidate = with_values(values)
-        return np.array([np.log(predicted_s(candidate, seen) / seen.measured_s) for seen in observations])
-
-    solution = least_squares(residuals, start, bounds=(low, high), x_scale=start, loss="soft_l1", f_scale=0.05)
-    errors = np.abs(np.expm1(residuals(solution.x)))
-    best = with_values(solution.x)
-    fit = Fit(
-        data=data,
-        fitted=tuple(parameters),
-        num_points=len(observations),
-        median_error=_round(np.median(errors)),
-        mean_error=_round(errors.mean()),
-        worst_error=_round(errors.max()),
-        date=date.today().isoformat(),
+    start = {name: float(getattr(*_owner(profile.calibration, name))) for name in parameters}
+    bounds = {name: bounds_of(type(_owner(profile.calibration, name)[0]), name.split(".")[1]) for name in parameters}
+    values = fit_values(
+        start,
+        bounds,
+        lambda values: log_ratios(with_values(profile, values), observations),
+        tolerance=0.05,
+        spread={name: EFFICIENCY_SPREAD if name.endswith("memory_efficiency") else OVERHEAD_SPREAD for name in parameters},
     )
-    rounded: dict[str, Any] = {name: _round(getattr(best.calibration, name)) for name in parameters}
-    return replace(best, calibration=replace(best.calibration, **rounded, fit=fit))
+    best = with_values(profile, values)
+    errors = errors_of(log_ratios(best, observations))
+    fit = Fit("engine", data, tuple(parameters), len(observations), *errors, date.today().isoformat())
+    kernels = tuple(known for known in best.calibration.fits if known.part != "engine")
+    return replace(best, calibration=replace(best.calibration, fits=(*kernels, fit)))
+
+
+def with_values(profile: HardwareProfile, values: Mapping[str, float]) -> HardwareProfile:
+    """The profile with some parameters of its calibration changed, given by names such as `gemm.launch_s`."""
+    calibration = profile.calibration
+    for name, value in values.items():
+        part, key = name.split(".")
+        calibration = replace(calibration, **{part: replace(getattr(calibration, part), **{key: value})})
+    return replace(profile, calibration=calibration)
+
+
+def _owner(calibration: Calibration, name: str) -> tuple[Any, str]:
+    part, key = name.split(".")
+    return getattr(calibration, part), key
 
 
 @cache
-def published_timings() -> tuple[Mapping[str, str], ...]:
-    """The step times of arXiv 2408.11049, a row a scenario, as text."""
-    file = resources.files("costmodel") / "published" / "magicdec_timings.csv"
+def published_rows(name: str) -> tuple[dict[str, str], ...]:
+    """Rows of a file of published measurements: `magicdec_timings` or `magicdec_optimal_gamma`; sources in its README."""
+    file = resources.files("costmodel") / "published" / f"{name}.csv"
     return tuple(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
 
 
-def observations_of(row: Mapping[str, str]) -> list[Observation]:
-    """The target, verify and draft step of one published row. A small draft runs on as many GPUs as it has KV heads."""
-    target, gpus = resolve_model(row["target"]), int(row["tensor_parallel"])
-    batch, context, gamma = int(row["batch_size"]), int(row["context_len"]), int(row["gamma"])
-    drafter = resolve_model(row["draft_model"]) if row["draft_kind"] == "model" else target
-    drafter_gpus = min(gpus, drafter.num_kv_heads) if row["draft_kind"] == "model" else gpus
-    draft_s = float(row["measured_gamma_draft_step_s"]) / gamma
-    return [
-        Observation(target, batch, 1, context, float(row["measured_target_step_s"]), tensor_parallel=gpus),
-        Observation(target, batch, gamma + 1, context, float(row["measured_verify_step_s"]), tensor_parallel=gpus),
-        Observation(drafter, batch, 1, context, draft_s, float(row["kv_budget"]), drafter_gpus),
-    ]
+def observations_of(row: Mapping[str, str], profile: HardwareProfile) -> dict[str, Observation]:
+    """The target, verify and draft steps of one published row. A small draft runs on as many GPUs as it has KV heads."""
+    target, gpus, gamma = resolve_model(row["target"]), int(row["tensor_parallel"]), int(row["gamma"])
+    batch, context = int(row["batch_size"]), int(row["context_len"])
+    draft = (
+        Draft("model", "streaming_llm", resolve_model(row["draft_model"])) if row["draft_model"] else Draft("self", "streaming_llm")
+    )
+    draft_step = Pass(draft.model or target, batch, 1, context, float(row["kv_budget"]), draft.gpus(gpus))
+    step = Pass(target, batch, 1, context, tensor_parallel=gpus)
+    verify = replace(step, query_len=gamma + 1)
+    engine = profile.calibration.engine
+    drafting = [replace(draft_step, times=gamma)]
+    if engine.draft_rereads_last:  # with so many sequences, one of them nearly always accepted everything
+        drafting = [replace(draft_step, query_len=2), *([replace(draft_step, times=gamma - 1)] if gamma > 1 else [])]
+    if engine.verify_wait:
+        drafting.append(replace(verify, times=None))
+    return {
+        "target step": Observation((step,), float(row["measured_target_step_s"])),
+        "verify step": Observation((verify,), float(row["measured_verify_step_s"])),
+        "draft steps": Observation(tuple(drafting), float(row["measured_gamma_draft_step_s"])),
+    }
 
 
 def round_overhead_of(row: Mapping[str, str]) -> float:
@@ -145,32 +163,94 @@ def round_overhead_of(row: Mapping[str, str]) -> float:
     return round_s - float(row["measured_gamma_draft_step_s"]) - float(row["measured_verify_step_s"])
 
 
-def fit_published(profile: HardwareProfile) -> HardwareProfile:
-    """The profile fitted to the published step times of its GPU.
+@dataclass(frozen=True)
+class PublishedEngine:
+    """Facts of the engine behind the published step times of a GPU, and what is fitted to them.
 
-    Rows of one model on one degree of parallelism cannot tell reading weights, launching kernels and all-reduce latency
-    apart, so of these only the last is fitted.
+    Attributes:
+        engine: Facts, and where the fit starts.
+        free: Fitted parameters.
+        attention: Parameters in which its attention kernel differs from that of the kernel tables.
+        allreduce: Parameters in which its collectives, or the node's links, differ from those of the tables; where free, a start.
+        other_links: The node's links are not those of the tables at all.
+    """
+
+    engine: EngineLaw
+    free: tuple[str, ...]
+    attention: dict[str, Any] = field(default_factory=dict)
+    allreduce: dict[str, Any] = field(default_factory=dict)
+    other_links: bool = False
+
+
+# The A100 and L40 rows come from an older engine than the H100 rows: its layers consist of more kernels, and a softmax and a
+# top-k over unsharded logits choose each token.
+_OLDER = EngineLaw(layer_overhead_s=9e-5, logit_passes=12.0, head_sharded=False, draft_rereads_last=True, verify_wait=0.02)
+PUBLISHED_ENGINES = {
+    "a100-sxm-80gb": PublishedEngine(
+        _OLDER,
+        (
+            "engine.layer_overhead_s",
+            "engine.verify_wait",
+            "attention.memory_efficiency",
+            "attention.sm_bytes_per_s",
+            "allreduce.two_shot_efficiency",
+        ),
+        attention={"min_split_group": 1, "transpose_s": 0.0, "sharpness": 8.0, "sm_bytes_per_s": 3.5e10},
+        allreduce={"two_shot_efficiency": 0.3},  # PyTorch's own collectives use few thread blocks
+    ),
+    "h100-sxm": PublishedEngine(
+        EngineLaw(),
+        ("engine.layer_overhead_s", "allreduce.latency_s"),
+        allreduce={"latency_s": 1e-5},  # and copy their payload first
+    ),
+    "l40": PublishedEngine(  # two rows; the tables are those of L40S in another host, whose links behave otherwise
+        replace(_OLDER, draft_rereads_last=False, verify_wait=0.0),
+        ("allreduce.peer_latency_s", "allreduce.two_shot_efficiency"),
+        allreduce={
+            "latency_s": 5e-6,
+            "peer_latency_s": 9e-6,
+            "two_shot_efficiency": 0.5,
+            "pipeline_fill": 0.9,
+            "shared_bytes_per_s": 1e15,
+        },
+        other_links=True,
+    ),
+}
+
+
+def published_start(profile: HardwareProfile, rows: Sequence[Mapping[str, str]]) -> HardwareProfile:
+    """The profile with the facts of the published engine, before anything is fitted."""
+    known, kernels = PUBLISHED_ENGINES[profile.name], profile.calibration
+    overhead = statistics.median(round_overhead_of(row) for row in rows)
+    engine = replace(known.engine, round_overhead_s=rounded(max(overhead, 0.0)))
+    table = kernels.table_attention or kernels.attention
+    start = Calibration(
+        kernels.gemm,
+        replace(table, **known.attention),
+        replace(kernels.allreduce, **known.allreduce),
+        engine,
+        table_attention=table if known.attention else None,
+        fits=tuple(fit for fit in kernels.fits if fit.part != "allreduce" or not known.other_links),
+    )
+    return replace(profile, calibration=start)
+
+
+def fit_published(profile: HardwareProfile, *, without: str | None = None) -> HardwareProfile:
+    """The profile with what the published engine adds fitted to the published step times of its GPU; kernels from tables stay.
+
+    Args:
+        profile: With kernel laws, as `kernel_tables` fits them.
+        without: A model whose passes are left out, to judge by.
 
     Raises:
         InputError: No published rows for this GPU.
     """
-    rows = [row for row in published_timings() if row["hardware"] == profile.name]
+    rows = [row for row in published_rows("magicdec_timings") if row["hardware"] == profile.name]
     if not rows:
-        known = ", ".join(sorted({row["hardware"] for row in published_timings()}))
-        raise bad("--from-published", "", f"one of the GPUs with published step times ({known})", profile.name)
-    observations = list({seen: None for row in rows for seen in observations_of(row)})
-    overhead = statistics.median(round_overhead_of(row) for row in rows)
-    start = replace(Calibration(), head_sharded=False, round_overhead_s=_round(max(overhead, 0.0)))
-    parameters = (
-        "attention_memory_efficiency",
-        "interconnect_efficiency",
-        "allreduce_latency_s",
-        "two_shot_latency_factor",
-        "overlap",
-    )
+        expected = f"one of the GPUs with published step times ({', '.join(PUBLISHED_ENGINES)})"
+        raise bad("--from-published", "", expected, profile.name)
+    start = published_start(profile, rows)
+    seen = dict.fromkeys(one for row in rows for one in observations_of(row, start).values())
+    observations = [one for one in seen if one.passes[0].model.name != without]
     data = f"{len(rows)} rows of MagicDec tables 1, 3, 4, 6 (arXiv 2408.11049); round_overhead_s is their median"
-    return fit_calibration(replace(profile, calibration=start), observations, parameters, data=data)
-
-
-def _round(value: float) -> float:
-    return float(f"{value:.3g}")
+    return fit_passes(start, observations, PUBLISHED_ENGINES[profile.name].free, data=data)

@@ -1,4 +1,4 @@
-"""Counts: what one forward pass computes and moves on each GPU, by class of operator. Knows no hardware.
+"""Counts: what one forward pass computes and moves on each GPU, operator by operator. Knows no hardware.
 
 One pass shape describes every phase: prefill is (B, prompt_len, 0), decode (B, 1, S), verify (B, gamma + 1, S),
 a sparse draft step is decode whose read context is capped at the KV budget.
@@ -6,20 +6,22 @@ a sparse draft step is decode whose read context is capped at the KV budget.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from costmodel.transformer import TransformerConfig
+from costmodel.transformer import BYTES_PER_ELEMENT, Matrix, Operator, TransformerConfig
 
 Array = NDArray[np.float64]
-MATRIX_CLASSES = ("projections", "mlp", "head")
+LOGITS_BYTES = 4.0  # engines hold logits in float32
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one class of operators does in a pass, on one GPU.
+    """FLOP and bytes.
 
     Attributes:
         flop: Matrix products only, 2 per multiply-add. [FLOP]
@@ -31,52 +33,116 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """One forward pass on one of `tensor_parallel` GPUs; every field broadcasts over the pass shapes.
+class Products:
+    """The products with one weight matrix, in all layers that have it.
 
     Attributes:
-        projections: q, k, v and o projections.
-        mlp: Gate, up and down projections.
-        head: LM head, and the logits it writes.
-        attention: Products with cached and new keys and values, causal pairs only; bytes are the KV entries read and written.
-        elementwise: Embedding rows, norms, rotary, residuals: traffic of activations, no FLOP counted.
-        attention_blocks: Independent (sequence, KV head) pairs that an attention kernel can place on different processors.
-        query_len: New tokens per sequence. [tokens]
-        query_rows: Queries that share one read of a (sequence, KV head): query_len times query heads per KV head.
-        read_len: KV entries read per sequence. [tokens]
-        allreduce_bytes: Payload of one all-reduce. [bytes]
-        num_allreduces: All-reduces in the pass; 0 without tensor parallelism.
-        num_layers: Layers passed, for overhead per layer.
+        matrix: The weights.
+        rows: Rows multiplied with each copy of it. [tokens]
+        copies: Copies that are read in a layer: the experts that some token chose, or 1.
+        activation_bytes_per_element: Of inputs and outputs. [bytes]
     """
 
-    projections: Work
-    mlp: Work
-    head: Work
-    attention: Work
-    elementwise: Work
-    attention_blocks: Array
+    matrix: Matrix
+    rows: Array
+    copies: Array
+    activation_bytes_per_element: float
+
+    @property
+    def flop(self) -> Array:
+        """[FLOP]"""
+        return 2.0 * self.matrix.outputs * self.matrix.inputs * self.matrix.layers * self.rows * self.copies
+
+    @property
+    def bytes(self) -> Array:
+        """Weights once, inputs and outputs. [bytes]"""
+        m = self.matrix
+        weights = m.outputs * m.inputs * BYTES_PER_ELEMENT[m.dtype]
+        return m.layers * self.copies * (weights + self.rows * (m.outputs + m.inputs) * self.activation_bytes_per_element)
+
+
+@dataclass(frozen=True)
+class AttentionWork:
+    """Attention in all layers of one reach.
+
+    Attributes:
+        layers: How many layers.
+        flop: Products with keys and values, causal pairs only, over the layers. [FLOP]
+        bytes: KV entries read and written over the layers. [bytes]
+        query_bytes: Queries read and outputs written over the layers. [bytes]
+        sequences: Sequences in the batch.
+        kv_heads: KV heads of this GPU.
+        query_len: New tokens per sequence. [tokens]
+        query_rows: Queries that share one read of a (sequence, KV head): query_len times `group`.
+        group: Query heads per KV head.
+        read_len: KV entries read per sequence. [tokens]
+    """
+
+    layers: int
+    flop: Array
+    bytes: Array
+    query_bytes: Array
+    sequences: Array
+    kv_heads: float
     query_len: Array
     query_rows: Array
+    group: float
     read_len: Array
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One forward pass on one of `tensor_parallel` GPUs; every array broadcasts over the pass shapes.
+
+    Attributes:
+        products: Matrix products with weights.
+        attentions: Attention, by reach.
+        elementwise: Embedding rows, norms, rotary, residuals: traffic of activations, no FLOP counted.
+        logits_bytes: Logits, once. [bytes]
+        allreduce_bytes: Payload of one all-reduce. [bytes]
+        num_allreduces: All-reduces in the pass; 0 without tensor parallelism.
+        num_layers: Layers passed.
+        num_expert_layers: Of them, those that route tokens to experts.
+    """
+
+    products: tuple[Products, ...]
+    attentions: tuple[AttentionWork, ...]
+    elementwise: Work
+    logits_bytes: Array
     allreduce_bytes: Array
     num_allreduces: int
     num_layers: int
+    num_expert_layers: int
+
+    def operator(self, name: Operator) -> Work:
+        """All matrix products of one class of operators."""
+        return _total(products for products in self.products if products.matrix.operator == name)
+
+    @property
+    def attention(self) -> Work:
+        """Attention in all layers."""
+        return _total(self.attentions)
 
     @property
     def flop(self) -> Array:
         """All matrix products. [FLOP]"""
-        return self.projections.flop + self.mlp.flop + self.head.flop + self.attention.flop
+        return _total(self.products).flop + self.attention.flop
 
     @property
     def bytes(self) -> Array:
         """All traffic. [bytes]"""
-        matrices = self.projections.bytes + self.mlp.bytes + self.head.bytes
-        return matrices + self.attention.bytes + self.elementwise.bytes
+        return _total(self.products).bytes + self.attention.bytes + self.elementwise.bytes + self.logits_bytes
 
     @property
     def arithmetic_intensity(self) -> Array:
         """FLOP per byte of the pass. [FLOP/byte]"""
         return self.flop / self.bytes
+
+
+def _total(parts: Iterable[Products | AttentionWork]) -> Work:
+    works = [(part.flop, part.bytes) for part in parts]
+    flop, moved = (reduce(np.add, column) for column in zip(*works, strict=True))
+    return Work(flop, moved)
 
 
 def forward_cost(
@@ -94,7 +160,8 @@ def forward_cost(
 
     Counts matrix products only, 2*m*k*n FLOP each, and of attention only the pairs that causality allows.
     Weights are read once a pass, KV entries once a pass whatever `query_len` is: how often a kernel really
-    reads them is a matter of price. Left out: softmax, norms, rotary embedding and sampling FLOP.
+    reads them is a matter of price. Of a mixture of experts, those weights are read that at least one token
+    is expected to choose. Left out: softmax, norms, rotary embedding and sampling FLOP.
 
     Args:
         model: The transformer.
@@ -107,44 +174,120 @@ def forward_cost(
         head_sharded: The LM head is split over the GPUs too, not replicated.
 
     Returns:
-        Cost by operator class; each field broadcasts over the inputs. [FLOP, bytes]
+        Counts by operator. The arrays are not spread over axes they do not depend on; they broadcast. [FLOP, bytes]
 
     Source:
         MagicDec (arXiv 2408.11049), section 3.
     """
-    b, q, s = (np.asarray(x, dtype=np.float64) for x in (batch_size, query_len, context_len))
-    b, q, s = np.broadcast_arrays(b, q, s)
-    reach = np.inf if model.sliding_window is None else float(model.sliding_window) - 1  # a token's own is within the window
-    read = np.minimum(np.minimum(s, np.asarray(kv_budget, dtype=np.float64)), reach)
-    beyond = np.maximum(read + q - 1 - reach, 0)  # pairs that causality allows and the window does not
-    pairs = q * read + q * (q + 1) / 2 - beyond * (beyond + 1) / 2
-    element = model.bytes_per_element
-    layers, tp = model.num_layers, tensor_parallel
+    b, q, s, budget = (np.asarray(x, np.float64) for x in (batch_size, query_len, context_len, kv_budget))
     rows = b * q
-    kv_heads = max(model.num_kv_heads / tp, 1.0)
-    kv_width = kv_heads * model.head_dim
-    query_width = model.d_attention / tp
-    attention_params = model.d_model * (2 * query_width + 2 * kv_width)
-    head_params = model.embedding_params / (tp if head_sharded else 1)
-    logit_rows = rows if logits_len is None else b * np.asarray(logits_len, dtype=np.float64)
-
-    def matrix(params: float, rows: Array, activation_width: float) -> Work:
-        return Work(2 * rows * params, params * element + 0 * rows + rows * activation_width * element)
-
+    logit_rows = rows if logits_len is None else b * np.asarray(logits_len, np.float64)
+    *layer_matrices, head = model.matrices(tensor_parallel)
+    if not head_sharded:
+        head = model.matrices()[-1]
+    attentions = [_attention(model, layers, window, b, q, s, budget, tensor_parallel, rows) for layers, window in model.reaches]
+    expansion = [extra for _, extra in attentions if extra is not None]
+    products = [_products(matrix, rows, model.bytes_per_element) for matrix in layer_matrices]
+    if expansion:
+        products = [_expanded(found, expansion[0]) if found.matrix.name == "kv_up" else found for found in products]
     return Cost(
-        projections=matrix(layers * attention_params, rows, layers * 2 * (query_width + kv_width)),
-        mlp=matrix(layers * model.mlp_params / tp, rows, layers * 3 * model.d_ff / tp),
-        head=matrix(head_params, logit_rows, head_params / model.d_model),
-        attention=Work(
-            flop=layers * b * pairs * 4 * query_width,
-            bytes=layers * b * (read + q) * 2 * kv_width * element,
-        ),
-        elementwise=Work(0 * rows, rows * (1 + 8 * layers) * model.d_model * element),
-        attention_blocks=b * kv_heads,
-        query_len=q + 0 * read,
-        query_rows=q * (model.num_heads / tp / kv_heads),
-        read_len=read + q,
-        allreduce_bytes=rows * model.d_model * element,
-        num_allreduces=2 * layers if tp > 1 else 0,
-        num_layers=layers,
+        products=(*products, _products(head, logit_rows, model.bytes_per_element)),
+        attentions=tuple(work for work, _ in attentions),
+        elementwise=Work(np.zeros_like(rows), rows * (1 + 8 * model.num_layers) * model.d_model * model.bytes_per_element),
+        logits_bytes=LOGITS_BYTES * logit_rows * head.outputs,
+        allreduce_bytes=rows * model.d_model * model.bytes_per_element,
+        num_allreduces=2 * model.num_layers if tensor_parallel > 1 else 0,
+        num_layers=model.num_layers,
+        num_expert_layers=model.num_layers - model.experts.num_dense_layers if model.experts else 0,
     )
+
+
+def _products(matrix: Matrix, rows: Array, element: float) -> Products:
+    if matrix.experts == 1:
+        return Products(matrix, rows, np.ones_like(rows), element)
+    copies = experts_touched(rows, matrix.experts, matrix.used)
+    return Products(matrix, rows * matrix.used / np.maximum(copies, 1.0), copies, element)
+
+
+def experts_touched(tokens: ArrayLike, num_experts: int, experts_per_token: int) -> Array:
+    """Expected number of distinct experts that tokens reach, each choosing uniformly and alone.
+
+    Real routers are less even, and neighbours choose alike: fewer experts are read than this says.
+
+    >>> float(experts_touched(1, 128, 8))
+    8.0
+    """
+    return np.asarray(num_experts * (1 - whole_power(1 - experts_per_token / num_experts, tokens)))
+
+
+def whole_power(base: ArrayLike, exponent: ArrayLike) -> Array:
+    """A power to whole exponents, by squaring: the last bit is the same for one number and for an array of any layout.
+
+    >>> whole_power(0.5, [0, 1, 3]).tolist()
+    [1.0, 0.5, 0.125]
+    """
+    square, left = np.broadcast_arrays(np.asarray(base, np.float64), np.asarray(exponent, np.int64))
+    power = np.ones(left.shape)
+    while left.any():
+        power = np.where(left % 2, power * square, power)
+        square, left = square * square, left // 2
+    return power
+
+
+def _attention(
+    model: TransformerConfig,
+    layers: int,
+    window: int | None,
+    b: Array,
+    q: Array,
+    s: Array,
+    budget: Array,
+    tensor_parallel: int,
+    rows: Array,
+) -> tuple[AttentionWork, Array | None]:
+    """Attention in layers of one reach; and for a latent cache the rows whose keys and values are expanded."""
+    reach = np.inf if window is None else float(window) - 1  # a token's own is within the window
+    read = np.minimum(np.minimum(s, budget), reach)
+    beyond = np.maximum(read + q - 1 - reach, 0)  # pairs that causality allows and the window does not
+    pairs = b * (q * read + q * (q + 1) / 2 - beyond * (beyond + 1) / 2)
+    heads, expanded_rows = model.num_heads / tensor_parallel, None
+    if model.latent is None:
+        flop = pairs * 4 * heads * model.head_dim
+    else:
+        flop, expanded_rows = _latent_attention_flop(model, heads, pairs, rows, b * (read + q))
+    kv_heads = model.kv_heads_per_gpu(tensor_parallel)
+    value_width = model.latent.kv_rank if model.latent else model.head_dim
+    work = AttentionWork(
+        layers=layers,
+        flop=layers * flop,
+        bytes=layers * b * (read + q) * model.kv_width_per_gpu(tensor_parallel) * model.kv_bytes_per_element,
+        query_bytes=layers * rows * 2 * heads * value_width * model.bytes_per_element,
+        sequences=b,
+        kv_heads=kv_heads,
+        query_len=q,
+        query_rows=q * heads / kv_heads,
+        group=heads / kv_heads,
+        read_len=read + q,
+    )
+    return work, expanded_rows
+
+
+def _latent_attention_flop(
+    model: TransformerConfig, heads: float, pairs: Array, rows: Array, entries: Array
+) -> tuple[Array, Array]:
+    """FLOP of one layer of latent attention, and the rows that pass `kv_up`: the cheaper of two ways.
+
+    Decoding attends in the latent space: queries and outputs pass `kv_up`, and every head reads the same latent
+    entries. A long prompt is cheaper with every entry expanded to the keys and values of each head first.
+    """
+    latent = model.latent
+    assert latent is not None
+    per_row = 2 * heads * latent.kv_rank * (latent.nope_dim + latent.value_dim)
+    absorbed = pairs * 2 * heads * (2 * latent.kv_rank + latent.rope_dim)
+    expanded = pairs * 2 * heads * (latent.nope_dim + latent.rope_dim + latent.value_dim)
+    expands = expanded + entries * per_row < absorbed + rows * per_row
+    return np.where(expands, expanded, absorbed), np.where(expands, entries, rows)
+
+
+def _expanded(products: Products, rows: Array) -> Products:
+    return Products(products.matrix, rows, np.ones_like(rows), products.activation_bytes_per_element)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import re
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -14,15 +15,30 @@ from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 import yaml
+from annotated_types import Interval
 
+from costmodel.attention import AttentionLaw
+from costmodel.collectives import AllreduceLaw
 from costmodel.errors import InputError, Problem, bad, from_pydantic
+from costmodel.gemm import GemmLaw
 from costmodel.yaml_text import load_mapping
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+SIXTEEN_BITS = ("bfloat16", "float16")
+# In which types products with weights of a type may run, best first: what has no rate of its own is widened on the way.
+COMPUTED_IN = {
+    "fp8": ("fp8", *SIXTEEN_BITS),
+    "int8": ("int8", *SIXTEEN_BITS),
+    "int4": SIXTEEN_BITS,
+    "mxfp4": SIXTEEN_BITS,
+    "bfloat16": SIXTEEN_BITS,
+    "float16": ("float16", "bfloat16"),
+    "float64": ("float64",),
+}
 
 
 @dataclass(frozen=True)
@@ -47,17 +63,47 @@ class Peak:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """Where a calibration comes from and how well it describes its own data.
+class EngineLaw:
+    """What a decoding engine adds to its kernels.
 
     Attributes:
-        data: The measurements.
-        fitted: The parameters that were fitted; the others are the stated defaults.
-        num_points: Measurements fitted.
-        median_error, mean_error, worst_error: Absolute relative residuals. [0-1]
-        date: Of the fit.
+        layer_overhead_s: Norms, rotary embedding, cache writes, copies and gaps, per layer. [s]
+        step_overhead_s: The same, per pass. [s]
+        round_overhead_s: Host work per speculative round: acceptance, bookkeeping. [s]
+        logit_passes: How often choosing tokens goes over all logits: written, and read at least twice. [times]
+        head_sharded: It splits the LM head over the GPUs; else each holds and reads all of it.
+        draft_rereads_last: After a round in which some sequence accepted every draft token, the first draft step of the
+            next reads two tokens per sequence, for the draft has not seen the last one yet.
+        verify_wait: Share of a verification that passes before the next draft step begins, for GPUs that finish later. [0-1]
     """
 
+    layer_overhead_s: Annotated[float, Interval(ge=0.0, le=1e-2)] = 3e-5
+    step_overhead_s: Annotated[float, Interval(ge=0.0, le=1e-1)] = 0.0
+    round_overhead_s: Annotated[float, Interval(ge=0.0, le=1e-1)] = 1e-3
+    logit_passes: Annotated[float, Interval(ge=1.0, le=200.0)] = 3.0
+    head_sharded: bool = True
+    draft_rereads_last: bool = False
+    verify_wait: Annotated[float, Interval(ge=0.0, le=0.2)] = 0.0
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}  # in profile files
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where one part of a calibration comes from and how well it describes its data.
+
+    Attributes:
+        part: `gemm`, `attention`, `allreduce`, or `engine` for whole passes.
+        data: The measurements.
+        fitted: The parameters that were fitted.
+        num_points: Measurements fitted.
+        median_error, mean_error, worst_error: Absolute relative residuals, where possible of points left out of a fit. [0-1]
+        date: Of the fit.
+        large_mean_error: Of `attention`: mean error of calls that read at least 64 MB, of at least 4096 entries a sequence. [0-1]
+        benchmark: Parameters that describe the benchmark alone, such as what it found in the L2 cache; not used in pricing.
+    """
+
+    part: Literal["gemm", "attention", "allreduce", "engine"]
     data: str
     fitted: tuple[str, ...]
     num_points: int
@@ -65,51 +111,38 @@ class Fit:
     mean_error: float
     worst_error: float
     date: str
+    large_mean_error: float | None = None
+    benchmark: dict[str, float] = field(default_factory=dict)
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}  # in profile files
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How much of the peaks a decoding engine reaches there, and what it spends beside them.
-
-    The defaults are stated, conservative guesses for a GPU under CUDA graphs; every parameter has a meaning of its own.
+    """How much of the peaks is reached, and what passes spend beside. The defaults are stated, conservative guesses for a GPU
+    under CUDA graphs; every parameter has a meaning of its own.
 
     Attributes:
-        memory_efficiency: Reading weights and activations, of peak bandwidth. [0-1]
-        attention_memory_efficiency: Reading KV entries, of peak bandwidth, when the processors are evenly filled. [0-1]
-        compute_efficiency: Matrix products with weights, of peak FLOP/s. [0-1]
-        attention_compute_efficiency: Products with keys and values, of peak FLOP/s. [0-1]
-        overlap: Share of the smaller of compute and memory time that hides behind the larger. [0-1]
-        query_tiles: Rows that an attention kernel pads the queries of one KV head to; beyond the last, its multiples.
-        splits_kv: The attention kernel splits long KV over idle processors and balances them, as long as
-            batch x KV heads fill each processor less than twice.
-        layer_overhead_s: Launches and gaps, per layer. [s]
-        step_overhead_s: The same, per pass. [s]
-        round_overhead_s: Host work per speculative round: acceptance, bookkeeping. [s]
-        allreduce_latency_s: One all-reduce of nothing. [s]
-        interconnect_efficiency: Of the peak interconnect bandwidth, in an all-reduce. [0-1]
-        one_shot_bytes: Payload up to which every GPU reads every other's in one exchange; a larger one is reduced
-            and gathered in two, of 1/p of the payload from each peer. [bytes]
-        two_shot_latency_factor: Latency of two exchanges over that of one. [ratio]
-        head_sharded: The engine splits the LM head over the GPUs; else each holds and reads all of it.
-        fit: Where the numbers come from; None for the defaults.
+        gemm: Matrix products with weights.
+        attention: Attention over the KV cache.
+        allreduce: Collectives.
+        engine: What an engine adds.
+        table_attention: The kernel that was fitted to tables, where the engine that was measured runs another.
+        fits: Where the numbers come from; none for the defaults.
     """
 
-    memory_efficiency: float = 0.85
-    attention_memory_efficiency: float = 0.8
-    compute_efficiency: float = 0.6
-    attention_compute_efficiency: float = 0.6
-    overlap: float = 0.7
-    query_tiles: tuple[int, ...] = (16, 64, 128)
-    splits_kv: bool = True
-    layer_overhead_s: float = 4.0e-5
-    step_overhead_s: float = 0.0
-    round_overhead_s: float = 1.0e-3
-    allreduce_latency_s: float = 3.0e-5
-    interconnect_efficiency: float = 0.8
-    one_shot_bytes: float = 262144.0
-    two_shot_latency_factor: float = 1.4
-    head_sharded: bool = True
-    fit: Fit | None = None
+    gemm: GemmLaw = field(default_factory=GemmLaw)
+    attention: AttentionLaw = field(default_factory=AttentionLaw)
+    allreduce: AllreduceLaw = field(default_factory=AllreduceLaw)
+    engine: EngineLaw = field(default_factory=EngineLaw)
+    table_attention: AttentionLaw | None = None
+    fits: tuple[Fit, ...] = ()
+
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    def fit_of(self, part: str) -> Fit | None:
+        """Where a part comes from; None if it is default."""
+        return next((fit for fit in self.fits if fit.part == part), None)
 
 
 @dataclass(frozen=True)
@@ -123,7 +156,7 @@ class HardwareProfile:
         calibration: What is reached.
         sources: URL behind each key of `peak`.
         aliases: Other names users write.
-        sha256: Of the profile file, so that a plan can say what it was made with.
+        text: The profile file as it was read.
     """
 
     name: str
@@ -132,17 +165,34 @@ class HardwareProfile:
     calibration: Calibration = field(default_factory=Calibration)
     sources: dict[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
-    sha256: str = ""
+    text: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """Of the profile file, so that a plan can say what it was made with."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
     def calibrated(self) -> bool:
-        """Prices rest on measurements, not on default efficiencies."""
-        return self.calibration.fit is not None
+        """Whole passes were measured, or at least the kernels they consist of; else prices rest on default efficiencies."""
+        return bool(self.calibration.fits)
+
+    @property
+    def provenance(self) -> str:
+        """What the prices rest on, for people."""
+        engine, attention = self.calibration.fit_of("engine"), self.calibration.fit_of("attention")
+        if engine is not None:
+            return f"calibrated on {engine.data}: mean error {engine.mean_error:.1%}, worst {engine.worst_error:.0%}"
+        if attention is not None:
+            median, mean = attention.median_error, attention.mean_error
+            kernels = f"kernels calibrated on public tables ({attention.data}: median error {median:.1%}, mean {mean:.1%})"
+            return f"{kernels}; what an engine adds to them is assumed"
+        return "not calibrated: priced at stated default efficiencies, step times within about 25 %"
 
     def flop_per_s(self, dtype: str) -> float:
-        """Peak of a type; a type without one computes at float32's rate. [FLOP/s]"""
+        """Peak of products whose weights have a type. [FLOP/s]"""
         rates = self.peak.flop_per_s
-        return rates.get(dtype) or rates.get({"float16": "bfloat16", "bfloat16": "float16"}.get(dtype, ""), rates["float32"])
+        return next((rates[name] for name in COMPUTED_IN.get(dtype, ()) if name in rates), rates["float32"])
 
     def ridge_point(self, dtype: str) -> float:
         """Arithmetic intensity above which a pass is compute-bound, by the datasheet. [FLOP/byte]"""
@@ -150,12 +200,11 @@ class HardwareProfile:
 
 
 class _Strict(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 Positive = pydantic.PositiveFloat
 AtLeastGiga = pydantic.Field(ge=1e9)  # less is a forgotten prefix
-Fraction = pydantic.Field(gt=0.0, le=1.0)
 
 
 class _PeakFile(_Strict):
@@ -174,44 +223,15 @@ class _PeakFile(_Strict):
         return rates
 
 
-class _FitFile(_Strict):
-    data: str
-    fitted: list[str]
-    num_points: pydantic.PositiveInt
-    median_error: pydantic.NonNegativeFloat
-    mean_error: pydantic.NonNegativeFloat
-    worst_error: pydantic.NonNegativeFloat
-    date: str
-
-
-class _CalibrationFile(_Strict):
-    memory_efficiency: float = Fraction
-    attention_memory_efficiency: float = Fraction
-    compute_efficiency: float = Fraction
-    attention_compute_efficiency: float = Fraction
-    overlap: float = pydantic.Field(ge=0.0, le=1.0)
-    query_tiles: list[pydantic.PositiveInt]
-    splits_kv: bool
-    layer_overhead_s: pydantic.NonNegativeFloat
-    step_overhead_s: pydantic.NonNegativeFloat
-    round_overhead_s: pydantic.NonNegativeFloat
-    allreduce_latency_s: pydantic.NonNegativeFloat
-    interconnect_efficiency: float = Fraction
-    one_shot_bytes: pydantic.NonNegativeFloat
-    two_shot_latency_factor: float = pydantic.Field(ge=1.0)
-    head_sharded: bool
-    fit: _FitFile
-
-
 class _ProfileFile(_Strict):
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     name: str
     description: str
     aliases: list[str] = []
     peak: _PeakFile
     sources: dict[str, str]
     sources_read: date
-    calibration: _CalibrationFile | None = None
+    calibration: Calibration | None = None
 
     @pydantic.field_validator("sources")
     @classmethod
@@ -230,22 +250,17 @@ def parse_profile(text: str, *, where: str) -> HardwareProfile:
     """
     raw = load_mapping(text, where, "a hardware profile: a mapping with name, peak and sources")
     try:
-        file = _ProfileFile.model_validate(raw)
+        file = _ProfileFile.model_validate_json(json.dumps(raw, default=str), strict=True)  # JSON: mappings may be values
     except pydantic.ValidationError as error:
         raise from_pydantic(error, where) from None
-    calibration = Calibration()
-    if file.calibration is not None:
-        facts = file.calibration.model_dump()
-        fit = Fit(**{**facts.pop("fit"), "fitted": tuple(file.calibration.fit.fitted)})
-        calibration = Calibration(**{**facts, "query_tiles": tuple(file.calibration.query_tiles)}, fit=fit)
     return HardwareProfile(
         name=file.name,
         description=file.description,
         peak=Peak(**file.peak.model_dump()),
-        calibration=calibration,
+        calibration=file.calibration or Calibration(),
         sources=file.sources,
         aliases=tuple(file.aliases),
-        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        text=text,
     )
 
 
@@ -281,9 +296,10 @@ def with_calibration(text: str, calibration: Calibration) -> str:
 
 
 def _plain(value: Any) -> Any:
+    """What YAML can hold; what is empty is left out."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+        return {key: _plain(item) for key, item in value.items() if item is not None and item != {}}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 @cache

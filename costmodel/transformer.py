@@ -1,72 +1,91 @@
-"""What a model is: the facts of a decoder-only transformer that costs and execution follow from.
-
-Read from a Hugging Face `config.json`, a directory that holds one, or a built-in name.
-"""
+"""What a model is: the facts of a decoder-only transformer that costs and execution follow from."""
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
+from functools import cached_property
 from typing import Literal, get_args
 
-import pydantic
+from costmodel.architecture import Experts, LatentAttention, RopeScaling
 
-from costmodel.errors import InputError, Problem, bad, from_pydantic
-
-BYTES_PER_ELEMENT = {"float64": 8.0, "float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
-Family = Literal["llama", "mistral", "qwen2", "qwen3"]
+# int4 and mxfp4 with the scale that a group of 128 or 32 elements shares
+BYTES_PER_ELEMENT = {
+    "float64": 8.0,
+    "float32": 4.0,
+    "bfloat16": 2.0,
+    "float16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "int4": 0.5 + 2 / 128,
+    "mxfp4": 0.5 + 1 / 32,
+}
+Family = Literal["llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss", "gemma3"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
+Operator = Literal["projections", "mlp", "head"]
 
 
 @dataclass(frozen=True)
-class RopeScaling:
-    """How rotary frequencies are stretched beyond the context a model was first trained on.
+class Matrix:
+    """A weight matrix, as one GPU holds it.
 
     Attributes:
-        kind: `linear`, `llama3` or `yarn`.
-        factor: Stretch of the context.
-        original_context_len: Context before stretching. [tokens]
-        low_freq_factor, high_freq_factor: Llama 3 only: where the blend between kept and stretched frequencies lies.
-        beta_fast, beta_slow: YaRN only: the same, in rotations over the original context.
-        attention_factor: YaRN only: factor on cosine and sine; None for 0.1 ln(factor) + 1.
+        name: What it does.
+        operator: Class of operators it belongs to.
+        outputs, inputs: Its dimensions.
+        layers: Layers that have it.
+        dtype: Type it is stored in.
+        experts: Copies in a layer, of which a token uses `used`; 1 for a matrix that every token uses.
+        used: Copies that a token uses.
     """
 
-    kind: Literal["linear", "llama3", "yarn"]
-    factor: float
-    original_context_len: int | None = None
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    attention_factor: float | None = None
+    name: str
+    operator: Operator
+    outputs: float
+    inputs: float
+    layers: int
+    dtype: str
+    experts: int = 1
+    used: int = 1
+
+    @property
+    def params(self) -> float:
+        """Parameters over all layers and experts."""
+        return self.outputs * self.inputs * self.layers * self.experts
+
+    @property
+    def bytes(self) -> float:
+        """Size over all layers and experts. [bytes]"""
+        return self.params * BYTES_PER_ELEMENT[self.dtype]
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """A dense, Llama-family, decoder-only transformer.
+    """A decoder-only transformer.
 
     Attributes:
         name: As shown to people.
-        family: `llama`, `mistral`, `qwen2` or `qwen3`.
+        family: Architecture, as Hugging Face names it.
         num_layers: Decoder layers.
         d_model: Width of the residual stream.
         num_heads: Query heads.
         num_kv_heads: Key/value heads; fewer than `num_heads` under grouped-query attention.
         head_dim: Width of one head.
-        d_ff: Width of the gated MLP.
+        d_ff: Width of the gated MLP, of those layers that have a plain one.
         vocab_size: Rows of the embedding.
         max_context_len: Positions the model knows. [tokens]
         tied_embeddings: The LM head is the embedding.
-        qkv_bias: The q, k and v projections have a bias.
+        qkv_bias, o_bias: The projections have a bias.
         qk_norm: Each q and k head is RMS-normalised.
+        attention_sinks: Each head has a learned sink.
+        norms_per_layer: RMS norms over the residual stream, per layer.
         sliding_window: Attention reaches back this far; None for all the way. [tokens]
-        dtype: Type the weights are stored and computed in; the KV cache follows it.
+        num_window_layers: Layers with that window, the others reach all the way; None for all layers.
+        experts: The mixture of experts, if the model is one.
+        latent: Its latent attention, if it has one; `num_kv_heads` and `head_dim` are those of the expanded keys.
+        dtype: Type of activations, embeddings and LM head, and of what the next three do not name.
+        linear_dtype: Type of the projections and MLPs, where it is another.
+        expert_dtype: Type of the experts, where it is another.
+        kv_dtype: Type of the KV cache, where it is another.
         rope_theta: Base of the rotary frequencies.
         rope_scaling: How they are stretched, if at all.
         norm_eps: Epsilon of the RMS norms.
@@ -84,9 +103,18 @@ class TransformerConfig:
     max_context_len: int
     tied_embeddings: bool = False
     qkv_bias: bool = False
+    o_bias: bool = False
     qk_norm: bool = False
+    attention_sinks: bool = False
+    norms_per_layer: int = 2
     sliding_window: int | None = None
+    num_window_layers: int | None = None
+    experts: Experts | None = None
+    latent: LatentAttention | None = None
     dtype: str = "bfloat16"
+    linear_dtype: str | None = None
+    expert_dtype: str | None = None
+    kv_dtype: str | None = None
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-5
@@ -102,216 +130,159 @@ class TransformerConfig:
         return self.num_kv_heads * self.head_dim
 
     @property
-    def attention_params(self) -> int:
-        """Parameters of the q, k, v and o projections of one layer, with bias and q/k norms."""
-        matrices = self.d_model * (2 * self.d_attention + 2 * self.d_kv)
-        bias = (self.d_attention + 2 * self.d_kv) if self.qkv_bias else 0
-        return matrices + bias + (2 * self.head_dim if self.qk_norm else 0)
+    def bytes_per_element(self) -> float:
+        """Size of one activation. [bytes]"""
+        return BYTES_PER_ELEMENT[self.dtype]
 
     @property
-    def mlp_params(self) -> int:
-        """Parameters of the gate, up and down projections of one layer."""
-        return 3 * self.d_model * self.d_ff
+    def kv_bytes_per_element(self) -> float:
+        """Size of one element of the KV cache. [bytes]"""
+        return BYTES_PER_ELEMENT[self.kv_dtype or self.dtype]
 
     @property
     def embedding_params(self) -> int:
         """Parameters of the token embedding; the LM head has as many, shared with it when tied."""
         return self.vocab_size * self.d_model
 
+    def matrices(self, tensor_parallel: int = 1) -> tuple[Matrix, ...]:
+        """The matrices of one GPU, LM head included; KV heads that are fewer than the GPUs are replicated."""
+        return (*self._attention_matrices(tensor_parallel), *self._mlp_matrices(tensor_parallel), self._head(tensor_parallel))
+
+    def _head(self, tensor_parallel: int) -> Matrix:
+        return Matrix("head", "head", self.vocab_size / tensor_parallel, self.d_model, 1, self.dtype)
+
+    def _attention_matrices(self, gpus: int) -> tuple[Matrix, ...]:
+        def projection(name: str, outputs: float, inputs: float) -> Matrix:
+            return Matrix(name, "projections", outputs, inputs, self.num_layers, self.linear_dtype or self.dtype)
+
+        heads, latent = self.num_heads / gpus, self.latent
+        if latent is None:
+            kv_width = 2 * self.kv_heads_per_gpu(gpus) * self.head_dim
+            return (
+                projection("qkv", heads * self.head_dim + kv_width, self.d_model),
+                projection("o", self.d_model, heads * self.head_dim),
+            )
+        query_width = heads * (latent.nope_dim + latent.rope_dim)
+        queries = [projection("q", query_width, self.d_model)]
+        if latent.q_rank is not None:
+            queries = [projection("q_down", latent.q_rank, self.d_model), projection("q_up", query_width, latent.q_rank)]
+        return (
+            *queries,
+            projection("kv_down", latent.cached_width, self.d_model),
+            projection("kv_up", heads * (latent.nope_dim + latent.value_dim), latent.kv_rank),
+            projection("o", self.d_model, heads * latent.value_dim),
+        )
+
+    def _mlp_matrices(self, gpus: int) -> tuple[Matrix, ...]:
+        def gated(name: str, width: float, layers: int, dtype: str | None, experts: int = 1, used: int = 1) -> tuple[Matrix, ...]:
+            found = dtype or self.dtype
+            return (
+                Matrix(f"{name}gate_up", "mlp", 2 * width / gpus, self.d_model, layers, found, experts, used),
+                Matrix(f"{name}down", "mlp", self.d_model, width / gpus, layers, found, experts, used),
+            )
+
+        moe = self.experts
+        if moe is None:
+            return gated("", self.d_ff, self.num_layers, self.linear_dtype)
+        layers = self.num_layers - moe.num_dense_layers
+        dense = gated("", self.d_ff, moe.num_dense_layers, self.linear_dtype) if moe.num_dense_layers else ()
+        shared = gated("shared_", moe.d_ff_shared, layers, self.linear_dtype) if moe.d_ff_shared else ()
+        return (
+            *dense,
+            Matrix("router", "mlp", moe.num_experts, self.d_model, layers, self.dtype),
+            *shared,
+            *gated("expert_", moe.d_ff, layers, self.expert_dtype, moe.num_experts, moe.experts_per_token),
+        )
+
     @property
+    def _vector_params(self) -> int:
+        """Norms, biases and sinks: read once a pass, too small to price."""
+        latent, moe = self.latent, self.experts
+        per_layer = self.norms_per_layer * self.d_model + (2 * self.head_dim if self.qk_norm else 0)
+        per_layer += (latent.kv_rank + (latent.q_rank or 0)) if latent else 0
+        per_layer += (self.d_attention + 2 * self.d_kv) if self.qkv_bias else 0
+        per_layer += (self.d_model if self.o_bias else 0) + (self.num_heads if self.attention_sinks else 0)
+        router_biases = moe.num_experts if moe is not None and moe.bias else 0
+        return self.num_layers * per_layer + self.d_model + self._moe_layers * router_biases + self._expert_biases(used=False)
+
+    @property
+    def _moe_layers(self) -> int:
+        return 0 if self.experts is None else self.num_layers - self.experts.num_dense_layers
+
+    def _expert_biases(self, *, used: bool) -> int:
+        """Biases of all experts, or of those that a token uses."""
+        moe = self.experts
+        if moe is None or not moe.bias:
+            return 0
+        return self._moe_layers * (moe.experts_per_token if used else moe.num_experts) * (2 * moe.d_ff + self.d_model)
+
+    @cached_property
     def params(self) -> int:
         """All parameters, each stored once."""
-        per_layer = self.attention_params + self.mlp_params + 2 * self.d_model
-        heads = self.embedding_params * (1 if self.tied_embeddings else 2)
-        return self.num_layers * per_layer + self.d_model + heads
+        matrices = sum(matrix.params for matrix in self.matrices())
+        return int(matrices) + self._vector_params + (0 if self.tied_embeddings else self.embedding_params)
 
-    @property
-    def bytes_per_element(self) -> float:
-        """Size of one weight or cache element. [bytes]"""
-        return BYTES_PER_ELEMENT[self.dtype]
+    @cached_property
+    def active_params(self) -> int:
+        """Parameters that one token meets."""
+        idle = sum(matrix.params * (1 - matrix.used / matrix.experts) for matrix in self.matrices())
+        idle += self._expert_biases(used=False) - self._expert_biases(used=True)
+        return self.params - round(idle)
 
-    @property
+    def weight_bytes_per_gpu(self, tensor_parallel: int = 1, *, head_sharded: bool = True) -> float:
+        """Weights that one GPU holds; what the LM head's engine does not shard, and the small vectors, whole. [bytes]"""
+        *layers, head = self.matrices(tensor_parallel)
+        embeddings = (1 if self.tied_embeddings else 2) * (head if head_sharded else self._head(1)).bytes
+        return sum(matrix.bytes for matrix in layers) + embeddings + self._vector_params * self.bytes_per_element
+
+    @cached_property
     def weight_bytes(self) -> float:
         """Size of all weights in memory. [bytes]"""
-        return self.params * self.bytes_per_element
+        return self.weight_bytes_per_gpu()
+
+    def kv_heads_per_gpu(self, tensor_parallel: int) -> float:
+        """KV heads whose entries one GPU holds; those that cannot be split are replicated, and a latent cache is one head."""
+        return 1.0 if self.latent else max(self.num_kv_heads / tensor_parallel, 1.0)
+
+    def kv_width_per_gpu(self, tensor_parallel: int = 1) -> float:
+        """Elements of keys and values that one GPU holds per token and layer."""
+        if self.latent is not None:
+            return self.latent.cached_width
+        return 2 * self.kv_heads_per_gpu(tensor_parallel) * self.head_dim
 
     @property
     def kv_bytes_per_token(self) -> float:
-        """Keys and values of one token over all layers. [bytes/token]
+        """Keys and values of one token over all layers, where all keep it. [bytes/token]
 
         Left out: paging and alignment waste of real allocators.
         """
-        return 2 * self.num_layers * self.d_kv * self.bytes_per_element
+        return self.num_layers * self.kv_width_per_gpu() * self.kv_bytes_per_element
+
+    @property
+    def reaches(self) -> tuple[tuple[int, int | None], ...]:
+        """(layers, window) of each kind of attention layer; None for a window that reaches all the way. [tokens]"""
+        if self.sliding_window is None:
+            return ((self.num_layers, None),)
+        windowed = self.num_layers if self.num_window_layers is None else self.num_window_layers
+        kinds = ((self.num_layers - windowed, None), (windowed, self.sliding_window))
+        return tuple((layers, window) for layers, window in kinds if layers)
 
     def with_dtype(self, dtype: str) -> TransformerConfig:
-        """The same model stored and computed in another type."""
-        return replace(self, dtype=dtype)
+        """The same model stored and computed in one other type."""
+        return replace(self, dtype=dtype, linear_dtype=None, expert_dtype=None, kv_dtype=None)
 
-
-class _HfRope(pydantic.BaseModel):
-    """`rope_scaling`, or `rope_parameters` as newer checkpoints call it."""
-
-    model_config = pydantic.ConfigDict(extra="ignore", strict=True)
-
-    rope_type: Literal["default", "linear", "llama3", "yarn"] = pydantic.Field(
-        "default", validation_alias=pydantic.AliasChoices("rope_type", "type")
-    )
-    rope_theta: pydantic.PositiveFloat | None = None
-    factor: float = pydantic.Field(1.0, ge=1.0)
-    original_max_position_embeddings: pydantic.PositiveInt | None = None
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    attention_factor: float | None = None
-    mscale: None = None  # YaRN variants that are not executed here are refused, not silently taken for plain YaRN
-    mscale_all_dim: None = None
-    truncate: Literal[True] = True
-
-
-class _HfConfig(pydantic.BaseModel):
-    """The keys of a Hugging Face `config.json` that matter here; others are ignored, for there are many."""
-
-    model_config = pydantic.ConfigDict(extra="ignore", strict=True)
-
-    model_type: Family
-    num_hidden_layers: pydantic.PositiveInt
-    hidden_size: pydantic.PositiveInt
-    num_attention_heads: pydantic.PositiveInt
-    num_key_value_heads: pydantic.PositiveInt | None = None
-    head_dim: pydantic.PositiveInt | None = None
-    intermediate_size: pydantic.PositiveInt
-    vocab_size: pydantic.PositiveInt
-    max_position_embeddings: pydantic.PositiveInt
-    tie_word_embeddings: bool = False
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    hidden_act: Literal["silu"] = "silu"
-    sliding_window: pydantic.PositiveInt | None = None
-    use_sliding_window: bool = False
-    torch_dtype: Literal["float64", "float32", "bfloat16", "float16"] | None = None
-    dtype: Literal["float64", "float32", "bfloat16", "float16"] | None = None
-    rope_theta: pydantic.PositiveFloat = 10000.0
-    rope_scaling: _HfRope | None = None
-    rope_parameters: _HfRope | None = None
-    rms_norm_eps: pydantic.PositiveFloat = 1e-6
-    quantization_config: None = None  # other weight formats are neither priced nor loaded
-
-    @pydantic.model_validator(mode="after")
-    def _keys_agree(self) -> _HfConfig:
-        problems: list[Problem] = []
-
-        def wrong(key: str, expected: str) -> None:
-            problems.append(Problem("", key, expected, repr(getattr(self, key))))
-
-        if self.num_attention_heads % (self.num_key_value_heads or self.num_attention_heads):
-            wrong("num_attention_heads", f"a multiple of num_key_value_heads ({self.num_key_value_heads})")
-        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
-            wrong("hidden_size", f"a multiple of num_attention_heads ({self.num_attention_heads}) where head_dim is not given")
-        if self.model_type in ("llama", "mistral", "qwen3") and (self.attention_bias or self.mlp_bias):
-            wrong("attention_bias" if self.attention_bias else "mlp_bias", f"false for model_type {self.model_type!r}")
-        if self.model_type.startswith("qwen") and self.use_sliding_window:
-            wrong("use_sliding_window", "false for the Qwen families: windows on some layers only are not modelled")
-        if problems:
-            raise InputError(*problems)
-        return self
-
-
-def parse_hf_config(raw: object, *, where: str, name: str) -> TransformerConfig:
-    """The configuration that a parsed Hugging Face `config.json` describes.
-
-    Args:
-        raw: The parsed JSON.
-        where: The file, for error messages.
-        name: How the model is called in what is printed.
-
-    Raises:
-        InputError: A key is missing, of the wrong type, or of a family that is not known here.
-    """
-    try:
-        hf = _HfConfig.model_validate(raw)
-    except pydantic.ValidationError as error:
-        raise from_pydantic(error, where) from None
-    rope = hf.rope_parameters or hf.rope_scaling or _HfRope.model_validate({})
-    scaling = None
-    if rope.rope_type != "default":
-        scaling = RopeScaling(
-            kind=rope.rope_type,
-            factor=rope.factor,
-            original_context_len=rope.original_max_position_embeddings or hf.max_position_embeddings,
-            low_freq_factor=rope.low_freq_factor,
-            high_freq_factor=rope.high_freq_factor,
-            beta_fast=rope.beta_fast,
-            beta_slow=rope.beta_slow,
-            attention_factor=rope.attention_factor,
+    def compressed(self, *, weight_dtype: str | None = None, kv_dtype: str | None = None) -> TransformerConfig:
+        """The same model with the matrices of its layers, or its KV cache, stored in a type, where that is smaller."""
+        return replace(
+            self,
+            linear_dtype=_smaller(self.linear_dtype, self.dtype, weight_dtype),
+            expert_dtype=_smaller(self.expert_dtype, self.dtype, weight_dtype),
+            kv_dtype=_smaller(self.kv_dtype, self.dtype, kv_dtype),
         )
-    return TransformerConfig(
-        name=name,
-        family=hf.model_type,
-        num_layers=hf.num_hidden_layers,
-        d_model=hf.hidden_size,
-        num_heads=hf.num_attention_heads,
-        num_kv_heads=hf.num_key_value_heads or hf.num_attention_heads,
-        head_dim=hf.head_dim or hf.hidden_size // hf.num_attention_heads,
-        d_ff=hf.intermediate_size,
-        vocab_size=hf.vocab_size,
-        max_context_len=hf.max_position_embeddings,
-        tied_embeddings=hf.tie_word_embeddings,
-        qkv_bias=hf.model_type == "qwen2",
-        qk_norm=hf.model_type == "qwen3",
-        sliding_window=hf.sliding_window if hf.model_type == "mistral" else None,
-        dtype=hf.dtype or hf.torch_dtype or "bfloat16",
-        rope_theta=rope.rope_theta or hf.rope_theta,
-        rope_scaling=scaling,
-        norm_eps=hf.rms_norm_eps,
-    )
 
 
-def load_config(path: str | Path, *, name: str | None = None) -> TransformerConfig:
-    """Read a `config.json`, or the one in a checkpoint directory.
-
-    Raises:
-        InputError: The file is missing, is not JSON, or does not describe a model known here.
-    """
-    path = Path(path)
-    file = path / "config.json" if path.is_dir() else path
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise bad(file, "", "a readable config.json", error.strerror) from None
-    except ValueError as error:
-        raise bad(file, "", "JSON", error) from None
-    return parse_hf_config(raw, where=str(file), name=name or (path.name if path.is_dir() else path.parent.name))
-
-
-@cache
-def builtin_configs() -> dict[str, Traversable]:
-    """Files of the built-in models, by name."""
-    folder = resources.files("costmodel") / "model_configs"
-    files = {entry.name.removesuffix(".json"): entry for entry in folder.iterdir() if entry.name.endswith(".json")}
-    return dict(sorted(files.items()))
-
-
-def resolve_model(name: str, where: str = "--model") -> TransformerConfig:
-    """The configuration a user means: a path, a built-in name in any spelling, or a Hugging Face repository id.
-
-    Raises:
-        InputError: Nothing of that name; the closest built-in names are listed.
-    """
-    if Path(name).exists() and (Path(name).is_dir() or name.endswith(".json")):
-        return load_config(name, name=name)
-    spelled = {_plain(known): known for known in builtin_configs()}
-    known = spelled.get(_plain(name))
-    if known is None:
-        close = [spelled[match] for match in difflib.get_close_matches(_plain(name), spelled, n=4, cutoff=0.4)]
-        hint = f"{', '.join(close)} are close; " if close else ""
-        raise bad(where, "", f"a built-in name ({hint}`magicdec models` lists all) or a path to a config.json", repr(name))
-    file = builtin_configs()[known]
-    return parse_hf_config(json.loads(file.read_text(encoding="utf-8")), where=str(file), name=known)
-
-
-def _plain(name: str) -> str:
-    """A model's name without what people write differently: owner, case, separators, `-hf`, `-instruct`, Meta's prefix."""
-    name = re.sub(r"[^a-z0-9.]+", "-", name.lower().rsplit("/", 1)[-1]).strip("-")
-    name = re.sub(r"-(instruct|chat|hf|base|it)\b", "", name).removeprefix("meta-").removesuffix("-v1.0")
-    return name.replace("-", "")
+def _smaller(stored: str | None, default: str, wanted: str | None) -> str | None:
+    """A type to store in: the wanted one, unless what is stored is as small already."""
+    if wanted is None or BYTES_PER_ELEMENT[stored or default] <= BYTES_PER_ELEMENT[wanted]:
+        return stored
+    return wanted

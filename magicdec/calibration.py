@@ -1,35 +1,38 @@
-"""Profiles from measurements: this machine's CPU, or the published step times of a GPU."""
+"""Profiles from measurements: this machine's CPU, kernel tables, or the published step times of a GPU."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from costmodel.calibrate import Observation, fit_calibration, fit_published
-from costmodel.hardware import (
-    Calibration,
-    HardwareProfile,
-    Peak,
-    builtin_profiles,
-    render_profile,
-    resolve_profile,
-    with_calibration,
-)
+from costmodel.attention import AttentionLaw
+from costmodel.calibrate import Observation, Pass, fit_passes, fit_published
+from costmodel.errors import bad
+from costmodel.gemm import GemmLaw
+from costmodel.hardware import Calibration, HardwareProfile, Peak, render_profile, resolve_profile, with_calibration
+from costmodel.kernel_tables import SYSTEMS, fit_tables
 from executor.probe import num_measurements, probe_cpu
 from magicdec import text
 from magicdec.names import CPU, REFERENCE, find_model
 
+# A CPU's cores stream as fast as memory allows, in any division of the work, and nothing is launched.
+CPU_START = Calibration(
+    gemm=GemmLaw(launch_s=0.0, depth_s=0.0),
+    attention=AttentionLaw(
+        launch_s=0.0, sm_bytes_per_s=1e12, wave_s=0.0, merge_s=0.0, split_s=0.0, tile_rows=4096, instruction_rows=1
+    ),
+)
 CPU_PARAMETERS = (
-    "memory_efficiency",
-    "attention_memory_efficiency",
-    "compute_efficiency",
-    "attention_compute_efficiency",
-    "overlap",
-    "layer_overhead_s",
+    "gemm.memory_efficiency",
+    "gemm.compute_efficiency",
+    "attention.memory_efficiency",
+    "attention.compute_efficiency",
+    "attention.sharpness",
+    "engine.layer_overhead_s",
 )
 
 
@@ -46,18 +49,18 @@ def measure_cpu() -> HardwareProfile:
         num_sms=probe.cores,
         l2_cache_bytes=probe.cache_bytes,
     )
-    start = Calibration(query_tiles=(1,), splits_kv=True, round_overhead_s=probe.round_overhead_s)
+    engine = replace(CPU_START.engine, round_overhead_s=probe.round_overhead_s)
     profile = HardwareProfile(
         name=CPU,
         description=probe.description,
         peak=peak,
-        calibration=start,
+        calibration=replace(CPU_START, engine=engine),
         sources=dict.fromkeys(vars(peak), "measured by magicdec on this machine"),
     )
     observations = [
-        Observation(config, seen.batch_size, seen.query_len, seen.context_len, seen.measured_s) for seen in probe.passes
+        Observation((Pass(config, seen.batch_size, seen.query_len, seen.context_len),), seen.measured_s) for seen in probe.passes
     ]
-    return fit_calibration(profile, observations, CPU_PARAMETERS, data="passes of the reference model's shape, measured here")
+    return fit_passes(profile, observations, CPU_PARAMETERS, data="passes of the reference model's shape, measured here")
 
 
 def write_profile(profile: HardwareProfile, file: Path) -> None:
@@ -66,17 +69,39 @@ def write_profile(profile: HardwareProfile, file: Path) -> None:
     file.write_text(render_profile(profile, date.today()), encoding="utf-8")
 
 
-def calibration_text(from_published: str | None) -> tuple[dict[str, Any], str, str]:
+def calibration_text(
+    from_published: str | None, tables: Path | None = None, system: str | None = None, profile_name: str | None = None
+) -> tuple[dict[str, Any], str, str]:
     """A freshly fitted profile: as a document, as text for people, and as the YAML file."""
-    if from_published is None:
-        profile = measure_cpu()
-        rendered = render_profile(profile, date.today())
+    if tables is not None:
+        if system not in SYSTEMS:
+            raise bad("--system", "", f"a system whose tables are known ({', '.join(SYSTEMS)})", repr(system))
+        known = resolve_profile(profile_name or SYSTEMS[system].profile)
+        profile = fit_tables(tables, system, known)
+    elif from_published is not None:
+        known = resolve_profile(from_published)
+        profile = fit_published(known)
     else:
-        profile = fit_published(resolve_profile(from_published))
-        rendered = with_calibration(builtin_profiles()[profile.name].read_text(encoding="utf-8"), profile.calibration)
-    calibration, fit = profile.calibration, profile.calibration.fit
-    assert fit is not None
-    rows = [[name, f"{getattr(calibration, name):.3g}"] for name in fit.fitted]
-    errors = f"{fit.num_points} points; error median {fit.median_error:.1%}, mean {fit.mean_error:.1%}, worst {fit.worst_error:.0%}"
-    words = "\n".join([profile.description, "", text.table(["fitted", "value"], rows), "", f"{fit.data}: {errors}"])
-    return asdict(profile), words, rendered
+        known, profile = None, measure_cpu()
+    rendered = with_calibration(known.text, profile.calibration) if known else render_profile(profile, date.today())
+    return asdict(profile), _words(profile), rendered
+
+
+def _words(profile: HardwareProfile) -> str:
+    parts = [profile.description]
+    for fit in profile.calibration.fits:
+        rows = [[name, f"{_value(profile.calibration, fit.part, name):.3g}"] for name in fit.fitted]
+        errors = (
+            f"{fit.num_points} points; error median {fit.median_error:.1%}, mean {fit.mean_error:.1%}, worst {fit.worst_error:.0%}"
+        )
+        parts += ["", f"{fit.data}: {errors}", "", text.table([f"fitted ({fit.part})", "value"], rows)]
+    return "\n".join(parts)
+
+
+def _value(calibration: Calibration, part: str, name: str) -> float:
+    """A fitted parameter: whole passes name its law, kernel tables do not; the table's attention may not be the engine's."""
+    owner, _, key = name.rpartition(".")
+    law = getattr(calibration, owner or part)
+    if part == "attention" and calibration.table_attention is not None:
+        law = calibration.table_attention
+    return float(getattr(law, key))

@@ -1,0 +1,72 @@
+"""Time of an all-reduce over the GPUs of one node, in closed form.
+
+    one shot   L + (p - 1) n / (w1 B)                 every GPU reads the payloads of all its peers
+    two shots  r L + v / W + f sqrt(r L v / W)        reduce-scatter, then all-gather; also a ring
+    L = a + h (p - 1),  v = 2 (p - 1) / p n,  W = min(w2 B, C / p)
+
+n payload, p GPUs, B peak bandwidth of one GPU's links. A library with both ways takes the faster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+from annotated_types import Interval
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AllreduceLaw:
+    """How an all-reduce uses the links of a node.
+
+    Attributes:
+        latency_s: One exchange of nothing between two GPUs (`a`, less one `h`). [s]
+        peer_latency_s: Each further peer that is waited for (`h`). [s]
+        one_shot_efficiency: Of peak interconnect bandwidth, in one exchange (`w1`). [0-1]
+        two_shot_efficiency: The same in two exchanges or around a ring (`w2`). [0-1]
+        two_shot_latency_factor: Latency of two exchanges over that of one (`r`). [ratio]
+        pipeline_fill: How much filling the pipeline of a large payload takes (`f`): 2 is a pipeline of fixed depth with the
+            best chunk size, 0 none at all.
+        shared_bytes_per_s: What the host carries for all GPUs together, where they have no direct links (`C`); more than any
+            payload needs where they do. [bytes/s]
+        one_shot: The library has the one-shot way.
+    """
+
+    latency_s: Annotated[float, Interval(ge=0.0, le=1e-3)] = 6e-6
+    peer_latency_s: Annotated[float, Interval(ge=0.0, le=1e-4)] = 2e-7
+    one_shot_efficiency: Annotated[float, Interval(ge=0.02, le=1.0)] = 0.55
+    two_shot_efficiency: Annotated[float, Interval(ge=0.02, le=1.0)] = 0.6
+    two_shot_latency_factor: Annotated[float, Interval(ge=1.0, le=6.0)] = 1.8
+    pipeline_fill: Annotated[float, Interval(ge=0.0, le=4.0)] = 0.2
+    shared_bytes_per_s: Annotated[float, Interval(ge=1e9, le=1e15)] = 1e15
+    one_shot: bool = True
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}  # in profile files
+
+
+def allreduce_s(law: AllreduceLaw, payload_bytes: ArrayLike, num_gpus: int, link_bytes_per_s: float) -> Array:
+    """One all-reduce.
+
+    Args:
+        law: Of the node.
+        payload_bytes: What every GPU contributes. [bytes]
+        num_gpus: GPUs that take part.
+        link_bytes_per_s: Peak of one GPU's links, one direction. [bytes/s]
+
+    Returns:
+        Its time, of the shape of the payload; 0 for a single GPU. [s]
+    """
+    payload = np.asarray(payload_bytes, np.float64)
+    if num_gpus == 1:
+        return 0 * payload
+    shared = law.shared_bytes_per_s / num_gpus
+    latency_s = law.latency_s + law.peer_latency_s * (num_gpus - 1)
+    one_s = latency_s + (num_gpus - 1) * payload / min(law.one_shot_efficiency * link_bytes_per_s, shared)
+    wire_s = 2 * (num_gpus - 1) / num_gpus * payload / min(law.two_shot_efficiency * link_bytes_per_s, shared)
+    both_s = law.two_shot_latency_factor * latency_s
+    two_s = both_s + wire_s + law.pipeline_fill * np.sqrt(both_s * wire_s)
+    return np.minimum(one_s, two_s) if law.one_shot else two_s
