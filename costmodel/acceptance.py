@@ -18,8 +18,10 @@ import pydantic
 import yaml
 from numpy.typing import ArrayLike
 
+from costmodel.drafts import Draft
 from costmodel.errors import bad, from_pydantic
 from costmodel.forward import Array
+from costmodel.strategy import CompressedDtype, DraftKind, KvPolicy
 from costmodel.yaml_text import load_mapping
 
 # Rejection of the published PG-19 curve (data in acceptance_curves/) grows as this power of context_len / kv_budget.
@@ -42,23 +44,40 @@ def mean_acceptance_length(gamma: ArrayLike, acceptance_rate: ArrayLike) -> Arra
     3.3616
     """
     g, a = np.broadcast_arrays(np.asarray(gamma, np.float64), np.asarray(acceptance_rate, np.float64))
-    certain = a >= 1
-    below = np.where(certain, 0.0, a)
-    return np.where(certain, g + 1, (1 - below ** (g + 1)) / (1 - below))
+    length, term = np.ones(g.shape), np.ones(g.shape)
+    for position in range(1, int(g.max(initial=0)) + 1):  # the sum itself: exact near a rate of 1, and alike in any layout
+        term = term * a
+        length = length + np.where(position <= g, term, 0.0)
+    return np.asarray(length)
 
 
-def mean_length_of_positions(acceptance_by_position: Sequence[float]) -> float:
-    """Tokens emitted per verification when position i is accepted at its own rate, given those before it were. [tokens]"""
-    return 1.0 + float(np.cumprod(acceptance_by_position).sum())
+def length_by_position(gamma: ArrayLike, rates: Sequence[float]) -> Array:
+    """Tokens emitted per verification when position i is accepted at its own rate, given those before it were. [tokens]
+
+    Positions beyond the last rate are accepted at it.
+
+    >>> length_by_position([1, 2, 4], [0.9, 0.5]).tolist()
+    [1.9, 2.35, 2.6875]
+    """
+    g = np.asarray(gamma, np.float64)
+    most = max(int(g.max()), len(rates))
+    every = np.array([*rates, *[rates[-1]] * (most - len(rates))])
+    lengths = np.cumsum([1.0, *np.cumprod(every)])
+    return np.asarray(lengths[g.astype(int)])
 
 
-def implied_acceptance_rate(gamma: float, mean_length: float) -> float:
-    """The independent rate that yields `mean_length` tokens per round of `gamma`: the inverse of `mean_acceptance_length`."""
-    low, high = 0.0, 1.0
-    for _ in range(60):
+def implied_acceptance_rate(gamma: ArrayLike, mean_length: ArrayLike) -> Array:
+    """The independent rate that yields `mean_length` tokens per round of `gamma`: the inverse of `mean_acceptance_length`. [0-1]
+
+    0 where a single token is asked for, nan where more than gamma + 1 are.
+    """
+    g, wanted = np.broadcast_arrays(np.asarray(gamma, np.float64), np.asarray(mean_length, np.float64))
+    low, high = np.zeros_like(g), np.ones_like(g)
+    for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if mean_acceptance_length(gamma, middle) < mean_length else (low, middle)
-    return (low + high) / 2
+        less = mean_acceptance_length(g, middle) < wanted
+        low, high = np.where(less, middle, low), np.where(less, high, middle)
+    return np.asarray(np.where(wanted > g + 1, np.nan, np.where(wanted <= 1, 0.0, (low + high) / 2)))
 
 
 @dataclass(frozen=True)
@@ -68,7 +87,7 @@ class AcceptanceCurve:
     Attributes:
         target: Model it was measured on.
         task: Text it was measured on.
-        draft_kind, kv_policy, draft_model: The draft.
+        draft_kind, kv_policy, draft_model, kv_dtype, weight_dtype: The draft.
         points: (kv_budget, context_len, acceptance_rate); kv_budget is context_len for a draft with all its KV.
         source: Where the numbers come from.
     """
@@ -80,6 +99,15 @@ class AcceptanceCurve:
     draft_model: str | None
     points: tuple[tuple[float, float, float], ...]
     source: str
+    kv_dtype: str | None = None
+    weight_dtype: str | None = None
+
+    def is_of(self, draft: Draft) -> bool:
+        """It was measured with this kind of draft: of a smaller model with any, of the target with the same compression."""
+        if self.draft_kind != draft.kind:
+            return False
+        compression = (self.kv_policy, self.kv_dtype, self.weight_dtype)
+        return draft.kind != "self" or compression == (draft.kv_policy, draft.kv_dtype, draft.weight_dtype)
 
     def rate(self, kv_budget: ArrayLike, context_len: ArrayLike) -> Array:
         """Acceptance rate, interpolated monotonically over context and budget. [0-1]
@@ -126,7 +154,7 @@ class AcceptanceCurve:
         groups = []
         for budget in sorted({point[0] for point in points}):
             here = np.array([(context / budget, rate) for b, context, rate in points if b == budget])
-            ratios = np.unique(here[:, 0])
+            ratios = np.array(sorted(set(here[:, 0])))
             groups.append((budget, ratios, np.array([here[here[:, 0] == ratio, 1].mean() for ratio in ratios])))
         return groups
 
@@ -137,12 +165,12 @@ class AcceptanceCurve:
             known, rates = np.append(1.0, known), np.append(1.0, rates)
         falling = np.minimum.accumulate(rates)
         rate = np.interp(np.log(asked), np.log(known), falling)
-        growth = (np.maximum(asked, known[-1]) / known[-1]) ** (0.0 if self.kv_policy == "full" else REJECTION_EXPONENT)
+        growth = np.power(np.maximum(asked, known[-1]) / known[-1], 0.0 if self.kv_policy == "full" else REJECTION_EXPONENT)
         return np.asarray(np.clip(1 - (1 - rate) * growth, 0.0, 1.0))
 
 
 class _PointFile(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, defer_build=True)
     kv_budget: pydantic.PositiveInt | None = None
     context_len: pydantic.PositiveInt
     acceptance_rate: float = pydantic.Field(ge=0.0, le=1.0)
@@ -150,12 +178,14 @@ class _PointFile(pydantic.BaseModel):
 
 
 class _CurveFile(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, defer_build=True)
     target: str
     task: str
-    draft_kind: Literal["self", "model"]
-    kv_policy: Literal["full", "streaming_llm", "snapkv"]
+    draft_kind: DraftKind
+    kv_policy: KvPolicy
     draft_model: str | None = None
+    kv_dtype: CompressedDtype | None = None
+    weight_dtype: CompressedDtype | None = None
     source: str
     points: list[_PointFile] = pydantic.Field(min_length=1)
 
@@ -167,7 +197,7 @@ class _CurveFile(pydantic.BaseModel):
 
 
 class _CurvesFile(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, defer_build=True)
     schema_version: Literal[1]
     curves: list[_CurveFile]
 
@@ -238,19 +268,16 @@ class Answer:
         return f"acceptance measured on {origin}" if self.measured_here else f"acceptance assumed, borrowed from {origin}"
 
 
-def find_curve(
-    curves: Sequence[AcceptanceCurve], *, target: str, draft_kind: str, kv_policy: str, draft_model: str | None
-) -> Answer | None:
+def find_curve(curves: Sequence[AcceptanceCurve], target: str, draft: Draft) -> Answer | None:
     """The curve for a draft: one of this target if there is one, else another target's as a prior; None if there is none.
 
     A small draft that reads part of its own cache is answered by whichever policy was measured: what it
     loses, it loses mostly by being small.
     """
-    kind = [curve for curve in curves if curve.draft_kind == draft_kind]
-    if draft_kind == "self":
-        kind = [curve for curve in kind if curve.kv_policy == kv_policy]
-    own = [curve for curve in kind if curve.target == target and curve.draft_model == draft_model]
+    kind = [curve for curve in curves if curve.is_of(draft)]
+    model = draft.model.name if draft.model else None
+    own = [curve for curve in kind if curve.target == target and curve.draft_model == model]
     if not kind:
         return None
-    exact = [curve for curve in own if curve.kv_policy == kv_policy]
+    exact = [curve for curve in own if curve.kv_policy == draft.kv_policy]
     return Answer((exact or own or kind)[0], bool(own))

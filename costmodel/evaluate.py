@@ -2,83 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from costmodel.acceptance import AcceptanceCurve, Answer, find_curve, mean_acceptance_length
+from costmodel.acceptance import (
+    AcceptanceCurve,
+    Answer,
+    find_curve,
+    implied_acceptance_rate,
+    length_by_position,
+    mean_acceptance_length,
+)
+from costmodel.deployment import Setup
+from costmodel.drafts import Draft
 from costmodel.errors import InputError, Problem
-from costmodel.forward import Array, forward_cost
+from costmodel.forward import Array, whole_power
 from costmodel.hardware import HardwareProfile
 from costmodel.memory import Memory, memory_of
-from costmodel.roofline import StepTime, VerifyKernel, step_time
+from costmodel.roofline import NO_TIME, StepTime
 from costmodel.speculation import Round
-from costmodel.strategy import DraftKind, KvPolicy
 from costmodel.transformer import TransformerConfig
 
 UNCALIBRATED_ERROR = 0.25  # of a step time priced at default efficiencies; peers' datasheet rooflines do worse
+OTHER_MODEL_ERROR = 0.03  # mean error of step times of a model that was left out of a fit (docs/accuracy.md)
+KERNELS_ONLY_ERROR = 0.12  # of one whose kernels were measured and whose engine is assumed
 
 
 @dataclass(frozen=True)
-class Setup:
-    """Who runs where.
+class Mix:
+    """The contexts of a batch: an axis of the grid, or lengths that are met in given shares.
 
     Attributes:
-        target: The model that is served.
-        hardware: One of its GPUs.
-        num_gpus: GPUs in all; the batch is split over `num_gpus / tensor_parallel` replicas.
-        tensor_parallel: GPUs that share one replica of the target.
-        verify_kernel: How verification attention reads the KV cache.
+        contexts: Lengths; with `weights` a list of them. [tokens]
+        weights: Their shares; None where every point of the grid has one length. [0-1]
     """
 
-    target: TransformerConfig
-    hardware: HardwareProfile
-    num_gpus: int = 1
-    tensor_parallel: int = 1
-    verify_kernel: VerifyKernel = "shared_kv_splitkv"
+    contexts: Array
+    weights: Array | None
 
-    def __post_init__(self) -> None:
-        problems = []
-        if self.num_gpus < 1 or self.tensor_parallel < 1 or self.num_gpus % self.tensor_parallel:
-            expected = f"a divisor of the number of GPUs ({self.num_gpus})"
-            problems.append(Problem("--tensor-parallel", "", expected, str(self.tensor_parallel)))
-        elif self.target.num_heads % self.tensor_parallel:
-            expected = f"a divisor of the {self.target.num_heads} query heads of {self.target.name}"
-            problems.append(Problem("--tensor-parallel", "", expected, str(self.tensor_parallel)))
-        elif self.target.num_kv_heads % self.tensor_parallel and self.tensor_parallel % self.target.num_kv_heads:
-            expected = f"a divisor or a multiple of the {self.target.num_kv_heads} KV heads of {self.target.name}"
-            problems.append(Problem("--tensor-parallel", "", expected, str(self.tensor_parallel)))
-        if problems:
-            raise InputError(*problems)
+    def spread(self, axis: Array) -> Array:
+        """An axis of the grid, ready to meet every length."""
+        return axis if self.weights is None else axis[..., None]
 
-    @property
-    def replicas(self) -> int:
-        """Copies of the target that share the batch."""
-        return self.num_gpus // self.tensor_parallel
-
-
-@dataclass(frozen=True)
-class Draft:
-    """What drafts, apart from gamma and budget, which are axes of the grid.
-
-    Attributes:
-        kind: `none`, `self` or `model`.
-        kv_policy: Which KV entries it reads.
-        model: The smaller model for `model`.
-        tensor_parallel: GPUs that share the smaller model; None for as many as it has KV heads, up to the target's.
-    """
-
-    kind: DraftKind = "none"
-    kv_policy: KvPolicy = "full"
-    model: TransformerConfig | None = None
-    tensor_parallel: int | None = None
-
-    def gpus(self, setup: Setup) -> int:
-        """GPUs that share the draft."""
-        if self.model is None:
-            return setup.tensor_parallel
-        return self.tensor_parallel or min(setup.tensor_parallel, self.model.num_kv_heads)
+    def mean(self, values: Array) -> Array:
+        """The mean over the lengths of a batch."""
+        return values if self.weights is None else np.asarray((values * self.weights).sum(axis=-1))
 
 
 @dataclass(frozen=True)
@@ -107,12 +79,12 @@ class Evaluation:
     acceptance_error: Array
     error: float
 
-    @property
+    @cached_property
     def speedup_low(self) -> Array:
         """Lower end of the interval on the speedup. [ratio]"""
         return self._speedup_at(-1) / (1 + self.error * (self.round.gamma > 0))
 
-    @property
+    @cached_property
     def speedup_high(self) -> Array:
         """Upper end of the interval on the speedup. [ratio]"""
         return self._speedup_at(1) * (1 + self.error * (self.round.gamma > 0))
@@ -120,8 +92,9 @@ class Evaluation:
     def _speedup_at(self, side: int) -> Array:
         """The speedup if acceptance is off by its uncertainty, to one side. [ratio]"""
         r = self.round
-        rate = np.clip(self.acceptance_rate + side * self.acceptance_error, 0.0, 1.0)
-        length = np.where(np.isnan(rate), r.mean_acceptance_length, mean_acceptance_length(r.gamma, np.nan_to_num(rate)))
+        off = np.clip(self.acceptance_rate + side * self.acceptance_error, 0.0, 1.0)
+        change = mean_acceptance_length(r.gamma, off) / mean_acceptance_length(r.gamma, self.acceptance_rate)
+        length = r.mean_acceptance_length * np.where(np.isnan(change), 1.0, change)
         return np.where(r.gamma > 0, length * r.target_step_s / r.round_s, 1.0)
 
 
@@ -134,9 +107,11 @@ def evaluate_grid(
     gamma: ArrayLike = 0,
     kv_budget: ArrayLike = np.inf,
     acceptance_rate: ArrayLike | None = None,
+    acceptance_by_position: Sequence[float] | None = None,
     acceptance_length: ArrayLike | None = None,
     curves: tuple[AcceptanceCurve, ...] = (),
     max_context_len: ArrayLike | None = None,
+    context_weights: ArrayLike | None = None,
 ) -> Evaluation:
     """Predict a grid of situations; all array arguments broadcast against one another, a scalar is the 0-d case.
 
@@ -148,34 +123,42 @@ def evaluate_grid(
         gamma: Draft tokens per round; 0 for none. [tokens]
         kv_budget: Entries the draft reads, per sequence; inf for all. [tokens]
         acceptance_rate: Of draft tokens; None to ask the curves. [0-1]
+        acceptance_by_position: A rate for each draft position, given those before it were accepted, instead of one rate. [0-1]
         acceptance_length: Tokens per round, bonus included, instead of a rate. [tokens]
         curves: Where acceptance is looked up.
         max_context_len: Longest context that memory must hold; `context_len` by default. [tokens]
+        context_weights: The batch mixes contexts: `context_len` is a list of lengths, met in these shares, and no axis of the
+            grid. Costs are linear in context, so passes are priced at the mean of what they read. [0-1]
+
+    Where acceptance is neither given nor known, what depends on it is nan; step times, memory and the acceptance that would
+    pay (`Round.minimum_acceptance_rate`) are not.
 
     Raises:
-        InputError: Acceptance is neither given nor known.
+        InputError: Values out of their range, or a draft with another vocabulary.
     """
-    b, s, g, k = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (batch_size, context_len, gamma, kv_budget)))
+    b, s, g, k = (np.asarray(x, np.float64) for x in (batch_size, context_len, gamma, kv_budget))
     _check_axes(b, s, g, k)
     check_vocabularies(setup.target, draft.model)
     b = np.ceil(b / setup.replicas)  # the fullest replica sets the pace
-    drafter, drafter_gpus = draft.model or setup.target, draft.gpus(setup)
-
-    def priced(model: TransformerConfig, gpus: int, query_len: ArrayLike, budget: ArrayLike = np.inf) -> StepTime:
-        cost = forward_cost(
-            model,
-            batch_size=b,
-            query_len=query_len,
-            context_len=s,
-            kv_budget=budget,
-            tensor_parallel=gpus,
-            head_sharded=setup.hardware.calibration.head_sharded,
-        )
-        return step_time(cost, setup.hardware, model.dtype, tensor_parallel=gpus, verify_kernel=setup.verify_kernel)
-
-    target, verify = priced(setup.target, setup.tensor_parallel, 1), priced(setup.target, setup.tensor_parallel, g + 1)
-    drafting = priced(drafter, drafter_gpus, 1, k)
-    rate, length, answer = _acceptance(setup, draft, s, g, k, acceptance_rate, acceptance_length, curves)
+    _check_shares(s, context_weights)
+    mix = Mix(s, None if context_weights is None else np.asarray(context_weights, np.float64))
+    read = mix.mean(np.minimum(s, mix.spread(k)))  # by the draft
+    s = mix.mean(s)
+    target, verify = setup.pass_time(b, 1, s), setup.pass_time(b, g + 1, s)
+    network, gpus = draft.network(setup.target), draft.gpus(setup.tensor_parallel)
+    drafting, select_s = NO_TIME, np.zeros(())
+    if network is not None:
+        drafting = setup.pass_time(b, 1, s, kv_budget=read, model=network, gpus=gpus)
+        select_s = setup.select_s(draft, b, s, network, gpus)
+    given = _given_acceptance(g, acceptance_rate, acceptance_by_position, acceptance_length)
+    rate, length, answer = given or _looked_up(setup, draft, mix, g, k, curves)
+    engine = setup.hardware.calibration.engine
+    first_s = engine.verify_wait * verify.total_s if network is not None else np.zeros(())
+    if network is not None and engine.draft_rereads_last:
+        two_s = setup.pass_time(b, 2, s, kv_budget=read, model=network, gpus=gpus).total_s
+        known = implied_acceptance_rate(g, length) if acceptance_length is not None else np.nan_to_num(rate, nan=1.0)
+        all_accepted = 1 - whole_power(1 - whole_power(known, g), b)  # in some sequence of the batch
+        first_s = first_s + all_accepted * (two_s - drafting.total_s)
     memory = memory_of(
         setup.target,
         batch_size=b,
@@ -183,10 +166,8 @@ def evaluate_grid(
         gamma=g,
         kv_budget=k,
         tensor_parallel=setup.tensor_parallel,
-        draft=draft.model,
-        draft_tensor_parallel=drafter_gpus,
-        drafts=draft.kind != "none",
-        head_sharded=setup.hardware.calibration.head_sharded,
+        draft=draft,
+        head_sharded=engine.head_sharded,
     )
     return Evaluation(
         target=target,
@@ -198,14 +179,15 @@ def evaluate_grid(
             target_step_s=target.total_s,
             draft_step_s=drafting.total_s,
             verify_step_s=verify.total_s,
-            select_step_s=0 * s,
-            overhead_s=setup.hardware.calibration.round_overhead_s + 0 * s,
+            select_step_s=select_s,
+            first_draft_s=first_s,
+            overhead_s=np.asarray(engine.round_overhead_s),
         ),
         memory=memory,
         fits_in_memory=memory.fits(setup.hardware),
         acceptance_rate=rate,
         answer=answer,
-        acceptance_error=answer.uncertainty(np.minimum(k, s), s) if answer else np.zeros_like(s),
+        acceptance_error=answer.uncertainty(read, s) if answer else np.zeros(()),
         error=relative_error(setup.hardware),
     )
 
@@ -223,6 +205,16 @@ def _check_axes(b: Array, s: Array, g: Array, k: Array) -> None:
         raise InputError(*problems)
 
 
+def _check_shares(s: Array, weights: ArrayLike | None) -> None:
+    """Raise `InputError` unless the contexts of a mixture are a list, each with a share, that make up the whole."""
+    if weights is None:
+        return
+    shares = np.asarray(weights, np.float64)
+    if s.ndim != 1 or shares.shape != s.shape or not np.all(shares >= 0) or abs(shares.sum() - 1) > 1e-6:
+        expected = "a share of each of the contexts, which is a list, adding up to 1"
+        raise InputError(Problem("context_weights", "", expected, str(weights)))
+
+
 def check_vocabularies(target: TransformerConfig, draft: TransformerConfig | None) -> None:
     """Raise `InputError` unless a draft model speaks the target's tokens; padding of up to a hundredth is no difference."""
     if draft is not None and abs(draft.vocab_size - target.vocab_size) > 0.01 * target.vocab_size:
@@ -231,43 +223,44 @@ def check_vocabularies(target: TransformerConfig, draft: TransformerConfig | Non
 
 
 def relative_error(hardware: HardwareProfile) -> float:
-    """Uncertainty of a ratio of predicted times: twice the mean residual of the profile's fit. [0-1]"""
-    fit = hardware.calibration.fit
-    return UNCALIBRATED_ERROR if fit is None else 2 * fit.mean_error
+    """Uncertainty of a step time, and of a ratio of them: twice the mean residual of the profile's own fit, at least. [0-1]"""
+    whole = hardware.calibration.fit_of("engine")
+    if whole is not None:
+        return 2 * max(whole.mean_error, OTHER_MODEL_ERROR)
+    return KERNELS_ONLY_ERROR if hardware.calibrated else UNCALIBRATED_ERROR
 
 
-def _acceptance(
-    setup: Setup,
-    draft: Draft,
-    s: Array,
-    g: Array,
-    k: Array,
-    acceptance_rate: ArrayLike | None,
-    acceptance_length: ArrayLike | None,
-    curves: tuple[AcceptanceCurve, ...],
+def _given_acceptance(
+    g: Array, rate: ArrayLike | None, by_position: Sequence[float] | None, length: ArrayLike | None
+) -> tuple[Array, Array, None] | None:
+    """Rate and tokens per round as the caller gave them; None if the caller did not."""
+    if length is not None:
+        lengths = np.asarray(length, np.float64)
+        if not np.all((g == 0) | ((lengths >= 1) & (lengths <= g + 1))):
+            most = f"gamma + 1 = {float(g) + 1:.0f}" if g.ndim == 0 else "gamma + 1"
+            raise InputError(Problem("--mean-acceptance-length", "", f"1 to {most} tokens", str(length)))
+        return np.array(np.nan), np.where(g > 0, lengths, 1.0), None
+    asked = by_position if by_position is not None else rate
+    if asked is None:
+        return None
+    rates = np.asarray(asked, np.float64)
+    if not rates.size or not np.all((rates >= 0) & (rates <= 1)):
+        raise InputError(Problem("--acceptance-rate", "", "a probability, 0 to 1", str(asked)))
+    if by_position is None:
+        return rates, mean_acceptance_length(g, rates), None
+    lengths = length_by_position(g, by_position)
+    return implied_acceptance_rate(g, lengths), lengths, None
+
+
+def _looked_up(
+    setup: Setup, draft: Draft, mix: Mix, g: Array, k: Array, curves: tuple[AcceptanceCurve, ...]
 ) -> tuple[Array, Array, Answer | None]:
-    """Rate, tokens per round and the curve that answered."""
-    if acceptance_length is not None:
-        length = np.asarray(acceptance_length, np.float64) + 0 * s
-        if not np.all((g == 0) | ((length >= 1) & (length <= g + 1))):
-            raise InputError(Problem("--mean-acceptance-length", "", "1 to gamma + 1 tokens", str(acceptance_length)))
-        return np.full_like(s, np.nan), np.where(g > 0, length, 1.0), None
-    if acceptance_rate is not None:
-        rate = np.asarray(acceptance_rate, np.float64) + 0 * s
-        if not np.all((rate >= 0) & (rate <= 1)):
-            raise InputError(Problem("--acceptance-rate", "", "a probability, 0 to 1", str(acceptance_rate)))
-        return rate, mean_acceptance_length(g, rate), None
-    if draft.kind == "none" or not g.any():
-        return np.full_like(s, np.nan), np.ones_like(s), None
-    answer = find_curve(
-        curves,
-        target=setup.target.name,
-        draft_kind=draft.kind,
-        kv_policy=draft.kv_policy,
-        draft_model=draft.model.name if draft.model else None,
-    )
+    """Rate, tokens per round and the curve that answered; nan where none does."""
+    if not draft.drafts or not g.any():
+        return np.array(np.nan), np.ones(()), None
+    answer = find_curve(curves, setup.target.name, draft)
     if answer is None:
-        expected = f"a value: no acceptance is known for draft {draft.kind} with kv policy {draft.kv_policy}"
-        raise InputError(Problem("--acceptance-rate", "", expected, "nothing"))
-    rate = answer.curve.rate(np.minimum(k, s), s)
-    return np.where(g > 0, rate, np.nan), mean_acceptance_length(g, rate), answer
+        return np.array(np.nan), np.where(g > 0, np.nan, 1.0), None
+    rate = answer.curve.rate(np.minimum(mix.spread(k), mix.contexts), mix.contexts)
+    length = mix.mean(mean_acceptance_length(mix.spread(g), rate))
+    return np.where(g > 0, mix.mean(rate), np.nan), length, answer

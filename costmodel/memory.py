@@ -7,23 +7,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from costmodel.forward import Array
+from costmodel.drafts import NO_DRAFT, Draft, draft_memory, kv_bytes_per_gpu
+from costmodel.forward import LOGITS_BYTES, Array
 from costmodel.hardware import HardwareProfile
 from costmodel.transformer import TransformerConfig
 
 USABLE_FRACTION = 0.95  # of the datasheet's GB, which on HBM parts are nearer GiB; the rest goes to driver, graphs and gaps
-LOGITS_BYTES = 4.0  # engines hold logits in float32
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of one GPU by use. [bytes]
+    """Memory of one GPU by use; the arrays broadcast. [bytes]
 
     Attributes:
         weights_bytes: Target.
         kv_bytes: Target's KV cache.
-        draft_weights_bytes: A smaller draft model.
-        draft_kv_bytes: The draft's own KV: a whole cache, or the copy of the entries it reads.
+        draft_weights_bytes: A smaller draft model, a prediction head, or a compressed copy of the target.
+        draft_kv_bytes: The draft's own KV: a whole cache, or the copy of the entries it reads, and an index of them.
         activations_bytes: Widest intermediate results of a verification, and its logits.
     """
 
@@ -40,7 +40,12 @@ class Memory:
 
     def fits(self, hardware: HardwareProfile) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
         """Whether it goes into the usable part of one GPU's memory."""
-        return np.asarray(self.total_bytes <= USABLE_FRACTION * hardware.peak.memory_bytes)
+        return np.asarray(self.total_bytes <= usable_bytes(hardware))
+
+
+def usable_bytes(hardware: HardwareProfile) -> float:
+    """Memory of one GPU that an engine may fill. [bytes]"""
+    return USABLE_FRACTION * hardware.peak.memory_bytes
 
 
 def memory_of(
@@ -51,9 +56,7 @@ def memory_of(
     gamma: ArrayLike = 0,
     kv_budget: ArrayLike = np.inf,
     tensor_parallel: int = 1,
-    draft: TransformerConfig | None = None,
-    draft_tensor_parallel: int = 1,
-    drafts: bool = False,
+    draft: Draft = NO_DRAFT,
     head_sharded: bool = True,
 ) -> Memory:
     """Memory of one GPU while a batch is decoded.
@@ -63,37 +66,28 @@ def memory_of(
         batch_size: Sequences on these `tensor_parallel` GPUs.
         max_context_len: Longest context that is reached. [tokens]
         gamma: Draft tokens per round. [tokens]
-        kv_budget: Entries a sparse draft reads, of which it keeps a copy; inf for all. [tokens]
+        kv_budget: Entries a sparse draft reads; inf for all. [tokens]
         tensor_parallel: GPUs that share the target.
-        draft: A smaller draft model, or None.
-        draft_tensor_parallel: GPUs that share it.
-        drafts: Something is drafted at all.
+        draft: What drafts.
         head_sharded: The LM head is split over the GPUs too, not held by each.
 
     Left out: a prefill's activations beyond one chunk, fragmentation.
     """
-    b, s, g, k = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (batch_size, max_context_len, gamma, kv_budget)))
-    drafter = draft or target
-    drafter_gpus = draft_tensor_parallel if draft else tensor_parallel
-    sparse = np.isfinite(k)
-    draft_tokens = np.where(sparse, np.minimum(s, k) + g, s + g if draft else 0.0) if drafts else 0 * s
-    width = max(3 * target.d_ff / tensor_parallel, 4 * target.d_model)
-    return Memory(
-        weights_bytes=_weight_bytes_per_gpu(target, tensor_parallel, head_sharded) + 0 * s,
-        kv_bytes=b * (s + g) * kv_bytes_per_token_per_gpu(target, tensor_parallel),
-        draft_weights_bytes=(_weight_bytes_per_gpu(draft, draft_tensor_parallel, head_sharded) if draft else 0.0) + 0 * s,
-        draft_kv_bytes=b * draft_tokens * kv_bytes_per_token_per_gpu(drafter, drafter_gpus),
-        activations_bytes=b * (g + 1) * (width * target.bytes_per_element + target.vocab_size * LOGITS_BYTES),
+    b, s, g, k = (np.asarray(x, np.float64) for x in (batch_size, max_context_len, gamma, kv_budget))
+    per_sequence, draft_weights = draft_memory(
+        draft,
+        target,
+        max_context_len=s,
+        kv_budget=k,
+        gamma=g,
+        tensor_parallel=tensor_parallel,
+        head_sharded=head_sharded,
     )
-
-
-def _weight_bytes_per_gpu(model: TransformerConfig, tensor_parallel: int, head_sharded: bool) -> float:
-    """Share of the weights that one GPU holds. [bytes]"""
-    whole = 0.0 if head_sharded else model.embedding_params * model.bytes_per_element
-    return whole + (model.weight_bytes - whole) / tensor_parallel
-
-
-def kv_bytes_per_token_per_gpu(model: TransformerConfig, tensor_parallel: int) -> float:
-    """Share of a token's keys and values that one GPU holds; heads that cannot be split are replicated. [bytes/token]"""
-    heads = max(model.num_kv_heads / tensor_parallel, 1.0)
-    return model.kv_bytes_per_token * heads / model.num_kv_heads
+    widest = max(3 * target.d_ff / tensor_parallel, 4 * target.d_model) * target.bytes_per_element
+    return Memory(
+        weights_bytes=np.asarray(target.weight_bytes_per_gpu(tensor_parallel, head_sharded=head_sharded)),
+        kv_bytes=b * kv_bytes_per_gpu(target, s + g, tensor_parallel),
+        draft_weights_bytes=np.asarray(draft_weights),
+        draft_kv_bytes=b * per_sequence,
+        activations_bytes=b * (g + 1) * (widest + target.vocab_size * LOGITS_BYTES),
+    )

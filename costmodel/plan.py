@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Literal
 
@@ -20,20 +20,27 @@ from costmodel.yaml_text import load_mapping
 
 
 def fingerprint(model: TransformerConfig) -> str:
-    """What identifies a model's architecture: sixteen hexadecimal digits over its facts, but for name and type."""
-    facts = {key: value for key, value in asdict(model).items() if key not in ("name", "dtype")}
+    """What identifies a model's architecture: sixteen hexadecimal digits over its facts, but for name and types.
+
+    Facts that are as they are by default are left out, so that a new one does not change the models that lack it.
+    """
+    defaults = {known.name: known.default for known in fields(TransformerConfig)}
+    hidden = ("name", "dtype", "linear_dtype", "expert_dtype", "kv_dtype")
+    facts = {key: value for key, value in asdict(model).items() if key not in hidden and value != defaults[key]}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class _Part(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class PlannedModel(_Part):
-    """A model by the name it resolves from, and the fingerprint of its architecture."""
+    """A model by the name it resolves from, the fingerprint of its architecture, and the types it was planned in, if compressed."""
 
     name: str
     fingerprint: str
+    weight_dtype: str | None = None
+    kv_dtype: str | None = None
 
 
 class PlannedHardware(_Part):
@@ -64,6 +71,17 @@ class PredictedRound(_Part):
     breakdown: dict[str, dict[str, float]]
 
 
+class PredictedServing(_Part):
+    """Whole requests: first token, whole request and plain one [s], all tokens with prompts being read too [tokens/s]."""
+
+    predicted_ttft_s: float
+    predicted_request_s: float
+    predicted_plain_request_s: float
+    predicted_throughput_tokens_per_s: float
+    predicted_plain_throughput_tokens_per_s: float
+    prefill_share: float
+
+
 class RunnerUp(_Part):
     """The best strategy of another kind for the same batch, and what it would have gained. [ratio]"""
 
@@ -81,6 +99,7 @@ class Plan(_Part):
     draft: PlannedModel | None = None
     strategy: Strategy
     prediction: PredictedRound
+    serving: PredictedServing | None = None
     runner_up: RunnerUp | None = None
     policy: PolicyTable | None = None
     notes: list[str] = []

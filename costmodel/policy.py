@@ -25,7 +25,7 @@ class PolicyTable(pydantic.BaseModel):
         hysteresis: A running engine keeps the strategy it has until another is better by this share. [0-1]
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
     batch_sizes: list[pydantic.PositiveInt] = pydantic.Field(min_length=1)
     context_lens: list[pydantic.PositiveInt] = pydantic.Field(min_length=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -21,6 +22,7 @@ class Round:
         draft_step_s: One step of the draft. [s]
         verify_step_s: The target's pass over the draft tokens. [s]
         select_step_s: Choosing the KV entries the draft reads, per draft step. [s]
+        first_draft_s: What the first draft step takes beyond that: it may read a second token per sequence, or wait. [s]
         overhead_s: Host work per round. [s]
 
     Source:
@@ -33,25 +35,26 @@ class Round:
     draft_step_s: Array
     verify_step_s: Array
     select_step_s: Array
+    first_draft_s: Array
     overhead_s: Array
 
-    @property
+    @cached_property
     def gamma_draft_step_s(self) -> Array:
         """All draft steps of a round. [s]"""
-        return self.gamma * (self.draft_step_s + self.select_step_s)
+        return self.gamma * (self.draft_step_s + self.select_step_s) + np.where(self.gamma > 0, self.first_draft_s, 0.0)
 
-    @property
+    @cached_property
     def round_s(self) -> Array:
         """One round; with gamma 0 it is the plain step. [s]"""
         speculative = self.gamma_draft_step_s + self.verify_step_s + self.overhead_s
         return np.where(self.gamma > 0, speculative, self.target_step_s)
 
-    @property
+    @cached_property
     def speculative_tpot_s(self) -> Array:
         """Seconds per output token, per sequence. [s]"""
         return self.round_s / self.mean_acceptance_length
 
-    @property
+    @cached_property
     def speedup(self) -> Array:
         """Autoregressive over speculative time per output token. [ratio]"""
         return self.target_step_s / self.speculative_tpot_s
@@ -66,16 +69,10 @@ class Round:
         """T_V / T_T. [ratio]"""
         return self.verify_step_s / self.target_step_s
 
+    def minimum_acceptance_rate(self, speedup: float = 1.0) -> Array:
+        """The acceptance rate from which a round reaches a speedup; nan where no rate does. [0-1]
 
-def minimum_acceptance_rate(gamma: int, round_s: float, target_step_s: float, speedup: float = 1.0) -> float | None:
-    """The acceptance rate from which a round reaches a speedup; None if no rate does. [0-1]
-
-    Source:
-        MagicDec (arXiv 2408.11049), section 4; Omega from Leviathan et al. (arXiv 2211.17192), eq. 1.
-    """
-    needed = speedup * round_s / target_step_s
-    if needed > gamma + 1:
-        return None
-    if needed <= 1:
-        return 0.0
-    return implied_acceptance_rate(gamma, needed)
+        Source:
+            MagicDec (arXiv 2408.11049), section 4; Omega from Leviathan et al. (arXiv 2211.17192), eq. 1.
+        """
+        return implied_acceptance_rate(self.gamma, speedup * self.round_s / self.target_step_s)

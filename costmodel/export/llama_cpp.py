@@ -1,0 +1,61 @@
+"""A plan for llama.cpp: flags of `llama-server`, in their current names (`--draft` and `--draft-max` are gone).
+
+Source:
+    docs/speculative.md and common/arg.cpp of llama.cpp, late 2026.
+"""
+
+from __future__ import annotations
+
+from costmodel.export import serving
+from costmodel.export.document import Export, Options
+from costmodel.plan import Plan
+from costmodel.strategy import Strategy
+
+TYPES = {"model": "draft-simple", "self": "draft-simple", "eagle3": "draft-eagle3", "mtp": "draft-mtp", "ngram": "ngram-simple"}
+KV_TYPES = {None: None, "int8": "q8_0", "int4": "q4_0"}
+
+
+def runs(strategy: Strategy) -> bool:
+    """Everything but self-speculation with sparse KV; a self draft with int8 or int4 KV or weights runs as a second model."""
+    if strategy.draft_kind == "self":
+        return serving.copies_target(strategy) and strategy.kv_dtype in KV_TYPES
+    return strategy.draft_kind in TYPES
+
+
+def export(plan: Plan, options: Options) -> Export:
+    """The plan as `llama-server` takes it."""
+    served = serving.serve(plan, options, runs)
+    target, notes = serving.target_path(plan, options)
+    notes += serving.column_notes(plan, options)
+    gamma, gamma_notes = serving.one_gamma(served, "llama.cpp")
+    notes += gamma_notes
+    arguments = ["llama-server", "--model", target]
+    if gamma:
+        path, path_notes = serving.draft_path(plan, served.strategy, options)
+        flags, flag_notes = _flags(served.strategy, path, gamma)
+        arguments += flags
+        notes += [*path_notes, *flag_notes, "llama.cpp loads GGUF files."]
+        if options.replay_acceptance:
+            rate, replay_notes = serving.replayed(plan, served)
+            notes += replay_notes
+            if rate is not None:
+                arguments += ["--spec-synth-rates", ",".join(map(str, serving.unconditional_rates(rate, gamma)))]
+    else:
+        arguments += ["--spec-type", "none"]
+        notes.append("Plain decoding.")
+    names = serving.names_note("llama.cpp's documentation of late 2026", options)
+    return Export("llama.cpp", tuple(arguments), notes=(*served.notes, *notes, names))
+
+
+def _flags(strategy: Strategy, path: str | None, gamma: int) -> tuple[list[str], list[str]]:
+    flags = ["--spec-type", TYPES[strategy.draft_kind]]
+    if strategy.draft_kind == "ngram":
+        note = "The plan says nothing about the length of matches: that of llama.cpp stays."
+        return [*flags, "--spec-ngram-simple-size-m", str(gamma)], [note]
+    if path is not None:
+        flags += ["--spec-draft-model", path]
+    flags += ["--spec-draft-n-max", str(gamma), "--spec-draft-p-min", "0.0"]
+    kv_type = KV_TYPES.get(strategy.kv_dtype)
+    if kv_type is not None:
+        flags += ["--spec-draft-type-k", kv_type, "--spec-draft-type-v", kv_type]
+    return flags, ["--spec-draft-p-min 0.0 keeps drafts from ending early where the draft is unsure."]

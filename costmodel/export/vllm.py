@@ -1,0 +1,103 @@
+"""A plan for vLLM: `vllm serve --speculative-config`, draft length by batch size, synthetic acceptance.
+
+Source:
+    vllm/config/speculative.py at commit 002e77c1, docs/features/speculative_decoding; for the context axis vLLM PR 48944 (open).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from costmodel.export import serving
+from costmodel.export.document import Export, Options
+from costmodel.plan import Plan
+from costmodel.strategy import Strategy
+
+METHODS = {"model": "draft_model", "self": "draft_model", "ngram": "ngram", "eagle3": "eagle3", "mtp": "mtp"}
+KV_CACHE_DTYPES = {None: None, "fp8": "fp8"}
+PROMPT_LOOKUP = {"prompt_lookup_min": 2, "prompt_lookup_max": 5}
+SCHEDULE = "num_speculative_tokens_per_batch_size"
+# The documentation calls the schedule tested with these of the methods above.
+SCHEDULE_TESTED = ("eagle3",)
+
+
+def runs(strategy: Strategy) -> bool:
+    """Everything but self-speculation with sparse KV; a self draft with fp8 KV or quantised weights runs as a second model."""
+    if strategy.draft_kind == "self":
+        return serving.copies_target(strategy) and strategy.kv_dtype in KV_CACHE_DTYPES
+    return strategy.draft_kind in METHODS
+
+
+def export(plan: Plan, options: Options) -> Export:
+    """The plan as `vllm serve` takes it."""
+    served = serving.serve(plan, options, runs, every_context=options.experimental)
+    target, target_notes = serving.target_path(plan, options)
+    config, notes = _config(plan, served, options)
+    tensor_parallel = plan.hardware.tensor_parallel
+    arguments = ["vllm", "serve", target, "--tensor-parallel-size", str(tensor_parallel)]
+    python: dict[str, Any] = {"model": target, "tensor_parallel_size": tensor_parallel}
+    if config:
+        arguments += ["--speculative-config", json.dumps(config)]
+        python["speculative_config"] = config
+    names = serving.names_note("vLLM main at commit 002e77c1", options)
+    return Export("vllm", tuple(arguments), python=python, notes=(*served.notes, *target_notes, *notes, names))
+
+
+def _config(plan: Plan, served: serving.Served, options: Options) -> tuple[dict[str, Any], list[str]]:
+    gamma, schedule, notes = _schedule(plan, served, options)
+    if not gamma:
+        return {}, [*notes, "Plain decoding: vLLM needs no speculative config."]
+    strategy = served.strategy
+    path, path_notes = serving.draft_path(plan, strategy, options)
+    notes += path_notes
+    config: dict[str, Any] = {"method": METHODS[strategy.draft_kind], "num_speculative_tokens": gamma}
+    if path is not None:
+        config["model"] = path
+    if schedule:
+        config[SCHEDULE] = schedule
+    if strategy.draft_kind == "ngram":
+        config |= PROMPT_LOOKUP
+        notes.append("The plan says nothing about the length of matches; prompt_lookup_min and prompt_lookup_max are a choice.")
+    if strategy.kv_dtype is not None:
+        config["kv_cache_dtype"] = KV_CACHE_DTYPES[strategy.kv_dtype]
+    if METHODS[strategy.draft_kind] == "draft_model" and plan.hardware.tensor_parallel > 1:
+        config["draft_tensor_parallel_size"] = plan.hardware.tensor_parallel
+        notes.append("vLLM runs a draft model on one GPU or on all of the target's; the plan priced at most one GPU a KV head.")
+    if options.replay_acceptance:
+        rate, replay_notes = serving.replayed(plan, served)
+        notes += replay_notes
+        if rate is not None:
+            config["rejection_sample_method"] = "synthetic"
+            config["synthetic_acceptance_rates"] = serving.unconditional_rates(rate, gamma)
+    return config, notes
+
+
+def _schedule(plan: Plan, served: serving.Served, options: Options) -> tuple[int, list[list[int]], list[str]]:
+    """The largest draft length, the rows of the schedule (none where it is the same everywhere), and what they lose."""
+    if options.experimental and plan.policy is not None:
+        rows = _context_schedule(plan, served.strategy)
+        note = f"{SCHEDULE} with context columns needs vLLM PR 48944, which is not merged; cells with another draft are 0."
+        return max(row[-1] for row in rows), rows, [note]
+    notes = serving.column_notes(plan, options)
+    if not served.varies:
+        return served.max_gamma, [], notes
+    notes += serving.hysteresis_notes(plan, served)
+    notes.append(f"{SCHEDULE} needs one data-parallel rank (with more, vLLM falls back to the largest draft length in silence).")
+    if served.strategy.draft_kind not in SCHEDULE_TESTED:
+        notes.append(f"vLLM documents {SCHEDULE} as tested with EAGLE, EAGLE-3 and DFlash only.")
+    return served.max_gamma, [list(row) for row in served.rows], notes
+
+
+def _context_schedule(plan: Plan, strategy: Strategy) -> list[list[int]]:
+    """[least batch, most batch, least context, most context, gamma] of every cell of the policy table."""
+    table = plan.policy
+    assert table is not None
+    rows = []
+    for least, most, batch_size in serving.server_ranges(table.batch_sizes, serving.replicas(plan)):
+        above = 0
+        for context in table.context_lens:
+            cell = table.at(batch_size, context)
+            rows.append([least, most, above + 1, context, cell.gamma if cell.family == strategy.family else 0])
+            above = context
+    return rows
