@@ -9,22 +9,29 @@ Shapes: B batch, T query tokens, S slots, N query heads, K KV heads, G query hea
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from executor import cpu_attention
 from executor.kv_cache import KvCache
+from executor.quantised_kv import QuantisedKv
+
+Watch = Callable[[int, Tensor, Tensor], None]  # told of each layer's (layer, q_BNTH, positions_BT)
 
 
 class PrefillAttention:
     """A chunk of one row's prompt: its tokens see those before them, which are in the cache already."""
 
-    def __init__(self, cache: KvCache, row: int, start: int, window: int | None):
-        self.cache, self.row, self.start, self.window = cache, row, start, window
+    def __init__(self, cache: KvCache, row: int, start: int, window: int | None, watch: Watch | None = None):
+        self.cache, self.row, self.start, self.window, self.watch = cache, row, start, window, watch
 
     def __call__(self, layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
         self.cache.write_row(layer, self.row, self.start, k_BKTH[0], v_BKTH[0])
+        if self.watch is not None:
+            self.watch(layer, q_BNTH, torch.arange(self.start, self.start + q_BNTH.shape[2], device=q_BNTH.device)[None])
         length = q_BNTH.shape[2]
         grouped = q_BNTH.shape[1] != k_BKTH.shape[1]
         stop = self.start + length
@@ -46,20 +53,23 @@ class SlotAttention:
         query_len: New tokens per row. [tokens]
         window: Slots a token reaches back, its own included; None for all. [tokens]
         also_store: A second cache that keeps the new keys and values, at their positions.
-        positions_BT: Those positions.
+        positions_BT: Those positions; the slots themselves by default.
+        watch: Told of the queries and their positions.
     """
 
     def __init__(
         self,
-        cache: KvCache,
+        cache: KvCache | QuantisedKv,
         starts_B: Tensor,
         query_len: int,
         window: int | None = None,
         also_store: KvCache | None = None,
         positions_BT: Tensor | None = None,
+        watch: Watch | None = None,
     ):
-        self.cache, self.window, self.also_store, self.positions_BT = cache, window, also_store, positions_BT
+        self.cache, self.window, self.also_store, self.watch = cache, window, also_store, watch
         self.slots_BT = starts_B[:, None] + torch.arange(query_len, device=starts_B.device)
+        self.positions_BT = self.slots_BT if positions_BT is None else positions_BT
         self.stop = int(starts_B.max()) + query_len
         first = int(starts_B.min()) + 1  # every query of every row sees the slots before this one
         self.unmasked = 0 if window is not None and self.stop > window else min(first, self.stop)
@@ -68,15 +78,16 @@ class SlotAttention:
 
     def __call__(self, layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
         self.cache.write(layer, self.slots_BT, k_BKTH, v_BKTH)
-        if self.also_store is not None and self.positions_BT is not None:
+        if self.also_store is not None:
             self.also_store.write(layer, self.positions_BT, k_BKTH, v_BKTH)
-        k_BKSH, v_BKSH = self.cache.k_LBKSH[layer], self.cache.v_LBKSH[layer]
+        if self.watch is not None:
+            self.watch(layer, q_BNTH, self.positions_BT)
+        k_BKSH, v_BKSH = self.cache.read(layer, self.stop)
         on_cpu, width = q_BNTH.device.type == "cpu", q_BNTH.shape[3]
         if on_cpu and q_BNTH.dtype == torch.float32 and width in cpu_attention.HEAD_DIMS:
             kernel = cpu_attention.load()
             if kernel is not None:
                 return kernel(q_BNTH, k_BKSH, v_BKSH, self.slots_BT, self.window)
-        k_BKSH, v_BKSH = k_BKSH[:, :, : self.stop], v_BKSH[:, :, : self.stop]
         if on_cpu and q_BNTH.dtype in (torch.float32, torch.float64):
             rows = q_BNTH.shape[1] // k_BKSH.shape[1] * q_BNTH.shape[2]
             scratch_2BKRS = self.cache.scratch(2, *k_BKSH.shape[:2], rows, self.stop)

@@ -1,6 +1,6 @@
 """Who proposes tokens: each drafter looks at the tokens known so far and proposes the next few. One Protocol, one loop.
 
-Shapes: B batch, S slots, T query tokens, G draft tokens.
+Shapes: B batch, S slots, T query tokens, G draft tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -8,25 +8,41 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from executor.attention import PrefillAttention, SlotAttention
+from executor.attention import Watch
 from executor.kv_cache import KvCache
-from executor.kv_selection import streaming_llm_slots
+from executor.prefill import prefill
+from executor.readings import Reading
+from executor.sampling import Sampler
 from executor.transformer import Transformer
 
-PREFILL_CHUNK = 4096
+LONGEST_NGRAM = 3
+
+Proposal = tuple[Tensor, Tensor | None]  # draft_BG, and draft_probs_BGV that they were drawn from; None if they were certain
 
 
 class Drafter(Protocol):
-    """Proposes draft tokens for every row of a batch."""
+    """Proposes draft tokens for every row of a batch.
 
-    def prefill(self, row: int, tokens_S: Tensor) -> None:
-        """Take in a row's prompt; the target has read it already."""
+    Attributes:
+        watch: Wants to see the queries of verification; None if not.
+    """
+
+    @property
+    def watch(self) -> Watch | None: ...
+
+    def reset(self, row: int, kv_budget: int | None) -> None:
+        """Another prompt has taken a row, with a KV budget of its own or the strategy's; the target has read it."""
         ...
 
-    def draft(self, tokens_BS: Tensor, lengths_B: Tensor, gamma: int) -> Tensor:
-        """draft_BG after the known tokens, of which row b has `lengths_B[b]`."""
+    def keep(self, rows_B: Tensor) -> None:
+        """Only these rows go on, in this order."""
+        ...
+
+    def draft(self, tokens_BS: Tensor, lengths_B: Tensor, gamma: int, sampler: Sampler) -> Proposal:
+        """Draft tokens after the known ones, of which row b has `lengths_B[b]`."""
         ...
 
     def observe(self, lengths_B: Tensor, new_lengths_B: Tensor) -> None:
@@ -34,102 +50,117 @@ class Drafter(Protocol):
         ...
 
 
-@torch.inference_mode()
-def prefill(model: Transformer, cache: KvCache, row: int, tokens_S: Tensor) -> Tensor:
-    """Read a prompt into a row of the cache, in chunks; the logits after its last token, of shape [V]."""
-    x_BTD = torch.empty(0)
-    for start in range(0, len(tokens_S), PREFILL_CHUNK):
-        chunk_BT = tokens_S[None, start : start + PREFILL_CHUNK]
-        positions_BT = torch.arange(start, start + chunk_BT.shape[1], device=chunk_BT.device)[None]
-        x_BTD = model(chunk_BT, positions_BT, PrefillAttention(cache, row, start, model.config.sliding_window))
-    return model.logits(x_BTD[:, -1])[0]
+class NgramDrafter:
+    """What followed the most recent earlier occurrence of the last few tokens: no model at all.
+
+    Longer matches are preferred. A continuation that runs into the present goes round, as a text that repeats itself does;
+    where nothing matches, the last token is repeated.
+
+    Source:
+        Prompt lookup decoding (Saxena, 2023; github.com/apoorvumang/prompt-lookup-decoding).
+    """
+
+    watch = None
+
+    def reset(self, row: int, kv_budget: int | None) -> None:
+        pass
+
+    def keep(self, rows_B: Tensor) -> None:
+        pass
+
+    def draft(self, tokens_BS: Tensor, lengths_B: Tensor, gamma: int, sampler: Sampler) -> Proposal:
+        tokens_BS = tokens_BS[:, : int(lengths_B.max())]
+        places_S = torch.arange(tokens_BS.shape[1], device=tokens_BS.device)
+        earlier_BS = places_S < lengths_B[:, None] - 1
+        end_B = lengths_B - 2  # where the occurrence ends; this one makes the last token repeat itself
+        same_BS = earlier_BS
+        for n in range(LONGEST_NGRAM):
+            last_B1 = tokens_BS.gather(1, (lengths_B - 1 - n).clamp(min=0)[:, None])
+            # Token n of an occurrence that ends at a place is the one n places before it; short rows have none.
+            shifted_BS = F.pad(tokens_BS, (n, 0), value=-1)[:, : tokens_BS.shape[1]]
+            same_BS = same_BS & (shifted_BS == last_B1) & (lengths_B > n)[:, None]
+            found_B = torch.where(same_BS, places_S, -1).amax(1)
+            end_B = torch.where(found_B >= 0, found_B, end_B)
+        period_B = lengths_B - 1 - end_B
+        steps_G = torch.arange(gamma, device=tokens_BS.device)
+        return tokens_BS.gather(1, end_B[:, None] + 1 + steps_G % period_B[:, None]), None
+
+    def observe(self, lengths_B: Tensor, new_lengths_B: Tensor) -> None:
+        pass
 
 
 class ModelDrafter:
-    """A model that drafts greedily: the target itself over part of its KV cache, or a smaller model over its own.
-
-    With a budget it reads a compact copy of the chosen entries. The copy grows by the tokens of each round, exact ones
-    once they are verified, and is chosen anew when it would outgrow the budget.
+    """A model that drafts token by token: the target itself, reading less, or a smaller model over a cache of its own.
 
     Args:
         model: What drafts.
         cache: Its keys and values: the target's own cache for a self draft.
+        reading: What of them it reads.
         shared: The cache is the target's, which fills it in verification; else the drafter does.
-        kv_budget: Entries it reads at most beside the tokens of the round; None for all. [tokens]
-        gamma: Most draft tokens per round. [tokens]
-        vocab_size: Ids the target knows; the drafter's own by default.
+        kv_budget: The strategy's, for prompts without one of their own; None where all is read. [tokens]
+        vocab_size: Ids the target knows.
     """
 
     def __init__(
-        self,
-        model: Transformer,
-        cache: KvCache,
-        *,
-        shared: bool,
-        kv_budget: int | None,
-        gamma: int,
-        vocab_size: int | None = None,
+        self, model: Transformer, cache: KvCache, reading: Reading, *, shared: bool, kv_budget: int | None, vocab_size: int
     ):
-        self.model, self.cache, self.shared, self.kv_budget = model, cache, shared, kv_budget
-        self.vocab_size = vocab_size or model.config.vocab_size
-        self.copy: KvCache | None = None
-        if kv_budget is not None:
-            batch_size, slots = cache.k_LBKSH.shape[1], min(kv_budget, cache.capacity) + 2 * gamma + 4
-            self.copy = KvCache(model.config, batch_size, slots, model.device, model.dtype)
-            self.copied_B = torch.full((batch_size,), -1, device=model.device)  # entries before the last known token
-
-    @torch.inference_mode()
-    def prefill(self, row: int, tokens_S: Tensor) -> None:
-        if not self.shared:
-            prefill(self.model, self.cache, row, tokens_S.clamp(max=self.model.config.vocab_size - 1))
-        if self.copy is not None:
-            self.copied_B[row] = -1
-
-    def draft(self, tokens_BS: Tensor, lengths_B: Tensor, gamma: int) -> Tensor:
-        # A drafter with a cache of its own has not read the last draft token of the round before: it reads two tokens.
-        lag = 1 if self.shared or int(lengths_B.min()) < 2 else 2
-        if self.copy is not None and bool((self.copied_B < 0).any() or (self.copied_B > self._ceiling).any()):
-            self._choose(lengths_B - 1)
-        rows_B1 = torch.arange(len(lengths_B), device=lengths_B.device)[:, None]
-        positions_BT = lengths_B[:, None] + torch.arange(-lag, 0, device=lengths_B.device)
-        input_BT = tokens_BS[rows_B1, positions_BT]
-        starts_B = positions_BT[:, 0] if self.copy is None else self.copied_B - (lag - 1)
-        vocabulary = self.model.config.vocab_size  # two models' differ by padding, whose ids are no tokens
-        draft_BG = torch.empty((len(lengths_B), gamma), dtype=tokens_BS.dtype, device=tokens_BS.device)
-        for i in range(gamma):
-            known_BT = positions_BT.clamp(max=self.model.config.max_context_len - 1)  # what lies beyond is never emitted
-            x_BTD = self.model(input_BT.clamp(max=vocabulary - 1), known_BT, self._attend(starts_B, positions_BT))
-            draft_BG[:, i] = self.model.logits(x_BTD[:, -1])[:, : self.vocab_size].argmax(-1)
-            starts_B = starts_B + input_BT.shape[1]
-            input_BT, positions_BT = draft_BG[:, i : i + 1], positions_BT[:, -1:] + 1
-        return draft_BG
-
-    def observe(self, lengths_B: Tensor, new_lengths_B: Tensor) -> None:
-        if self.copy is None:
-            return
-        grown_B = new_lengths_B - lengths_B
-        steps_T = torch.arange(int(grown_B.max()), device=lengths_B.device)
-        self.cache.copy_to(self.copy, (lengths_B - 1)[:, None] + steps_T, self.copied_B[:, None] + steps_T)
-        self.copied_B = self.copied_B + grown_B
+        self.model, self.cache, self.reading, self.shared, self.vocab_size = model, cache, reading, shared, vocab_size
+        self.kv_budget = kv_budget or cache.capacity
+        self.read_B = torch.zeros_like(reading.budgets_B)  # leading tokens whose entries are in its own cache
 
     @property
-    def _ceiling(self) -> int:
-        assert self.kv_budget is not None
-        return min(self.kv_budget, self.cache.capacity)
+    def watch(self) -> Watch | None:
+        return self.reading.watch if self.shared else None
 
-    def _attend(self, starts_B: Tensor, positions_BT: Tensor) -> SlotAttention:
-        length, window = positions_BT.shape[1], self.model.config.sliding_window
-        if self.copy is None:
-            return SlotAttention(self.cache, starts_B, length, window)
-        # Recent entries are neighbours in the copy as in the cache, so a window reaches as far in either.
-        return SlotAttention(self.copy, starts_B, length, window, None if self.shared else self.cache, positions_BT)
+    @torch.inference_mode()
+    def reset(self, row: int, kv_budget: int | None) -> None:
+        self.read_B[row] = 0
+        self.reading.reset(row, kv_budget or self.kv_budget)
 
-    def _choose(self, known_B: Tensor) -> None:
-        """Copy the chosen entries anew, leaving room for a sixteenth of the budget to grow into."""
-        assert self.copy is not None
-        room = self._ceiling // 16
-        for row, known in enumerate(known_B.tolist()):
-            budget = self._ceiling if known <= self._ceiling else self._ceiling - room
-            slots_C = streaming_llm_slots(known, budget, known_B.device)
-            self.cache.copy_row_to(self.copy, row, slots_C)
-            self.copied_B[row] = len(slots_C)
+    def keep(self, rows_B: Tensor) -> None:
+        self.read_B = self.read_B[rows_B]
+        self.reading.keep(rows_B)
+        if not self.shared:
+            self.cache.keep(rows_B)
+
+    def draft(self, tokens_BS: Tensor, lengths_B: Tensor, gamma: int, sampler: Sampler) -> Proposal:
+        # A drafter with a cache of its own has not read the last draft token of the round before: it reads two tokens. A row
+        # of one token reads it first and then something that is not looked at, so that no row depends on another's length.
+        lag = 1 if self.shared else 2
+        first_B = (lengths_B - lag).clamp(min=0)
+        if not self.shared:
+            self._catch_up(tokens_BS, first_B)
+        self.reading.prepare(tokens_BS, lengths_B - 1)
+        rows_B = torch.arange(len(lengths_B), device=lengths_B.device)
+        positions_BT = first_B[:, None] + torch.arange(lag, device=lengths_B.device)
+        input_BT, last_B = tokens_BS[rows_B[:, None], positions_BT], lengths_B - 1 - first_B
+        proposed: list[tuple[Tensor, Tensor | None]] = []
+        for step in range(gamma):
+            known_BT = positions_BT.clamp(max=self.model.config.max_context_len - 1)  # what lies beyond is never emitted
+            x_BTD = self.model(self._own_ids(input_BT), known_BT, self.reading.attend(positions_BT))
+            logits_BV = self.model.logits(x_BTD[rows_B, last_B])[:, : self.vocab_size]
+            positions_BT, last_B = (lengths_B + step)[:, None], torch.zeros_like(last_B)
+            proposed.append(sampler.propose(self._padded(logits_BV), positions_BT[:, 0]))
+            input_BT = proposed[-1][0][:, None]
+        self.read_B = lengths_B + gamma - 1
+        tokens, probs = zip(*proposed, strict=True)
+        return torch.stack(tokens, 1), None if probs[0] is None else torch.stack(probs, 1)
+
+    def observe(self, lengths_B: Tensor, new_lengths_B: Tensor) -> None:
+        # The last token of each row is the target's own: what the draft fed there, if anything, was another.
+        self.read_B = torch.minimum(self.read_B, new_lengths_B - 1)
+        self.reading.observe(new_lengths_B - 1)
+
+    def _catch_up(self, tokens_BS: Tensor, wanted_B: Tensor) -> None:
+        """Read what was said while another drafter was at work, and new prompts."""
+        for row in (self.read_B < wanted_B).nonzero()[:, 0].tolist():
+            first, stop = int(self.read_B[row]), int(wanted_B[row])
+            prefill(self.model, self.cache, row, self._own_ids(tokens_BS[row, first:stop]), first)
+
+    def _own_ids(self, tokens: Tensor) -> Tensor:
+        """Two models' vocabularies differ by padding, whose ids are no tokens."""
+        return tokens.clamp(max=self.model.config.vocab_size - 1)
+
+    def _padded(self, logits_BV: Tensor) -> Tensor:
+        missing = self.vocab_size - logits_BV.shape[1]
+        return F.pad(logits_BV, (0, missing), value=float("-inf")) if missing else logits_BV

@@ -58,11 +58,32 @@ class KvCache:
         self.k_LBKSH[layer, row, :, start:stop] = k_KTH
         self.v_LBKSH[layer, row, :, start:stop] = v_KTH
 
+    def keep(self, rows_B: Tensor) -> None:
+        """Keep these rows alone, in this order."""
+        self.k_LBKSH, self.v_LBKSH = self.k_LBKSH[:, rows_B], self.v_LBKSH[:, rows_B]
+        self._rows_B1 = self._rows_B1[: len(rows_B)]
+
+    def read(self, layer: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, in the slots before `stop`: views, nothing is copied."""
+        return self.k_LBKSH[layer, :, :, :stop], self.v_LBKSH[layer, :, :, :stop]
+
+    def gather(self, layer: int, slots_BKC: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the given slots of every row and KV head, each of shape [B, K, C, H]."""
+        heads_K1 = torch.arange(slots_BKC.shape[1], device=slots_BKC.device)[:, None]
+        place = (self._rows_B1[:, :, None], heads_K1, slots_BKC)
+        return self.k_LBKSH[layer][place], self.v_LBKSH[layer][place]
+
     def copy_row_to(self, other: KvCache, row: int, slots_C: Tensor) -> None:
         """Copy the chosen slots of a row, in order, to the first slots of the same row of `other`."""
         count = len(slots_C)
         other.k_LBKSH[:, row, :, :count] = self.k_LBKSH[:, row].index_select(2, slots_C)
         other.v_LBKSH[:, row, :, :count] = self.v_LBKSH[:, row].index_select(2, slots_C)
+
+    def copy_heads_to(self, other: KvCache, row: int, slots_LKC: Tensor) -> None:
+        """The same where every layer and KV head has its own chosen slots."""
+        count = slots_LKC.shape[2]
+        other.k_LBKSH[:, row, :, :count] = torch.take_along_dim(self.k_LBKSH[:, row], slots_LKC[..., None], 2)
+        other.v_LBKSH[:, row, :, :count] = torch.take_along_dim(self.v_LBKSH[:, row], slots_LKC[..., None], 2)
 
     def copy_to(self, other: KvCache, slots_BT: Tensor, other_slots_BT: Tensor) -> None:
         """Copy some slots of every row to other slots of the same row of `other`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -13,11 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
 from costmodel.strategy import Strategy
 from costmodel.workload import Workload
 from executor import cpu_attention
-from executor.decode import Trace
+from executor.draft_attention import ChosenAttention
+from executor.rates import achieved
+from executor.readings import Reading
+from executor.trace import Trace
+from executor.transformer import Transformer
 
 SCHEMA_VERSION = 1
 
@@ -40,6 +47,26 @@ def seconds(action: Callable[[], object], *, repeats: int, warm_up: int = 1, dev
     return statistics.median(times)
 
 
+@torch.inference_mode()
+def select_step_s(reading: Reading, lengths_B: Tensor) -> float | None:
+    """Choosing the entries of one draft step in every layer, alone, for random queries; None where steps choose nothing. [s]"""
+    attend = reading.attend((lengths_B - 1)[:, None])
+    if not isinstance(attend, ChosenAttention):
+        return None
+    config, cache = reading.model.config, reading.cache.k_LBKSH
+    group = config.num_heads // config.num_kv_heads
+    q_BKRH = torch.randn(len(lengths_B), config.num_kv_heads, group, config.head_dim, device=cache.device).to(cache.dtype)
+    layers = range(config.num_layers)
+    return seconds(lambda: [attend.choose(layer, q_BKRH) for layer in layers], repeats=5, device=cache.device)
+
+
+def peak_memory_bytes(device: str = "cpu") -> float:
+    """The most memory that this process ever had: of its GPU, or of the machine. [bytes]"""
+    if device.startswith("cuda"):
+        return float(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
 def processor_name() -> str:
     """The CPU, as it calls itself."""
     try:
@@ -56,6 +83,7 @@ def environment(device: str = "cpu") -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if cuda else processor_name(),
         "threads": torch.get_num_threads(),
+        "processes": dist.get_world_size() if dist.is_initialized() else 1,
         "torch": torch.__version__,
         "cuda": torch.version.cuda if cuda else None,
         "python": platform.python_version(),
@@ -79,6 +107,10 @@ class Measurement:
         measured_target_step_s: Plain decoding step, where plain decoding ran too. [s]
         measured_verify_step_s: The target's pass over draft tokens. [s]
         measured_draft_step_s, measured_gamma_draft_step_s: One draft step, and all of a round. [s]
+        measured_select_step_s: Choosing entries for a draft step, alone, where every step chooses; part of the draft step. [s]
+        measured_target_bytes_per_s, measured_target_flop_per_s: What plain decoding's passes read and computed, by this process.
+        measured_verify_bytes_per_s, measured_verify_flop_per_s: The same of the target's pass over draft tokens.
+        measured_peak_memory_bytes: The most memory that this process had. [bytes]
         measured_round_overhead_s: What a round took beside draft and verification. [s]
         measured_speculative_tpot_s: Per output token and row. [s]
         measured_autoregressive_tpot_s: The same of plain decoding. [s]
@@ -103,6 +135,12 @@ class Measurement:
     measured_verify_step_s: float
     measured_draft_step_s: float | None
     measured_gamma_draft_step_s: float | None
+    measured_select_step_s: float | None
+    measured_target_bytes_per_s: float | None
+    measured_target_flop_per_s: float | None
+    measured_verify_bytes_per_s: float
+    measured_verify_flop_per_s: float
+    measured_peak_memory_bytes: float
     measured_round_overhead_s: float
     measured_speculative_tpot_s: float
     measured_autoregressive_tpot_s: float | None
@@ -124,6 +162,7 @@ def summarise(
     trace: Trace,
     plain: Trace | None,
     *,
+    model: Transformer,
     workload: Workload,
     strategy: Strategy,
     hardware: str,
@@ -132,13 +171,19 @@ def summarise(
     outputs_identical: bool | None,
     tokens_compared: int,
     prefill_s: float,
-    device: str,
+    select_step_s: float | None = None,
 ) -> Measurement:
-    """The record of a run, and of the plain run beside it if there was one. Steps are medians over rounds."""
-    drafted = bool(trace.drafted_by_position)
+    """The record of a run, and of the plain run beside it if there was one. Steps are medians over rounds.
+
+    Where a policy table switched between strategies there is no one draft step, and none is recorded.
+    """
+    drafted = bool(trace.drafted_by_position) and set(trace.gammas) <= {strategy.gamma}
     gamma_draft_s = statistics.median(trace.draft_s) if drafted else None
     rests = [r - d - v for r, d, v in zip(trace.round_s, trace.draft_s, trace.verify_s, strict=True)]
     plain_tpot_s = plain.tpot_s if plain else None
+    device = model.device.type
+    verify_rates = achieved(model, trace)
+    target_rates = achieved(model, plain) if plain else (None, None)
     positions = zip(trace.accepted_by_position, trace.drafted_by_position, strict=True)
     return Measurement(
         workload=asdict(workload),
@@ -150,6 +195,12 @@ def summarise(
         measured_verify_step_s=statistics.median(trace.verify_s),
         measured_draft_step_s=gamma_draft_s / strategy.gamma if gamma_draft_s is not None else None,
         measured_gamma_draft_step_s=gamma_draft_s,
+        measured_select_step_s=select_step_s,
+        measured_target_bytes_per_s=target_rates[0],
+        measured_target_flop_per_s=target_rates[1],
+        measured_verify_bytes_per_s=verify_rates[0],
+        measured_verify_flop_per_s=verify_rates[1],
+        measured_peak_memory_bytes=peak_memory_bytes(device),
         measured_round_overhead_s=statistics.median(rests),
         measured_speculative_tpot_s=trace.tpot_s,
         measured_autoregressive_tpot_s=plain_tpot_s,

@@ -15,12 +15,15 @@ from pathlib import Path
 
 import torch
 
+from costmodel.strategy import Strategy
 from costmodel.transformer import TransformerConfig
 from executor.attention import SlotAttention
-from executor.decode import Batch, decode
-from executor.drafters import ModelDrafter
+from executor.batch import Batch, Prompt
+from executor.decode import decode
 from executor.kv_cache import KvCache
 from executor.measure import processor_name, seconds
+from executor.run import make_drafter
+from executor.steering import Always
 from executor.transformer import Transformer
 
 BATCH_SIZES, CONTEXT_LENS, QUERY_LENS = (1, 4, 16), (512, 2048, 4096), (1, 2, 3, 4, 5, 7, 9)
@@ -91,13 +94,13 @@ def probe_cpu(config: TransformerConfig, progress: Callable[[], object] = lambda
         part = _first_rows(cache, batch_size)
         for context_len in CONTEXT_LENS:
             for query_len in QUERY_LENS:
-                measured_s = seconds(lambda: _pass(model, part, query_len, context_len), repeats=5, warm_up=2)  # noqa: B023
+                measured_s = seconds(lambda: decoding_pass(model, part, query_len, context_len), repeats=5, warm_up=2)  # noqa: B023
                 passes.append(Pass(batch_size, query_len, context_len, measured_s))
                 progress()
     del cache
     rate = _product_rate(torch.float32)
     progress()
-    bandwidth = _read_rate()
+    bandwidth = read_rate()
     progress()
     overhead_s = _round_overhead(model)
     progress()
@@ -125,7 +128,8 @@ def _first_rows(cache: KvCache, batch_size: int) -> KvCache:
     return part
 
 
-def _pass(model: Transformer, cache: KvCache, query_len: int, context_len: int) -> None:
+def decoding_pass(model: Transformer, cache: KvCache, query_len: int, context_len: int) -> None:
+    """One pass of every row of a cache, from tokens to the likeliest next ones."""
     batch_size = cache.k_LBKSH.shape[1]
     tokens_BT = torch.zeros((batch_size, query_len), dtype=torch.long)
     starts_B = torch.full((batch_size,), context_len)
@@ -138,7 +142,8 @@ def _product_rate(dtype: torch.dtype, size: int = 2048) -> float:
     return 2 * size**3 / seconds(lambda: a @ a, repeats=5)
 
 
-def _read_rate(elements: int = 128 * 2**20) -> float:
+def read_rate(elements: int = 128 * 2**20) -> float:
+    """How fast this machine reads memory far larger than its caches. [bytes/s]"""
     memory = torch.ones(elements)
     return memory.nbytes / seconds(lambda: memory.sum(), repeats=5)
 
@@ -146,9 +151,11 @@ def _read_rate(elements: int = 128 * 2**20) -> float:
 def _round_overhead(model: Transformer, rounds: int = 8) -> float:
     """Median over rounds of what draft and verification leave of a round."""
     gamma = 4
-    batch = Batch(model, [[1] * 64] * 16, max_new_tokens=rounds * (gamma + 1), gamma=gamma)
+    prompts = [Prompt(str(row), [1] * 64) for row in range(16)]
+    batch = Batch(model, prompts, max_new_tokens=rounds * (gamma + 1), gamma=gamma)
     batch.prefill()
-    trace = decode(batch, drafter=ModelDrafter(model, batch.cache, shared=True, kv_budget=64, gamma=gamma), gamma=gamma)
+    drafter = make_drafter(Strategy("self", "streaming_llm", 64, gamma), batch, None)
+    trace = decode(batch, steer=Always(drafter, gamma))
     return statistics.median(r - d - v for r, d, v in zip(trace.round_s, trace.draft_s, trace.verify_s, strict=True))
 
 

@@ -1,34 +1,37 @@
-"""Run a strategy on prompts: batches, outputs and the measurement. What is measured here never sees a prediction."""
+"""Run a strategy on prompts: what can run, batches, outputs and traces. What is measured here never sees a prediction."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from costmodel.errors import InputError, Problem, bad
+from costmodel.policy import PolicyTable
 from costmodel.strategy import Strategy
-from executor.decode import Batch, Progress, Trace, decode
-from executor.drafters import Drafter, ModelDrafter
+from executor.batch import Batch, Progress, Prompt
+from executor.chosen_readings import QuestReading, TopKReading
+from executor.decode import Finished, decode
+from executor.drafters import Drafter, ModelDrafter, NgramDrafter
 from executor.kv_cache import KvCache
+from executor.measure import select_step_s
+from executor.readings import CopyReading, FullReading, QuantisedReading, Reading, SnapKvReading
+from executor.sampling import GREEDY, Sampling
+from executor.steering import PLAIN, Always, Steer, Steering
+from executor.stopping import StopTexts
+from executor.trace import Trace
 from executor.transformer import Transformer
 
-RUNNABLE = (("none", "full"), ("self", "streaming_llm"), ("model", "full"), ("model", "streaming_llm"))
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One text to continue.
-
-    Attributes:
-        id: As in the prompts file, or its line number.
-        tokens: Its token ids.
-    """
-
-    id: str
-    tokens: list[int]
+SPARSE = ("streaming_llm", "snapkv", "topk", "quest")
+RUNNABLE = (
+    ("none", "full"),
+    ("ngram", "full"),
+    ("self", "full"),
+    *(("self", policy) for policy in SPARSE),
+    ("model", "full"),
+    *(("model", policy) for policy in SPARSE),
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Result:
         trace: What the strategy's run did.
         plain_outputs, plain_trace: The same of plain decoding, where it was asked for.
         prefill_s: Reading the prompts, once for both. [s]
+        select_step_s: Choosing the entries of a draft step, alone, where every step chooses; measured beside `compare`. [s]
     """
 
     outputs: list[list[int]]
@@ -47,6 +51,7 @@ class Result:
     plain_outputs: list[list[int]] | None
     plain_trace: Trace | None
     prefill_s: float
+    select_step_s: float | None = None
 
 
 def check_runnable(strategy: Strategy, target: Transformer, draft: Transformer | None) -> None:
@@ -54,6 +59,13 @@ def check_runnable(strategy: Strategy, target: Transformer, draft: Transformer |
     if (strategy.draft_kind, strategy.kv_policy) not in RUNNABLE:
         known = ", ".join(f"{kind} with {policy}" for kind, policy in RUNNABLE)
         raise bad("plan", "strategy", f"a draft the executor can run ({known})", str(strategy))
+    if strategy.weight_dtype is not None:
+        raise bad("plan", "strategy.weight_dtype", "null: the executor drafts with the weights as they are", strategy.weight_dtype)
+    if strategy.kv_dtype is not None and strategy.kv_policy != "full":
+        expected = "null beside a sparse kv_policy: the executor drafts from compressed KV entries, or from fewer, not both"
+        raise bad("plan", "strategy.kv_dtype", expected, strategy.kv_dtype)
+    if strategy.kv_dtype == "int4" and target.config.head_dim % 2:
+        raise bad("plan", "strategy.kv_dtype", "int8 or fp8 for an odd head_dim", strategy.kv_dtype)
     if draft is not None and abs(draft.config.vocab_size - target.config.vocab_size) > 0.01 * target.config.vocab_size:
         expected = f"the target's vocabulary of {target.config.vocab_size} tokens, but for padding"
         raise bad("draft model", "vocab_size", expected, draft.config.vocab_size)
@@ -61,12 +73,12 @@ def check_runnable(strategy: Strategy, target: Transformer, draft: Transformer |
 
 def check_prompts(prompts: Sequence[Prompt], model: Transformer, max_new_tokens: int, where: str) -> None:
     """Raise `InputError` for every prompt that is empty or, with its output, longer than the model's positions."""
-    most = model.config.max_context_len - max_new_tokens
-    if most < 1:
+    if max_new_tokens >= model.config.max_context_len:
         expected = f"fewer than the {model.config.max_context_len} positions of the model"
         raise bad("--max-new-tokens", "", expected, max_new_tokens)
     problems = []
     for prompt in prompts:
+        most = model.config.max_context_len - (prompt.max_new_tokens or max_new_tokens)
         if not prompt.tokens:
             problems.append(Problem(where, prompt.id, "at least one token", "an empty prompt"))
         elif max(prompt.tokens) >= model.config.vocab_size:
@@ -80,27 +92,49 @@ def check_prompts(prompts: Sequence[Prompt], model: Transformer, max_new_tokens:
 
 
 def make_drafter(strategy: Strategy, batch: Batch, draft: Transformer | None) -> Drafter | None:
-    """The drafter of a strategy, its prompts read; None for plain decoding."""
+    """The drafter of a strategy for the prompts that a batch holds now; None for plain decoding."""
     if strategy.draft_kind == "none":
         return None
-    if strategy.draft_kind == "self":
-        return ModelDrafter(batch.model, batch.cache, shared=True, kv_budget=strategy.kv_budget, gamma=strategy.gamma)
-    assert draft is not None
-    needed = max(map(len, batch.prompts)) + batch.max_new_tokens
-    if draft.config.max_context_len < needed:
-        raise bad("draft model", "max_position_embeddings", f"at least {needed} positions", draft.config.max_context_len)
-    cache = KvCache(draft.config, len(batch.prompts), batch.cache.capacity, draft.device, draft.dtype)
+    if strategy.draft_kind == "ngram":
+        return NgramDrafter()
+    shared = strategy.draft_kind == "self"
+    model, cache = (batch.model, batch.cache) if shared else _own_cache(draft, batch)
     drafter = ModelDrafter(
-        draft,
+        model,
         cache,
-        shared=False,
+        _reading(strategy, model, cache, batch),
+        shared=shared,
         kv_budget=strategy.kv_budget,
-        gamma=strategy.gamma,
         vocab_size=batch.model.config.vocab_size,
     )
-    for row, prompt in enumerate(batch.prompts):
-        drafter.prefill(row, torch.tensor(prompt, device=draft.device))
+    for row, place in enumerate(batch.places):
+        drafter.reset(row, batch.prompts[place].kv_budget)
     return drafter
+
+
+def _own_cache(draft: Transformer | None, batch: Batch) -> tuple[Transformer, KvCache]:
+    """A smaller model and a cache as large as the target's."""
+    assert draft is not None
+    needed = max(len(prompt.tokens) + limit for prompt, limit in zip(batch.prompts, batch.limits, strict=True))
+    if draft.config.max_context_len < needed:
+        raise bad("draft model", "max_position_embeddings", f"at least {needed} positions", draft.config.max_context_len)
+    with batch.memory_explained():
+        return draft, KvCache(draft.config, len(batch), batch.cache.capacity, draft.device, draft.dtype)
+
+
+def _reading(strategy: Strategy, model: Transformer, cache: KvCache, batch: Batch) -> Reading:
+    """What of a cache the drafting model reads, by the strategy's KV policy."""
+    budgets_B = torch.zeros(len(batch), dtype=torch.long, device=model.device)
+    if strategy.kv_dtype is not None:
+        return QuantisedReading(model, cache, budgets_B, strategy.kv_dtype)
+    if strategy.kv_policy == "full":
+        return FullReading(model, cache, budgets_B)
+    if strategy.kv_policy in ("streaming_llm", "snapkv"):
+        kind = CopyReading if strategy.kv_policy == "streaming_llm" else SnapKvReading
+        most = max(prompt.kv_budget or strategy.kv_budget or 0 for prompt in batch.prompts)
+        own = strategy.draft_kind == "model"
+        return kind(model, cache, budgets_B, max_budget=most, gamma=batch.gamma, fill_cache=own)
+    return (TopKReading if strategy.kv_policy == "topk" else QuestReading)(model, cache, budgets_B)
 
 
 def run_batch(
@@ -111,6 +145,8 @@ def run_batch(
     *,
     max_new_tokens: int,
     stop_tokens: Sequence[int] = (),
+    stop_texts: StopTexts | None = None,
+    sampling: Sampling = GREEDY,
     compare: bool = False,
     repeats: int = 1,
     prefilled: Progress = lambda row: None,
@@ -121,23 +157,78 @@ def run_batch(
     With `repeats` the two take turns, and of each the run with the median time per token is kept, so that what else
     the machine does meanwhile weighs little.
     """
-    started = time.perf_counter()
-    gamma = strategy.gamma
-    batch = Batch(target, [prompt.tokens for prompt in prompts], max_new_tokens=max_new_tokens, gamma=gamma)
-    batch.prefill(prefilled)
-    prefill_s = time.perf_counter() - started
+    batch = Batch(target, prompts, max_new_tokens=max_new_tokens, gamma=strategy.gamma, sampling=sampling)
+    with batch.memory_explained():
+        batch.prefill(prefilled)
+
+    def run(steer: Steer) -> Trace:
+        with batch.memory_explained():
+            return decode(batch, steer=steer, stop_tokens=stop_tokens, stop_texts=stop_texts, progress=progress)
+
     traces: list[Trace] = []
     plain_traces: list[Trace] = []
     plain_outputs = None
     for _ in range(repeats):
         if compare:
             batch.rewind()
-            plain_traces.append(decode(batch, stop_tokens=stop_tokens, progress=progress))
+            plain_traces.append(run(PLAIN))
             plain_outputs = batch.outputs()
         batch.rewind()
         drafter = make_drafter(strategy, batch, draft)
-        traces.append(decode(batch, drafter=drafter, gamma=gamma, stop_tokens=stop_tokens, progress=progress))
-    return Result(batch.outputs(), _median(traces), plain_outputs, _median(plain_traces) if compare else None, prefill_s)
+        traces.append(run(Always(drafter, strategy.gamma)))
+    selects = compare and isinstance(drafter, ModelDrafter)
+    return Result(
+        batch.outputs(),
+        _median(traces),
+        plain_outputs,
+        _median(plain_traces) if compare else None,
+        batch.read_s,
+        select_step_s(drafter.reading, batch.lengths_B) if selects else None,
+    )
+
+
+def run_stream(
+    target: Transformer,
+    draft: Transformer | None,
+    prompts: Sequence[Prompt],
+    strategy: Strategy,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    policy: PolicyTable | None = None,
+    stop_tokens: Sequence[int] = (),
+    stop_texts: StopTexts | None = None,
+    sampling: Sampling = GREEDY,
+    prefilled: Progress = lambda row: None,
+    progress: Progress = lambda emitted: None,
+    finished: Finished = lambda place, output: None,
+) -> Result:
+    """Continue any number of prompts, so many at a time: a prompt that is done makes room for the next one at once.
+
+    Args:
+        strategy: How tokens are drafted, where no policy table says it.
+        policy: What to do at which number of running rows and mean context.
+        finished: Told of each prompt's place and output as soon as it is done.
+    """
+    gamma = max(s.gamma for s in policy.strategies) if policy is not None else strategy.gamma
+    batch = Batch(target, prompts, max_new_tokens=max_new_tokens, gamma=gamma, rows=batch_size, sampling=sampling)
+    steer: Steer
+    with batch.memory_explained():
+        batch.prefill(prefilled)
+        if policy is None:
+            steer = Always(make_drafter(strategy, batch, draft), strategy.gamma)
+        else:
+            steer = Steering(policy, lambda kind: make_drafter(kind, batch, draft))
+        trace = decode(
+            batch,
+            steer=steer,
+            stop_tokens=stop_tokens,
+            stop_texts=stop_texts,
+            shrink=True,
+            progress=progress,
+            finished=finished,
+        )
+    return Result(batch.outputs(), trace, None, None, batch.read_s)
 
 
 def _median(traces: Sequence[Trace]) -> Trace:
@@ -168,16 +259,3 @@ def log_probability_gap(model: Transformer, tokens: Sequence[int], chosen: int) 
     positions_BT = torch.arange(len(tokens), device=model.device)[None]
     log_probs_V = model.logits(model(tokens_BT, positions_BT)[:, -1])[0].double().log_softmax(-1)
     return float(log_probs_V.max() - log_probs_V[chosen])
-
-
-def merge(traces: Sequence[Trace]) -> Trace:
-    """One trace of several batches run one after the other."""
-    merged = Trace()
-    for trace in traces:
-        for name, values in vars(merged).items():
-            if name.endswith("_by_position"):
-                seen = getattr(trace, name)
-                values[:] = [a + b for a, b in zip(values, seen, strict=True)] if values else list(seen)
-            else:
-                values.extend(getattr(trace, name))
-    return merged

@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from costmodel.transformer import RopeScaling, TransformerConfig
+from costmodel.architecture import RopeScaling
+from costmodel.transformer import TransformerConfig
+from executor.parallel import ALONE, Ranks
 
 
 class Attend(Protocol):
@@ -38,9 +40,9 @@ def attend_causal(layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, wi
 
 
 class Attention(nn.Module):
-    def __init__(self, config: TransformerConfig, layer: int):
+    def __init__(self, config: TransformerConfig, layer: int, ranks: Ranks):
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
+        self.layer, self.head_dim, self.ranks = layer, config.head_dim, ranks
         self.q_proj = nn.Linear(config.d_model, config.d_attention, bias=config.qkv_bias)
         self.k_proj = nn.Linear(config.d_model, config.d_kv, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.d_model, config.d_kv, bias=config.qkv_bias)
@@ -57,27 +59,28 @@ class Attention(nn.Module):
         k_BKTH = self.k_norm(self.k_proj(x_BTD).view(heads)).transpose(1, 2)
         v_BKTH = self.v_proj(x_BTD).view(heads).transpose(1, 2)
         q_BNTH, k_BKTH = rotate(q_BNTH, cos_BTH, sin_BTH), rotate(k_BKTH, cos_BTH, sin_BTH)
-        return self.o_proj(attend(self.layer, q_BNTH, k_BKTH, v_BKTH).transpose(1, 2).flatten(2))
+        return self.ranks.sum(self.o_proj(attend(self.layer, q_BNTH, k_BKTH, v_BKTH).transpose(1, 2).flatten(2)))
 
 
 class Mlp(nn.Module):
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: TransformerConfig, ranks: Ranks):
         super().__init__()
+        self.ranks = ranks
         self.gate_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.up_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.down_proj = nn.Linear(config.d_ff, config.d_model, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        return self.ranks.sum(self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD)))
 
 
 class Layer(nn.Module):
-    def __init__(self, config: TransformerConfig, layer: int):
+    def __init__(self, config: TransformerConfig, layer: int, ranks: Ranks):
         super().__init__()
         self.input_layernorm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
-        self.self_attn = Attention(config, layer)
+        self.self_attn = Attention(config, layer, ranks)
         self.post_attention_layernorm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
-        self.mlp = Mlp(config)
+        self.mlp = Mlp(config, ranks)
 
     def forward(self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, attend: Attend) -> Tensor:
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_BTH, sin_BTH, attend)
@@ -87,10 +90,10 @@ class Layer(nn.Module):
 class Stack(nn.Module):
     """Everything but the LM head; it is `model.` in checkpoint names."""
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: TransformerConfig, ranks: Ranks):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.num_layers))
+        self.layers = nn.ModuleList(Layer(config, layer, ranks) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
 
 
@@ -98,16 +101,18 @@ class Transformer(nn.Module):
     """A decoder of the given configuration, with uninitialised weights on the current default device.
 
     Attributes:
-        config: What it is built from.
+        whole: What it is built from.
+        config: What of it this process holds, a narrower model if several share it; else all.
     """
 
     cos_SH: Tensor
     sin_SH: Tensor
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, whole: TransformerConfig, ranks: Ranks = ALONE):
         super().__init__()
-        self.config = config
-        self.model = Stack(config)
+        self.whole = whole
+        self.config = config = ranks.share(whole)
+        self.model = Stack(config, ranks)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight

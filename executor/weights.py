@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +13,50 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from costmodel.errors import InputError, Problem, bad
-from costmodel.transformer import TransformerConfig, load_config
+from costmodel.hf_config import EXECUTABLE_FAMILIES, load_config
+from costmodel.transformer import TransformerConfig
+from executor.parallel import ALONE, Ranks
 from executor.transformer import Transformer
 
 FLOAT_TYPES = ("F64", "F32", "BF16", "F16")  # as safetensors files call them
 MOST_PROBLEMS = 20  # as many are shown
+DIGESTED_BYTES = 2**16  # at either end of a file
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")  # buffers that old checkpoints carry
 
 
-def load_model(folder: str | Path, *, device: str = "cpu", dtype: str | None = None, name: str | None = None) -> Transformer:
+def load_model(
+    folder: str | Path, *, device: str = "cpu", dtype: str | None = None, name: str | None = None, ranks: Ranks = ALONE
+) -> Transformer:
     """The model of a checkpoint directory, ready for inference.
+
+    Files are mapped into memory, and of each tensor no more is read than this process holds.
 
     Args:
         folder: Holds `config.json` and `*.safetensors`, as Hugging Face checkpoints do.
         device: Where the weights go.
         dtype: Type they are converted to; None for the one in `config.json`.
         name: How the model is called in what is printed; None for the folder's name.
+        ranks: The processes that share it.
 
     Raises:
-        InputError: A file is missing or unreadable; tensors are missing, left over or of the wrong shape.
+        InputError: A file is missing or unreadable; tensors are missing, left over or of the wrong shape; the architecture is
+            none that is executed here.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise bad("--device", "", "cpu, for torch sees no CUDA device", repr(device))
     folder = Path(folder)
     config = load_config(folder, name=name)
+    if config.family not in EXECUTABLE_FAMILIES:
+        expected = f"an architecture that is executed here ({', '.join(EXECUTABLE_FAMILIES)})"
+        raise bad(folder / "config.json", "model_type", expected, f"{config.family}, which can be planned only")
     config = config.with_dtype(dtype or config.dtype)
     with torch.device("meta"):
-        model = Transformer(config)
-    wanted = dict(model.named_parameters(remove_duplicate=False))
-    tensors = _read_tensors(folder, wanted, config)
-    target_dtype = getattr(torch, config.dtype)
-    model.load_state_dict({key: value.to(device, target_dtype) for key, value in tensors.items()}, strict=False, assign=True)
+        model, whole = Transformer(config, ranks), Transformer(config)
+    wanted = dict(whole.named_parameters(remove_duplicate=False))
+    own = dict(model.named_parameters(remove_duplicate=False))
+    parts = {key: ranks.part(wanted[key].shape, own[key].shape) for key in wanted}
+    tensors = _read_tensors(folder, wanted, parts, config, device)
+    model.load_state_dict(tensors, strict=False, assign=True)
     if config.tied_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     model.fill_rope_tables()
@@ -59,6 +74,22 @@ def stop_tokens(folder: str | Path) -> tuple[int, ...]:
                 raise bad(file, "eos_token_id", "a token id or a list of them", repr(found))
             return tuple(ids)
     return ()
+
+
+def checkpoint_digest(folder: str | Path) -> str:
+    """What tells one checkpoint's weights from another's: sixteen hexadecimal digits over the sizes and ends of its files.
+
+    A file begins with its tensors' names and shapes and ends with weights, which training and rounding change everywhere.
+    """
+    found = hashlib.sha256()
+    for file in _shards(Path(folder)):
+        with open(file, "rb") as weights:
+            size = weights.seek(0, os.SEEK_END)
+            found.update(f"{file.name} {size}".encode())
+            for start in (0, max(size - DIGESTED_BYTES, 0)):
+                weights.seek(start)
+                found.update(weights.read(DIGESTED_BYTES))
+    return found.hexdigest()[:16]
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -82,7 +113,11 @@ def _shards(folder: Path) -> list[Path]:
     return sorted({folder / str(name) for name in weight_map.values()})
 
 
-def _read_tensors(folder: Path, wanted: dict[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
+def _read_tensors(
+    folder: Path, wanted: dict[str, Tensor], parts: dict[str, tuple[slice, ...]], config: TransformerConfig, device: str
+) -> dict[str, Tensor]:
+    """Some part of each tensor that is wanted, on a device and in the model's type; everything wrong is said at once."""
+    dtype = getattr(torch, config.dtype)
     files = _shards(folder)
     if not files:
         pickles = [file.name for file in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
@@ -105,7 +140,7 @@ def _read_tensors(folder: Path, wanted: dict[str, Tensor], config: TransformerCo
                     elif shape != list(wanted[key].shape):
                         problems.append(Problem(str(file), key, f"shape {list(wanted[key].shape)}", f"shape {shape}"))
                     else:
-                        tensors[key] = archive.get_tensor(key)
+                        tensors[key] = archive.get_slice(key)[parts[key]].to(device, dtype)
         except (SafetensorError, OSError) as error:
             raise bad(file, "", "a readable safetensors file", error) from None
     seen = set(tensors) | {problem.key for problem in problems}

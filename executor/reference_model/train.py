@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from costmodel.transformer import TransformerConfig, parse_hf_config
+from costmodel.hf_config import parse_hf_config
+from costmodel.transformer import TransformerConfig
 from executor.reference_model import corpus, reference_model_dir
 from executor.transformer import Transformer
 
