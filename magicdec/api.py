@@ -1,4 +1,4 @@
-"""The public functions: names in, predictions and plans out."""
+"""Names in, predictions out: the questions that `predict` asks."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from costmodel.errors import InputError
-from costmodel.evaluate import Draft, Evaluation, Setup, evaluate_grid
-from costmodel.plan import Plan, PlannedHardware, PlannedModel, PredictedRound, RunnerUp, fingerprint
-from costmodel.roofline import VerifyKernel
-from costmodel.search import GAMMAS, KV_BUDGETS, Candidate, candidates, rank
-from costmodel.speculation import minimum_acceptance_rate
-from costmodel.transformer import TransformerConfig
-from costmodel.workload import Workload
-from magicdec.names import DEFAULT_KV_BUDGET, Model, executed, find_draft, find_hardware, find_model
+from costmodel.deployment import Setup
+from costmodel.drafts import Draft
+from costmodel.evaluate import Evaluation, evaluate_grid
+from costmodel.roofline import VERIFY_KERNELS
+from costmodel.search import GAMMAS
+from costmodel.strategy import COMPRESSED_DTYPES
+from magicdec.names import DEFAULT_KV_BUDGET, Model, executed, find_draft, find_hardware, find_model, one_of
 
 
 @dataclass(frozen=True)
@@ -39,13 +37,19 @@ def ask(
     *,
     num_gpus: int = 1,
     tensor_parallel: int | None = None,
-    verify_kernel: VerifyKernel = "shared_kv_splitkv",
+    verify_kernel: str = VERIFY_KERNELS[0],
+    weight_dtype: str | None = None,
+    kv_dtype: str | None = None,
 ) -> Question:
     """Resolve the names of a model and a machine. Tensor parallelism spans all GPUs unless it is given."""
     found, profile = find_model(model), find_hardware(hardware)
     gpus = num_gpus if tensor_parallel is None else tensor_parallel
-    setup = Setup(executed(found.config, profile), profile, num_gpus, gpus, verify_kernel)
-    return Question(found, setup)
+    kernel: Any = one_of("--verify-kernel", verify_kernel, VERIFY_KERNELS)
+    weights = one_of("--weight-dtype", weight_dtype, COMPRESSED_DTYPES)
+    target = executed(found.config, profile).compressed(
+        weight_dtype=weights, kv_dtype=one_of("--kv-dtype", kv_dtype, COMPRESSED_DTYPES)
+    )
+    return Question(found, Setup(target, profile, num_gpus, gpus, kernel))
 
 
 def predict(
@@ -59,10 +63,16 @@ def predict(
     kv_budget: ArrayLike | None = None,
     gamma: ArrayLike | None = None,
     acceptance_rate: ArrayLike | None = None,
+    acceptance_by_position: Sequence[float] | None = None,
     mean_acceptance_length: ArrayLike | None = None,
     num_gpus: int = 1,
     tensor_parallel: int | None = None,
-    verify_kernel: VerifyKernel = "shared_kv_splitkv",
+    verify_kernel: str = VERIFY_KERNELS[0],
+    weight_dtype: str | None = None,
+    kv_dtype: str | None = None,
+    draft_kv_dtype: str | None = None,
+    draft_weight_dtype: str | None = None,
+    draft_tensor_parallel: int | None = None,
 ) -> Evaluation:
     """Predict speculative decoding against plain decoding; array arguments broadcast to a grid.
 
@@ -71,15 +81,19 @@ def predict(
         hardware: A shipped profile's name, `cpu`, or a profile file.
         batch_size: Sequences decoded together.
         context_len: Tokens in the KV cache, per sequence. [tokens]
-        draft: `none`, `self`, or the name of a smaller model.
-        kv_policy: `full`, `streaming_llm` or `snapkv`; by default `streaming_llm` for a self draft, else `full`.
+        draft: `none`, `self`, `ngram`, `eagle3`, `mtp`, or the name of a smaller model.
+        kv_policy: One of `strategy.KV_POLICIES`; by default `streaming_llm` for a self draft, else `full`.
         kv_budget: KV entries the draft reads; by default 512 for sparse policies. [tokens]
         gamma: Draft tokens per round; None for the best one at every point. [tokens]
         acceptance_rate: Of draft tokens; None for the best curve that is known. [0-1]
+        acceptance_by_position: A rate for each draft position instead. [0-1]
         mean_acceptance_length: Tokens per round, bonus included, instead of a rate. [tokens]
         num_gpus: GPUs in all.
         tensor_parallel: GPUs that share the target; None for all.
         verify_kernel: How verification attention reads the KV cache.
+        weight_dtype, kv_dtype: Smaller types of the target's matrices and KV cache.
+        draft_kv_dtype, draft_weight_dtype: Smaller types that a self draft reads instead.
+        draft_tensor_parallel: GPUs that share a draft model; None for as many as it has KV heads, up to the target's.
 
     Raises:
         InputError: A name, or a combination of values, that makes no sense.
@@ -88,192 +102,55 @@ def predict(
     >>> bool(e.round.speedup[0] < 1 < e.round.speedup[1])
     True
     """
-    question = ask(model, hardware, num_gpus=num_gpus, tensor_parallel=tensor_parallel, verify_kernel=verify_kernel)
-    found = find_draft(draft, kv_policy, question.setup.hardware, kv_budget)
-    budget: ArrayLike = np.inf if found.kv_policy == "full" else (DEFAULT_KV_BUDGET if kv_budget is None else kv_budget)
-
-    def evaluate(g: ArrayLike) -> Evaluation:
-        return evaluate_grid(
-            question.setup,
-            found,
-            batch_size=batch_size,
-            context_len=context_len,
-            gamma=g,
-            kv_budget=budget,
-            acceptance_rate=acceptance_rate,
-            acceptance_length=mean_acceptance_length,
-            curves=question.model.curves,
-        )
-
-    if found.kind == "none":
-        return evaluate(0)
-    return evaluate(best_gamma(evaluate) if gamma is None else gamma)
-
-
-def best_gamma(evaluate: Any) -> np.ndarray[Any, Any]:
-    """The gamma of `GAMMAS` with the largest speedup at every point of the grid that `evaluate` prices."""
-    speedups = np.stack([evaluate(gamma).round.speedup for gamma in GAMMAS])
-    return np.asarray(np.array(GAMMAS)[speedups.argmax(axis=0)])
-
-
-def describe(question: Question, candidate: Candidate, workload: Workload, draft: TransformerConfig | None) -> dict[str, Any]:
-    """One priced strategy as the document that `predict --json` prints. Quantities in SI units, named so."""
-    steps, evaluation = candidate.steps, candidate.evaluation
-    drafts = candidate.strategy.draft_kind != "none"
-    least = None
-    if drafts:
-        round_s = steps["predicted_gamma_draft_step_s"] + steps["predicted_verify_step_s"] + steps["predicted_round_overhead_s"]
-        least = minimum_acceptance_rate(candidate.strategy.gamma, round_s, steps["predicted_target_step_s"])
-    rate = candidate.acceptance_rate
-    memory = evaluation.memory
-    return {
-        "predicted_speedup": candidate.speedup,
-        "predicted_speedup_low": candidate.speedup_low,
-        "predicted_speedup_high": candidate.speedup_high,
-        **steps,
-        "throughput_tokens_per_s": candidate.throughput_tokens_per_s,
-        "acceptance_rate": None if np.isnan(rate) else rate,
-        "minimum_useful_acceptance_rate": least,
-        "bound": candidate.bound,
-        "breakdown": candidate.breakdown,
-        "fits_in_memory": candidate.fits_in_memory,
-        "memory_bytes": candidate.memory_bytes,
-        "memory_breakdown": {name: candidate.at(getattr(memory, name)) for name in vars(memory)},
-        "strategy": vars(candidate.strategy),
-        "workload": vars(workload),
-        "model": question.setup.target.name,
-        "hardware": question.setup.hardware.name,
-        "num_gpus": question.setup.num_gpus,
-        "tensor_parallel": question.setup.tensor_parallel,
-        "calibrated": question.setup.hardware.calibrated,
-        "notes": notes(question, candidate, workload, draft),
-    }
-
-
-def notes(question: Question, candidate: Candidate, workload: Workload, draft: TransformerConfig | None) -> list[str]:
-    """What a reader must know to judge the numbers."""
-    found = []
-    hardware, target = question.setup.hardware, question.setup.target
-    fit = hardware.calibration.fit
-    if fit is None:
-        found.append(f"{hardware.name} is not calibrated: priced at stated default efficiencies, step times within about 25 %")
-    else:
-        found.append(f"{hardware.name} is calibrated on {fit.data}: mean error {fit.mean_error:.1%}, worst {fit.worst_error:.0%}")
-    answer = candidate.evaluation.answer
-    if answer is not None:
-        found.append(answer.note)
-        budget = candidate.strategy.kv_budget or workload.context_len
-        if not answer.curve.covers(budget, workload.context_len):
-            found.append("that acceptance is extrapolated: budget or context is not within a factor of two of what was measured")
-    if not candidate.fits_in_memory:
-        found.append(f"does not fit in the memory of one GPU ({hardware.peak.memory_bytes / 1e9:.0f} GB)")
-    if workload.max_context_len > target.max_context_len:
-        found.append(f"{target.name} knows {target.max_context_len} positions; the workload asks for {workload.max_context_len}")
-    if draft is not None and workload.max_context_len > draft.max_context_len:
-        found.append(
-            f"{draft.name} knows {draft.max_context_len} positions only: it cannot draft at {workload.max_context_len} as it is"
-        )
-    return found
-
-
-def make_plan(
-    question: Question,
-    workload: Workload,
-    *,
-    drafts: Sequence[str] = ("self",),
-    batch_sizes: Sequence[int] = (),
-    objective: str = "latency",
-    max_tpot_s: float | None = None,
-    gammas: Sequence[int] = GAMMAS,
-    kv_budgets: Sequence[int] | None = None,
-    acceptance_rate: float | None = None,
-) -> tuple[Plan, list[Candidate]]:
-    """The best strategy for a workload as a plan, and every candidate that qualifies, best first.
-
-    Args:
-        question: Model and machine.
-        workload: What is asked.
-        drafts: Draft kinds to consider beside plain decoding: `self` and names of smaller models.
-        batch_sizes: Batch sizes to choose from; the workload's by default.
-        objective: `latency` or `throughput`.
-        max_tpot_s: Most seconds per output token. [s]
-        gammas, kv_budgets: What to consider; with a given acceptance, which belongs to one budget, 512 only. [tokens]
-        acceptance_rate: Given instead of looked up. [0-1]
-
-    Raises:
-        InputError: Nothing fits in memory or is fast enough.
-    """
-    setup = question.setup
-    if kv_budgets is None:
-        kv_budgets = KV_BUDGETS if acceptance_rate is None else (DEFAULT_KV_BUDGET,)
-    found = [draft for text in drafts for draft in _with_policies(text, question, acceptance_rate)]
-    priced = candidates(
-        setup,
+    question = ask(
+        model,
+        hardware,
+        num_gpus=num_gpus,
+        tensor_parallel=tensor_parallel,
+        verify_kernel=verify_kernel,
+        weight_dtype=weight_dtype,
+        kv_dtype=kv_dtype,
+    )
+    found = find_draft(
+        draft,
+        kv_policy,
+        question.setup.hardware,
+        kv_budget,
+        kv_dtype=draft_kv_dtype,
+        weight_dtype=draft_weight_dtype,
+        tensor_parallel=draft_tensor_parallel,
+    )
+    return evaluate(
+        question,
         found,
-        workload,
-        batch_sizes=batch_sizes,
-        gammas=gammas,
-        kv_budgets=kv_budgets,
-        curves=question.model.curves,
+        batch_size=batch_size,
+        context_len=context_len,
+        kv_budget=kv_budget,
+        gamma=gamma,
         acceptance_rate=acceptance_rate,
+        acceptance_by_position=acceptance_by_position,
+        acceptance_length=mean_acceptance_length,
     )
-    ranked = rank(priced, objective=objective, max_tpot_s=max_tpot_s)
-    best = ranked[0]
-    same_batch = [c for c in sorted(ranked, key=lambda c: -c.speedup) if c.batch_size == best.batch_size]
-    other = next((c for c in same_batch if c.strategy.family != best.strategy.family), None)
-    draft = next((d for d in found if best.strategy.family == (d.kind, d.kv_policy, d.model and d.model.name)), Draft())
-    chosen = Workload(best.batch_size, workload.context_len, workload.output_len)
-    document = describe(question, best, chosen, draft.model)
-    prediction = {key: document[key] for key in PredictedRound.model_fields if key in document}
-    plan = Plan(
-        workload=chosen,
-        hardware=PlannedHardware(
-            name=setup.hardware.name,
-            sha256=setup.hardware.sha256,
-            num_gpus=setup.num_gpus,
-            tensor_parallel=setup.tensor_parallel,
-        ),
-        target=PlannedModel(name=setup.target.name, fingerprint=fingerprint(setup.target)),
-        draft=PlannedModel(name=draft.model.name, fingerprint=fingerprint(draft.model)) if draft.model else None,
-        strategy=best.strategy,
-        prediction=PredictedRound(
-            **prediction,
-            predicted_acceptance_rate=document["acceptance_rate"],
-            predicted_memory_bytes=document["memory_bytes"],
-        ),
-        runner_up=RunnerUp(strategy=other.strategy, predicted_speedup=other.speedup) if other else None,
-        notes=document["notes"],
-    )
-    return plan, ranked
 
 
-def plan(
-    model: str,
-    hardware: str,
-    *,
-    batch_size: int,
-    context_len: int,
-    output_len: int = 128,
-    num_gpus: int = 1,
-    tensor_parallel: int | None = None,
-    **options: Any,
-) -> Plan:
-    """The best strategy for a workload, as a plan; `options` are those of `make_plan`."""
-    question = ask(model, hardware, num_gpus=num_gpus, tensor_parallel=tensor_parallel)
-    return make_plan(question, Workload(batch_size, context_len, output_len), **options)[0]
+def evaluate(
+    question: Question, draft: Draft, *, gamma: ArrayLike | None = None, kv_budget: ArrayLike | None = None, **where: Any
+) -> Evaluation:
+    """`evaluate_grid` with the question's acceptance curves, the default budget, and the best gamma where none is given."""
+    budget = (DEFAULT_KV_BUDGET if kv_budget is None else kv_budget) if draft.sparse else np.inf
+
+    def at(g: ArrayLike) -> Evaluation:
+        return evaluate_grid(question.setup, draft, gamma=g, kv_budget=budget, curves=question.model.curves, **where)
+
+    if not draft.drafts:
+        return at(0)
+    return at(best_gamma([at(g) for g in GAMMAS]) if gamma is None else gamma)
 
 
-def _with_policies(text: str, question: Question, acceptance_rate: float | None) -> list[Draft]:
-    """The policies that the executor can run and whose acceptance is known, for one `--draft`."""
-    policies = ("streaming_llm",) if text == "self" else ("full", "streaming_llm")
-    drafts = [find_draft(text, policy, question.setup.hardware) for policy in policies] if text != "none" else []
-    if acceptance_rate is not None:
-        return drafts
-    known = []
-    for draft in drafts:
-        try:
-            evaluate_grid(question.setup, draft, batch_size=1, context_len=1, gamma=1, kv_budget=1, curves=question.model.curves)
-            known.append(draft)
-        except InputError:
-            continue
-    return known
+def best_gamma(evaluations: Sequence[Evaluation]) -> np.ndarray[Any, Any]:
+    """The gamma of `GAMMAS` with the largest speedup at every point; with unknown acceptance, the one that asks for the least."""
+    shape = np.broadcast_shapes(*(e.round.speedup.shape for e in evaluations))
+    speedups = np.stack([np.broadcast_to(e.round.speedup, shape) for e in evaluations])
+    if np.isnan(speedups).all():
+        speedups = -np.stack([np.broadcast_to(e.round.minimum_acceptance_rate(), shape) for e in evaluations])
+    return np.asarray(np.array(GAMMAS)[np.nan_to_num(speedups, nan=-np.inf).argmax(axis=0)])

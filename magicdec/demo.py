@@ -10,14 +10,15 @@ from typing import Any
 import click
 
 from costmodel.plan import render_plan
-from costmodel.search import GAMMAS
 from costmodel.units import format_seconds
 from costmodel.workload import Workload
 from magicdec import text
-from magicdec.api import ask, make_plan
+from magicdec.api import ask
 from magicdec.names import CPU, REFERENCE, find_hardware
+from magicdec.planning import Wishes, make_plan
 
 REPEATS = 3  # plain and speculative decoding take turns; medians are shown
+WISHES = Wishes(kv_policies=("streaming_llm",))  # its acceptance was measured on the reference model
 OVERVIEW = ((1, 1024), (1, 8192), (4, 8192), (16, 1024), (16, 8192))
 
 
@@ -26,7 +27,7 @@ def predictions() -> str:
     question = ask(REFERENCE, CPU)
     rows = []
     for batch_size, context_len in OVERVIEW:
-        plan, _ = make_plan(question, Workload(batch_size, context_len, 64))
+        plan = make_plan(question, Workload(batch_size, context_len, 64), WISHES)[0]
         step = format_seconds(plan.prediction.predicted_target_step_s)
         best = text.strategy_words(asdict(plan.strategy))
         rows.append(
@@ -37,7 +38,7 @@ def predictions() -> str:
 
 def real_prompts(tokenizer: Any, batch_size: int, context_len: int) -> list[Any]:
     """Prompts of unequal length, the longest `context_len`, cut from standard library text that the model never saw."""
-    from executor.run import Prompt
+    from executor.batch import Prompt
     from magicdec import running
 
     _, tokens = running.real_text(tokenizer, None)
@@ -54,7 +55,6 @@ def run_demo(
 ) -> tuple[dict[str, Any], str]:
     """The whole path; the JSON document and the text for people. Files go to `folder` as they are made."""
     from magicdec import running
-    from magicdec.files import output_file
 
     def say(words: str) -> None:
         click.echo(words, err=True)
@@ -62,25 +62,26 @@ def run_demo(
     hardware = find_hardware(CPU, remeasure=remeasure, progress=say)
     say(f"this machine: {hardware.description}\n\nwhat the planner says of the reference model here:\n{predictions()}\n")
     question = ask(REFERENCE, CPU)
-    plan, _ = make_plan(question, Workload(batch_size, context_len, max_new_tokens), gammas=GAMMAS)
+    plan = make_plan(question, Workload(batch_size, context_len, max_new_tokens), WISHES)[0]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.yaml").write_text(render_plan(plan), encoding="utf-8")
     say(f"plan for batch {batch_size}, context {context_len} (in {folder / 'plan.yaml'}): {plan.strategy}")
     loaded = running.load(plan, model_dir=None, draft_dir=None, device="cpu")
     prompts = real_prompts(loaded.tokenizer, batch_size, context_len)
-    with output_file(str(folder / "output.jsonl")) as sink:
-        execution = running.execute(
-            loaded,
-            plan.strategy,
-            prompts,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            compare=True,
-            where="demo",
-            sink=sink,
-            ignore_stops=True,
-            repeats=REPEATS,
-        )
+    texts: list[str] = []
+    execution = running.execute(
+        loaded,
+        plan.strategy,
+        prompts,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        compare=True,
+        where="demo",
+        write=lambda name, words, count: texts.append(json.dumps({"id": name, "text": words, "num_tokens": count})),
+        ignore_stops=True,
+        repeats=REPEATS,
+    )
+    (folder / "output.jsonl").write_text("\n".join(texts) + "\n", encoding="utf-8")
     document = running.document(execution, plan)
     record = json.dumps(asdict(execution.measurement))
     (folder / "measurements.jsonl").write_text(record + "\n", encoding="utf-8")

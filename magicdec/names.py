@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 from costmodel.acceptance import AcceptanceCurve, curves_beside, published_curves
+from costmodel.drafts import Draft
 from costmodel.errors import bad
-from costmodel.evaluate import Draft
-from costmodel.hardware import HardwareProfile, load_profile, resolve_profile
-from costmodel.strategy import KV_POLICIES, KvPolicy
-from costmodel.transformer import TransformerConfig, load_config, resolve_model
+from costmodel.hardware import SCHEMA_VERSION, HardwareProfile, load_profile, resolve_profile
+from costmodel.hf_config import load_config
+from costmodel.models import resolve_model
+from costmodel.strategy import COMPRESSED_DTYPES, DRAFT_KINDS, KV_POLICIES, DraftKind
+from costmodel.transformer import TransformerConfig
 from executor.user_cache import cache_folder
 from magicdec import __version__
 
@@ -66,13 +66,16 @@ def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str
 
 def cpu_profile_file() -> Path:
     """Where this machine's own profile is kept: a file for each processor, number of cores and version of what ran."""
+    import platform  # slow to import, like the next, and only needed here
+    from importlib.metadata import version
+
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     processor = next((line for line in lines if line.startswith("model name")), platform.processor())
     settings = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MAGICDEC_CPU_KERNEL")]
-    facts = [processor, str(os.cpu_count()), *settings, version("torch"), __version__]
+    facts = [processor, str(os.cpu_count()), *settings, version("torch"), __version__, str(SCHEMA_VERSION)]
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
     return cache_folder() / f"cpu-{key}.yaml"
 
@@ -82,20 +85,46 @@ def executed(config: TransformerConfig, hardware: HardwareProfile) -> Transforme
     return config.with_dtype("float32") if hardware.name == CPU and config.bytes_per_element < 4 else config
 
 
-def find_draft(text: str, kv_policy: str | None, hardware: HardwareProfile, kv_budget: object = None) -> Draft:
-    """What `--draft` and `--kv-policy` mean: `none`, `self`, or the name of a smaller model.
+def find_draft(
+    text: str,
+    kv_policy: str | None,
+    hardware: HardwareProfile,
+    kv_budget: object = None,
+    *,
+    kv_dtype: str | None = None,
+    weight_dtype: str | None = None,
+    tensor_parallel: int | None = None,
+) -> Draft:
+    """What `--draft` and the options beside it mean: `none`, `self`, `ngram`, `eagle3`, `mtp`, or the name of a smaller model.
 
-    A self draft reads by StreamingLLM unless told otherwise, a smaller model its whole KV cache unless a
+    A self draft reads by StreamingLLM unless told otherwise or compressed, a smaller model its whole KV cache unless a
     budget is given.
     """
-    if kv_policy is not None and kv_policy not in KV_POLICIES:
-        raise bad("--kv-policy", "", " or ".join(KV_POLICIES), repr(kv_policy))
-    policy: KvPolicy | None = kv_policy
-    if text == "none":
-        return Draft()
-    if text == "self":
-        if policy == "full":
-            raise bad("--kv-policy", "", "a sparse policy for a self draft, which else costs what the target does", "full")
-        return Draft("self", policy or "streaming_llm")
-    sparse: KvPolicy = "streaming_llm" if kv_budget is not None else "full"
-    return Draft("model", policy or sparse, executed(find_model(text, "--draft").config, hardware))
+    kind: DraftKind = text if text in DRAFT_KINDS and text != "model" else "model"
+    compressed = kv_dtype is not None or weight_dtype is not None
+    sparse = kv_budget is not None or (kind == "self" and not compressed)
+    policy = one_of("--kv-policy", kv_policy, KV_POLICIES) or ("streaming_llm" if sparse and kind in ("self", "model") else "full")
+    if kind not in ("self", "model") and policy != "full":
+        raise bad("--kv-policy", "", f"none beside --draft {text}, which has no KV budget", repr(kv_policy))
+    if kind == "self" and policy == "full" and not compressed:
+        raise bad("--kv-policy", "", "a sparse policy for a self draft, which else costs what the target does", "full")
+    if compressed and kind != "self":
+        option = "--draft-kv-dtype" if kv_dtype is not None else "--draft-weight-dtype"
+        raise bad(option, "", "--draft self beside it", text)
+    if tensor_parallel is not None and kind != "model":
+        raise bad("--draft-tensor-parallel", "", "a draft model beside it", text)
+    return Draft(
+        kind,
+        policy,  # type: ignore[arg-type]
+        executed(find_model(text, "--draft").config, hardware) if kind == "model" else None,
+        tensor_parallel,
+        one_of("--draft-kv-dtype", kv_dtype, COMPRESSED_DTYPES),  # type: ignore[arg-type]
+        one_of("--draft-weight-dtype", weight_dtype, COMPRESSED_DTYPES),  # type: ignore[arg-type]
+    )
+
+
+def one_of(option: str, value: str | None, known: Sequence[str]) -> str | None:
+    """The value of an option that takes one of a few; None if it was not given."""
+    if value is not None and value not in known:
+        raise bad(option, "", " or ".join(known), repr(value))
+    return value

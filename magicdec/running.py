@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from costmodel.errors import bad
 from costmodel.plan import Plan, fingerprint
+from costmodel.policy import PolicyTable
 from costmodel.strategy import Strategy
 from costmodel.workload import Workload
 from executor.acceptance import measure_acceptance
+from executor.batch import Prompt
 from executor.measure import Measurement, summarise
+from executor.parallel import ALONE, Ranks
 from executor.reference_model.corpus import held_out_documents
 from executor.run import (
-    Prompt,
     Result,
     batches,
     check_prompts,
     check_runnable,
     first_difference,
     log_probability_gap,
-    merge,
     run_batch,
+    run_stream,
 )
+from executor.sampling import GREEDY, Sampling
+from executor.stopping import StopTexts, cut_text
 from executor.tokenizer import load_tokenizer
+from executor.trace import merge
 from executor.transformer import Transformer
-from executor.weights import load_model, stop_tokens
+from executor.weights import checkpoint_digest, load_model, stop_tokens
 from magicdec.names import CPU, find_model
+from magicdec.outputs import digest
+
+Write = Callable[[str, str, int], object]  # told of a prompt's id, its text and how many tokens that is
 
 NEAR_TIE_NATS = 1e-3  # rounding in float32 swaps tokens that the model rates this much alike
 
@@ -46,27 +53,48 @@ class Loaded:
         target, draft: The models.
         tokenizer: The target's.
         stops: Ids that end a text.
+        digests: Of the checkpoints, the target's first.
+        ranks: The processes that share the models.
     """
 
     target: Transformer
     draft: Transformer | None
     tokenizer: Tokenizer
     stops: tuple[int, ...]
+    digests: tuple[str, ...] = ()
+    ranks: Ranks = ALONE
 
 
-def load(plan: Plan, *, model_dir: str | None, draft_dir: str | None, device: str) -> Loaded:
+def load(plan: Plan, *, model_dir: str | None, draft_dir: str | None, device: str, ranks: Ranks = ALONE) -> Loaded:
     """Load what a plan names, from the given directories or where its names lead, and check that it is what was planned."""
+    _refuse_compressed(plan)
     folder = _folder("--model-dir", plan.target.name, model_dir)
-    dtype = "float32" if device == "cpu" else None
-    target = load_model(folder, device=device, dtype=dtype, name=plan.target.name)
-    plan.check_model("target", target.config, str(folder))
-    draft = None
-    if plan.draft is not None:
-        draft_folder = _folder("--draft-dir", plan.draft.name, draft_dir)
-        draft = load_model(draft_folder, device=device, dtype=dtype, name=plan.draft.name)
-        plan.check_model("draft", draft.config, str(draft_folder))
-    check_runnable(plan.strategy, target, draft)
-    return Loaded(target, draft, load_tokenizer(folder), stop_tokens(folder))
+    how: dict[str, Any] = {"device": device, "dtype": "float32" if device == "cpu" else None, "ranks": ranks}
+    target = load_model(folder, name=plan.target.name, **how)
+    plan.check_model("target", target.whole, str(folder))
+    strategies = (plan.strategy, *(plan.policy.strategies if plan.policy else ()))
+    names = sorted({strategy.draft_model for strategy in strategies if strategy.draft_model})
+    if len(names) > 1:
+        raise bad("plan", "policy.strategies", "one draft model at most", ", ".join(names))
+    draft, digests = None, [checkpoint_digest(folder)]
+    for name in names:
+        draft_folder = _folder("--draft-dir", name, draft_dir)
+        draft = load_model(draft_folder, name=name, **how)
+        plan.check_model("draft", draft.whole, str(draft_folder))
+        digests.append(checkpoint_digest(draft_folder))
+    for strategy in strategies:
+        check_runnable(strategy, target, draft)
+    return Loaded(target, draft, load_tokenizer(folder), stop_tokens(folder), tuple(digests), ranks)
+
+
+def _refuse_compressed(plan: Plan) -> None:
+    """Weights and caches are executed in the types of the checkpoint."""
+    for role in ("target", "draft"):
+        for key in ("weight_dtype", "kv_dtype"):
+            dtype = getattr(getattr(plan, role), key, None)
+            if dtype is not None:
+                expected = "null: models are executed as their checkpoints are, and compressed by serving engines (magicdec export)"
+                raise bad("plan", f"{role}.{key}", expected, dtype)
 
 
 def load_checkpoint(option: str, name: str, device: str = "cpu") -> Loaded:
@@ -89,9 +117,10 @@ def real_text(tokenizer: Tokenizer, file: str | None) -> tuple[str, list[int]]:
 
 def measured_points(loaded: Loaded, tokens: Sequence[int], **sizes: Any) -> list[dict[str, Any]]:
     """Acceptance over budgets and contexts, as the points of a curves file; `sizes` are those of `measure_acceptance`."""
-    with _bar(len(sizes["kv_budgets"]) * len(sizes["context_lens"]), "measuring acceptance", "point") as bar:
+    budgets = 1 if sizes["kv_policy"] == "full" else len(sizes["kv_budgets"])
+    with _bar(budgets * len(sizes["context_lens"]), "measuring acceptance", "point") as bar:
         points = measure_acceptance(loaded.target, tokens, **sizes, progress=bar.update)
-    return [{key: round(value, 4) for key, value in asdict(point).items()} for point in points]
+    return [{key: round(value, 4) for key, value in asdict(point).items() if value is not None} for point in points]
 
 
 def _folder(option: str, name: str, given: str | None) -> Path:
@@ -103,41 +132,6 @@ def _folder(option: str, name: str, given: str | None) -> Path:
     if found.folder is None:
         raise bad(option, "", f"the checkpoint directory of {name}, whose weights are not shipped", "nothing")
     return found.folder
-
-
-def read_prompts(source: str, stdin: IO[str]) -> list[tuple[str, str]]:
-    """(id, text) of every prompt: one a line, or JSON lines with `id` and `prompt`. `-` is standard input.
-
-    Raises:
-        InputError: The file cannot be read or holds no prompt, or a JSON line lacks a prompt.
-    """
-    where = "standard input" if source == "-" else source
-    try:
-        text = stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise bad(source, "", "a readable text file of prompts", getattr(error, "strerror", None) or error) from None
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if not lines:
-        raise bad(where, "", "one prompt a line, or JSON lines with id and prompt", "nothing")
-    if lines[0][1].lstrip().startswith("{"):
-        return [_json_prompt(line, f"{where}: line {number}", str(number)) for number, line in lines]
-    return [(str(number), line) for number, line in lines]
-
-
-def _json_prompt(line: str, where: str, default_id: str) -> tuple[str, str]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise bad(where, "", "a JSON object", error) from None
-    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str) or not record["prompt"]:
-        raise bad(where, "prompt", "a text", repr(record.get("prompt")) if isinstance(record, dict) else record)
-    return str(record.get("id", default_id)), record["prompt"]
-
-
-def encode(tokenizer: Tokenizer, prompts: Sequence[tuple[str, str]]) -> list[Prompt]:
-    """Token ids of every prompt."""
-    encodings = tokenizer.encode_batch([text for _, text in prompts])
-    return [Prompt(name, encoding.ids) for (name, _), encoding in zip(prompts, encodings, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -166,6 +160,18 @@ class Execution:
     differences: tuple[Difference, ...]
 
 
+def text_digests(
+    loaded: Loaded, prompts: Sequence[Prompt], *, max_new_tokens: int, sampling: Sampling, drafting: Sequence[Any]
+) -> dict[str, str]:
+    """By id, a digest of what determines a prompt's text; `drafting` is part of it for samples, which depend on the draft."""
+    common: list[Any] = [loaded.digests[:1], list(loaded.stops)]
+    if not sampling.greedy:
+        common += [asdict(sampling), loaded.digests[1:], drafting]
+    return {
+        prompt.id: digest(common, prompt.tokens, prompt.max_new_tokens or max_new_tokens, list(prompt.stop)) for prompt in prompts
+    }
+
+
 def execute(
     loaded: Loaded,
     strategy: Strategy,
@@ -175,62 +181,95 @@ def execute(
     max_new_tokens: int,
     compare: bool,
     where: str,
-    sink: IO[str] | None = None,
+    write: Write = lambda prompt, text, num_tokens: None,
+    policy: PolicyTable | None = None,
+    sampling: Sampling = GREEDY,
     hardware: str = CPU,
     ignore_stops: bool = False,
     repeats: int = 1,
 ) -> Execution:
-    """Run prompts through a strategy, a batch at a time, writing each batch's texts to `sink` as JSON lines when it is done."""
+    """Run prompts through a strategy, telling `write` of each text as soon as it is done.
+
+    Finished prompts make room for waiting ones, and a policy table is heeded; to compare with plain decoding, prompts go a
+    batch at a time with the one strategy instead.
+    """
     check_prompts(prompts, loaded.target, max_new_tokens, where)
-    results: list[Result] = []
-    differences: list[Difference] = []
-    stops = () if ignore_stops else loaded.stops
     runs = repeats * (2 if compare else 1)
+    total = sum(prompt.max_new_tokens or max_new_tokens for prompt in prompts)
+    quiet = not loaded.ranks.leads
     with (
-        _bar(len(prompts), "reading prompts", "prompt") as reading,
-        _bar(runs * len(prompts) * max_new_tokens, "decoding", "token") as decoding,
+        _bar(len(prompts), "reading prompts", "prompt", quiet) as reading,
+        _bar(runs * total, "decoding", "token", quiet) as decoding,
     ):
-        for part in batches(prompts, batch_size):
-            result = run_batch(
-                loaded.target,
-                loaded.draft,
-                part,
-                strategy,
-                max_new_tokens=max_new_tokens,
-                stop_tokens=stops,
-                compare=compare,
-                repeats=repeats,
-                prefilled=lambda row: reading.update(),
-                progress=decoding.update,
+
+        def wrote(prompt: Prompt, tokens: Sequence[int]) -> None:
+            text = cut_text(loaded.tokenizer.decode(list(tokens)), prompt.stop)
+            write(prompt.id, text, len(tokens))
+
+        how: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "stop_tokens": () if ignore_stops else loaded.stops,
+            "stop_texts": StopTexts(loaded.tokenizer) if any(prompt.stop for prompt in prompts) else None,
+            "sampling": sampling,
+            "prefilled": lambda row: reading.update(),
+            "progress": decoding.update,
+        }
+        if compare:
+            results, differences = _compare(loaded, strategy, prompts, batch_size, repeats, wrote, how)
+        else:
+            results, differences = [], []
+            results.append(
+                run_stream(
+                    loaded.target,
+                    loaded.draft,
+                    prompts,
+                    strategy,
+                    batch_size=batch_size,
+                    policy=policy,
+                    finished=lambda place, output: wrote(prompts[place], output),
+                    **how,
+                )
             )
-            results.append(result)
-            if sink is not None:
-                _write(sink, loaded.tokenizer, part, result.outputs)
-            differences += _differences(loaded.target, part, result)
     plain = [result.plain_trace for result in results if result.plain_trace]
-    compared = sum(len(row) for result in results for row in result.plain_outputs or ())
+    comparable = compare and sampling.greedy
     draft = loaded.draft
     measurement = summarise(
         merge([result.trace for result in results]),
         merge(plain) if plain else None,
+        model=loaded.target,
         workload=Workload(min(batch_size, len(prompts)), max(len(p.tokens) for p in prompts), max_new_tokens),
         strategy=strategy,
         hardware=hardware if loaded.target.device.type == "cuda" else CPU,
-        target=fingerprint(loaded.target.config),
-        draft=fingerprint(draft.config) if draft else None,
-        outputs_identical=not differences if compare else None,
-        tokens_compared=compared,
+        target=fingerprint(loaded.target.whole),
+        draft=fingerprint(draft.whole) if draft else None,
+        outputs_identical=not differences if comparable else None,
+        tokens_compared=sum(len(row) for result in results for row in result.plain_outputs or ()) if comparable else 0,
         prefill_s=sum(result.prefill_s for result in results),
-        device=loaded.target.device.type,
+        select_step_s=results[0].select_step_s,
     )
     return Execution(measurement, tuple(differences))
 
 
-def _write(sink: IO[str], tokenizer: Tokenizer, prompts: Sequence[Prompt], outputs: Sequence[Sequence[int]]) -> None:
-    for prompt, tokens in zip(prompts, outputs, strict=True):
-        record = {"id": prompt.id, "text": tokenizer.decode(list(tokens)), "num_tokens": len(tokens)}
-        sink.write(json.dumps(record, ensure_ascii=False) + "\n")
-    sink.flush()
+def _compare(
+    loaded: Loaded,
+    strategy: Strategy,
+    prompts: Sequence[Prompt],
+    batch_size: int,
+    repeats: int,
+    wrote: Callable[[Prompt, Sequence[int]], None],
+    how: dict[str, Any],
+) -> tuple[list[Result], list[Difference]]:
+    """Both ways of decoding, a batch at a time. Samples differ between the two by design, so only greedy texts are compared."""
+    results: list[Result] = []
+    differences: list[Difference] = []
+    for part in batches(prompts, batch_size):
+        result = run_batch(loaded.target, loaded.draft, part, strategy, compare=True, repeats=repeats, **how)
+        results.append(result)
+        for prompt, tokens in zip(part, result.outputs, strict=True):
+            wrote(prompt, tokens)
+        if how["sampling"].greedy:
+            differences += _differences(loaded.target, part, result)
+    return results, differences
 
 
 def _differences(model: Transformer, prompts: Sequence[Prompt], result: Result) -> list[Difference]:
@@ -251,8 +290,8 @@ def _differences(model: Transformer, prompts: Sequence[Prompt], result: Result) 
 
 
 @contextmanager
-def _bar(total: int, title: str, unit: str) -> Iterator[Any]:
-    with tqdm(total=total, desc=title, unit=unit, leave=False, disable=None) as bar:
+def _bar(total: int, title: str, unit: str, quiet: bool = False) -> Iterator[Any]:
+    with tqdm(total=total, desc=title, unit=unit, leave=False, disable=quiet or None) as bar:
         yield bar
 
 
@@ -261,7 +300,8 @@ def document(execution: Execution, plan: Plan) -> dict[str, Any]:
     predicted = plan.prediction.model_dump(exclude={"breakdown", "bound"})
     predicted["predicted_throughput_tokens_per_s"] = plan.workload.batch_size / predicted["predicted_speculative_tpot_s"]
     measurement = execution.measurement
-    comparable = measurement.hardware == plan.hardware.name and _near(plan.workload, measurement.workload)
+    machine = measurement.hardware, measurement.environment["processes"]
+    comparable = machine == (plan.hardware.name, plan.hardware.tensor_parallel) and _near(plan.workload, measurement.workload)
     differences = [asdict(difference) for difference in execution.differences]
     extra = {"comparable": comparable, "planned_for": plan.hardware.name, "differences": differences}
     return {**predicted, **asdict(measurement), **extra}

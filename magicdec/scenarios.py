@@ -73,8 +73,8 @@ def price(row: Mapping[str, str | None]) -> dict[str, Any]:
     if not draft:
         raise bad("draft_model", "", "the name of a model where draft_kind is model", "nothing")
     gamma, length, rate = _number(row, "gamma"), _real(row, "mean_acceptance_length"), _real(row, "acceptance_rate")
-    if length is not None and rate is None and gamma is not None:
-        rate = implied_acceptance_rate(gamma, length)
+    if length is not None and rate is None and gamma is not None and length <= gamma + 1:
+        rate = float(implied_acceptance_rate(gamma, length))
     question: dict[str, Any] = {
         "num_gpus": _number(row, "num_gpus") or 1,
         "tensor_parallel": _number(row, "tensor_parallel"),
@@ -95,19 +95,25 @@ def price(row: Mapping[str, str | None]) -> dict[str, Any]:
 def _columns(asked: Evaluation, best: Evaluation) -> dict[str, Any]:
     r = asked.round
     return {
-        "predicted_target_step_s": f"{float(r.target_step_s):.6g}",
-        "predicted_verify_step_s": f"{float(r.verify_step_s):.6g}",
-        "predicted_gamma_draft_step_s": f"{float(r.gamma_draft_step_s):.6g}",
-        "predicted_mean_acceptance_length": f"{float(r.mean_acceptance_length):.6g}",
-        "predicted_speculative_tpot_s": f"{float(r.speculative_tpot_s):.6g}",
-        "predicted_speedup": f"{float(r.speedup):.6g}",
-        "predicted_speedup_low": f"{float(asked.speedup_low):.6g}",
-        "predicted_speedup_high": f"{float(asked.speedup_high):.6g}",
+        "predicted_target_step_s": _written(r.target_step_s),
+        "predicted_verify_step_s": _written(r.verify_step_s),
+        "predicted_gamma_draft_step_s": _written(r.gamma_draft_step_s),
+        "predicted_mean_acceptance_length": _written(r.mean_acceptance_length),
+        "predicted_speculative_tpot_s": _written(r.speculative_tpot_s),
+        "predicted_speedup": _written(r.speedup),
+        "predicted_speedup_low": _written(asked.speedup_low),
+        "predicted_speedup_high": _written(asked.speedup_high),
         "predicted_optimal_gamma": int(best.round.gamma),
         "bound": str(asked.target.bound),
         "fits_in_memory": str(bool(asked.fits_in_memory)).lower(),
-        "error": "",
+        "error": "acceptance is neither given nor known" if math.isnan(float(r.speedup)) else "",
     }
+
+
+def _written(value: object) -> str:
+    """Six digits; nothing where it is not known."""
+    number = float(value)  # type: ignore[arg-type]
+    return "" if math.isnan(number) else f"{number:.6g}"
 
 
 def _number(row: Mapping[str, str | None], key: str, *, required: bool = False) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from costmodel.roofline import BOUNDS
@@ -19,13 +19,14 @@ BOUND_WORDS = {
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned, the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    """Aligned columns: numbers to the right, words to the left."""
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numeric = [i > 0 and any(cell[:1].isdigit() for cell in column[1:]) for i, column in enumerate(columns)]
 
     def line(cells: Sequence[str]) -> str:
-        first, *others = cells
-        aligned = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        return "  ".join([first.ljust(widths[0]), *aligned]).rstrip()
+        sides = zip(cells, widths, numeric, strict=True)
+        return "  ".join(cell.rjust(width) if number else cell.ljust(width) for cell, width, number in sides).rstrip()
 
     return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
 
@@ -48,6 +49,8 @@ def verdict(document: dict[str, Any]) -> str:
     share = parts[document["bound"]] / sum(parts.values())
     why = f"a plain decoding step spends {share:.0%} of its time on {bound}"
     low, middle, high = (document[f"predicted_speedup{end}"] for end in ("_low", "", "_high"))
+    if middle is None:
+        return f"How often {strategy_words(strategy)} is accepted is not known here: {_break_even(document)}; {why}."
     if not document["fits_in_memory"]:
         return f"It does not fit in memory: more GPUs, a smaller batch or a shorter context. If it did: {middle:.2f}x."
     other = document.get("runner_up")
@@ -67,6 +70,15 @@ def verdict(document: dict[str, Any]) -> str:
     return f"Within noise, do not speculate: {speedup_words(low, middle, high)} for {strategy_words(strategy)}; {costs}."
 
 
+def _or_unknown(value: float | None, words: Callable[[float], str]) -> str:
+    return "unknown" if value is None else words(value)
+
+
+def _break_even(document: dict[str, Any]) -> str:
+    least = document["minimum_useful_acceptance_rate"]
+    return "it never pays" if least is None else f"it pays from an acceptance rate of {least:.2f}"
+
+
 def prediction_text(document: dict[str, Any]) -> str:
     """A prediction for people: question, breakdown, round, memory, notes, verdict."""
     workload = document["workload"]
@@ -81,17 +93,18 @@ def prediction_text(document: dict[str, Any]) -> str:
     ]
     lines = [head, "", table(["one step of", *BOUNDS, "total"], rows), "", f"bound             {document['bound']}"]
     if document["strategy"]["draft_kind"] != "none":
-        rate = document["acceptance_rate"]
+        rate, length = document["acceptance_rate"], document["predicted_mean_acceptance_length"]
         least = document["minimum_useful_acceptance_rate"]
         lines += [
-            f"tokens per round  {document['predicted_mean_acceptance_length']:.2f}"
+            f"tokens per round  {'unknown' if length is None else f'{length:.2f}'}"
             + (f" at acceptance {rate:.2f}" if rate is not None else ""),
             "break-even        " + ("no acceptance rate pays" if least is None else f"acceptance {least:.2f}"),
         ]
     lines += [
-        f"time per token    {format_seconds(document['predicted_speculative_tpot_s'])}"
+        f"time per token    {_or_unknown(document['predicted_speculative_tpot_s'], format_seconds)}"
         f" (plain {format_seconds(document['predicted_target_step_s'])})",
-        f"throughput        {document['throughput_tokens_per_s']:,.0f} tokens/s",
+        f"throughput        {_or_unknown(document['throughput_tokens_per_s'], '{:,.0f} tokens/s'.format)}",
+        f"first token       {format_seconds(document['predicted_ttft_s'])} after a prompt is begun",
         f"memory per GPU    {format_bytes(document['memory_bytes'])}" + ("" if document["fits_in_memory"] else ", DOES NOT FIT"),
     ]
     lines += [f"note: {note}" for note in document["notes"]]
@@ -121,10 +134,14 @@ def comparison_rows(predicted: dict[str, Any], measured: dict[str, Any]) -> list
 
 def comparison_text(document: dict[str, Any]) -> str:
     """A run beside plain decoding and, where it ran what was planned, beside its prediction; and the verdict."""
-    identical = "identical to" if document["outputs_identical"] else "DIFFERENT from"
     speedup, predicted = document["measured_speedup"], document["predicted_speedup"]
+    identical = {True: "identical to", False: "DIFFERENT from", None: ""}[document["outputs_identical"]]
     lossless = f"the output is {identical} plain decoding over {document['tokens_compared']} tokens"
-    notes = [f"note: {difference['words']}" for difference in document["differences"]]
+    if not identical:
+        lossless = "the texts are samples: both ways draw them from the same distribution, and they are not compared"
+    reads, peak = document["measured_target_bytes_per_s"], document["measured_peak_memory_bytes"]
+    notes = [f"plain decoding read {format_bytes(reads)}/s; at most {format_bytes(peak)} of memory were used"]
+    notes += [f"note: {difference['words']}" for difference in document["differences"]]
     who = strategy_words(document["strategy"]).capitalize()
     if not document["comparable"]:
         planned = f"The plan is for another machine ({document['planned_for']}) or workload: it predicts nothing of this run."

@@ -62,12 +62,7 @@ def _page(drawings: Sequence[Drawing], drawn: Map, runs: Sequence[Run], plans: S
 
 
 def _prices(drawn: Map) -> str:
-    fit = drawn.setup.hardware.calibration.fit
-    if fit is None:
-        return f"Priced at default efficiencies: {drawn.setup.hardware.name} is not calibrated."
-    return (
-        f"Prices calibrated on {fit.data}; mean error {fit.mean_error:.1%}, worst {fit.worst_error:.0%} of {fit.num_points} points."
-    )
+    return f"{drawn.setup.hardware.name}: {drawn.setup.hardware.provenance}."
 
 
 def _figure(drawing: Drawing) -> str:

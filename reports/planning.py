@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from costmodel.acceptance import AcceptanceCurve
-from costmodel.evaluate import Draft, Evaluation, Setup, evaluate_grid
+from costmodel.deployment import Setup
+from costmodel.drafts import Draft
+from costmodel.evaluate import Evaluation, evaluate_grid
 from costmodel.forward import forward_cost
 from costmodel.hardware import HardwareProfile
 from costmodel.roofline import BOUNDS
