@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = {"costmodel", "executor", "reports", "magicdec", "hardware_profiles"}
-DATA_CLASSES = {"units", "transformer", "workload", "strategy", "plan", "errors"}
+DATA_CLASSES = {"units", "transformer", "architecture", "hf_config", "workload", "strategy", "policy", "plan", "errors"}
 
 
 def imports(file: Path) -> Iterator[str]:

@@ -1,12 +1,15 @@
-"""What the tests of the cost model share: two models, two machines, and hypothesis without a clock."""
+"""What the tests of the cost model share: a few models and machines, and hypothesis without a clock."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import hypothesis
 import pytest
 
-from costmodel.hardware import HardwareProfile, resolve_profile
-from costmodel.transformer import TransformerConfig, resolve_model
+from costmodel.hardware import Calibration, HardwareProfile, resolve_profile
+from costmodel.models import resolve_model
+from costmodel.transformer import TransformerConfig
 
 hypothesis.settings.register_profile(
     "no-clock",
@@ -44,12 +47,36 @@ def small_llama() -> TransformerConfig:
 
 
 @pytest.fixture(scope="session")
+def deepseek() -> TransformerConfig:
+    """DeepSeek-V3: latent attention, experts, three dense layers, fp8."""
+    return resolve_model("DeepSeek-V3")
+
+
+@pytest.fixture(scope="session")
+def gpt_oss() -> TransformerConfig:
+    """gpt-oss-20b: every other layer sees 128 tokens; experts in mxfp4."""
+    return resolve_model("gpt-oss-20b")
+
+
+@pytest.fixture(scope="session")
+def gemma() -> TransformerConfig:
+    """Gemma-3-27B: 52 of 62 layers see 1024 tokens."""
+    return resolve_model("Gemma-3-27B")
+
+
+@pytest.fixture(scope="session")
 def a100() -> HardwareProfile:
-    """Calibrated on the published step times."""
+    """Kernels calibrated on tables, the engine on the published step times."""
     return resolve_profile("a100-sxm-80gb")
 
 
 @pytest.fixture(scope="session")
 def h200() -> HardwareProfile:
-    """Not calibrated."""
+    """Kernels calibrated on tables, the engine assumed."""
     return resolve_profile("h200-sxm")
+
+
+@pytest.fixture(scope="session")
+def bare(h200: HardwareProfile) -> HardwareProfile:
+    """An H200 of which only the datasheet is known."""
+    return replace(h200, name="bare", calibration=Calibration(), text="")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,18 @@ from hypothesis import strategies as st
 
 from costmodel.acceptance import (
     AcceptanceCurve,
+    Answer,
     curves_beside,
     find_curve,
     implied_acceptance_rate,
+    length_by_position,
     mean_acceptance_length,
-    mean_length_of_positions,
     parse_curves,
     published_curves,
 )
+from costmodel.drafts import Draft
 from costmodel.errors import InputError
+from costmodel.models import resolve_model
 
 SELF = AcceptanceCurve(
     "A", "text", "self", "streaming_llm", None, ((512, 4000, 0.9), (512, 32_000, 0.8), (512, 64_000, 0.7)), "here"
@@ -33,7 +37,9 @@ curves:
     points:
       - {kv_budget: 512, context_len: 4000, acceptance_rate: 0.9}
 """
-every_published = pytest.mark.parametrize("curve", published_curves(), ids=lambda c: f"{c.target} {c.draft_kind} {c.kv_policy}")
+every_published = pytest.mark.parametrize(
+    "curve", published_curves(), ids=lambda c: f"{c.target} {c.draft_kind} {c.kv_policy} {c.kv_dtype}"
+)
 
 
 @st.composite
@@ -68,14 +74,31 @@ def test_the_implied_rate_inverts_the_mean_length(gamma: int, rate: float) -> No
     assert implied_acceptance_rate(gamma, float(mean_acceptance_length(gamma, rate))) == pytest.approx(rate, abs=1e-6)
 
 
+def test_no_rate_yields_more_tokens_than_there_are_and_one_token_needs_none() -> None:
+    assert implied_acceptance_rate(3, [0.5, 1.0, 4.0]).tolist() == [0, 0, pytest.approx(1)]
+    assert np.isnan(implied_acceptance_rate(3, 4.001))
+    assert implied_acceptance_rate(0, 1.0) == 0
+
+
+def test_implied_rates_broadcast() -> None:
+    rates = implied_acceptance_rate([1, 4], [[1.5], [2.0]])
+    assert rates.shape == (2, 2)
+    for i, length in enumerate((1.5, 2.0)):
+        for j, gamma in enumerate((1, 4)):
+            assert rates[i, j] == pytest.approx(float(implied_acceptance_rate(gamma, length)), rel=1e-7)
+
+
 def test_rates_by_position_yield_their_running_products() -> None:
-    assert mean_length_of_positions([0.9, 0.5, 0.2]) == pytest.approx(1 + 0.9 + 0.45 + 0.09)
-    assert mean_length_of_positions([]) == 1
+    rates = [0.9, 0.5, 0.2]
+    assert length_by_position([0, 1, 2, 3], rates) == pytest.approx([1, 1.9, 1.9 + 0.45, 1.9 + 0.45 + 0.09])
+    assert length_by_position(5, rates) == pytest.approx(1.9 + 0.45 + 0.09 * (1 + 0.2 + 0.04)), "the last rate holds on"
+    assert length_by_position([[2], [3]], rates).shape == (2, 1)
 
 
-@given(st.integers(1, 12), st.floats(0, 0.99))
-def test_equal_rates_by_position_are_the_independent_case(gamma: int, rate: float) -> None:
-    assert mean_length_of_positions([rate] * gamma) == pytest.approx(float(mean_acceptance_length(gamma, rate)), rel=1e-10)
+@given(st.integers(1, 12), st.integers(1, 12), st.floats(0, 0.99))
+def test_equal_rates_by_position_are_the_independent_case(gamma: int, known: int, rate: float) -> None:
+    expected = float(mean_acceptance_length(gamma, rate))
+    assert float(length_by_position(gamma, [rate] * known)) == pytest.approx(expected, rel=1e-10)
 
 
 @every_published
@@ -85,7 +108,7 @@ def test_a_published_curve_hits_its_data_points(curve: AcceptanceCurve) -> None:
 
 
 def test_a_published_curve_holds_what_the_paper_prints() -> None:
-    answer = find_curve(published_curves(), target="Llama-3.1-8B", draft_kind="self", kv_policy="streaming_llm", draft_model=None)
+    answer = find_curve(published_curves(), "Llama-3.1-8B", Draft("self", "streaming_llm"))
     assert answer is not None
     contexts = [4000, 8000, 16_000, 32_000, 64_000, 100_000]
     assert answer.curve.rate(512, contexts) == pytest.approx([0.84, 0.83, 0.82, 0.81, 0.79, 0.79], abs=1e-12)
@@ -151,48 +174,88 @@ def test_a_draft_that_reads_all_its_own_cache_depends_on_context_alone() -> None
     assert full.rate(np.inf, [500, 1000, 8000, 100_000]) == pytest.approx([0.8, 0.8, 0.7, 0.7])
 
 
-def ask(curves: list[AcceptanceCurve], **changes: str | None) -> object:
-    question: dict[str, str | None] = {"target": "A", "draft_kind": "self", "kv_policy": "streaming_llm", "draft_model": None}
-    return find_curve(curves, **{**question, **changes})  # type: ignore[arg-type]
+STREAMING = Draft("self", "streaming_llm")
+NAMED = {name: replace(resolve_model("Llama-3.2-1B"), name=name) for name in "DEF"}
 
 
-def curve_of(target: str, kind: str = "self", policy: str = "streaming_llm", draft: str | None = None) -> AcceptanceCurve:
-    return AcceptanceCurve(target, "text", kind, policy, draft, ((512, 4000, 0.9),), "here")
+def curve_of(
+    target: str, kind: str = "self", policy: str = "streaming_llm", draft: str | None = None, **types: str
+) -> AcceptanceCurve:
+    return AcceptanceCurve(target, "text", kind, policy, draft, ((512, 4000, 0.9),), "here", **types)
+
+
+def ask(curves: list[AcceptanceCurve], draft: Draft = STREAMING) -> Answer:
+    answer = find_curve(curves, "A", draft)
+    assert answer is not None
+    return answer
 
 
 def test_a_curve_of_the_own_target_is_preferred() -> None:
     own = curve_of("A")
     answer = ask([curve_of("B"), own, curve_of("C")])
-    assert answer.curve is own  # type: ignore[attr-defined]
-    assert answer.measured_here  # type: ignore[attr-defined]
-    assert answer.note == "acceptance measured on A, text (here)"  # type: ignore[attr-defined]
+    assert answer.curve is own
+    assert answer.measured_here
+    assert answer.note == "acceptance measured on A, text (here)"
 
 
 def test_another_targets_curve_is_borrowed_and_said_so() -> None:
     answer = ask([curve_of("B")])
-    assert not answer.measured_here  # type: ignore[attr-defined]
-    assert answer.note == "acceptance assumed, borrowed from B, text (here)"  # type: ignore[attr-defined]
+    assert not answer.measured_here
+    assert answer.note == "acceptance assumed, borrowed from B, text (here)"
+
+
+def test_what_was_measured_here_is_surer_than_what_is_borrowed_or_extrapolated() -> None:
+    own, borrowed = ask([curve_of("A")]), ask([curve_of("B")])
+    assert own.uncertainty(512, [4000, 8000, 80_000]).tolist() == [0.02, 0.02, 0.1]
+    assert own.uncertainty([512, 2048], 4000).tolist() == [0.02, 0.1]
+    assert borrowed.uncertainty(512, 4000) == 0.1
 
 
 def test_a_self_draft_is_not_answered_by_another_policy_or_kind() -> None:
-    curves = [curve_of("A", policy="snapkv"), curve_of("A", kind="model", draft="D")]
-    assert ask(curves) is None
-    assert ask([]) is None
+    curves = [curve_of("A", policy="snapkv"), curve_of("A", kind="model", draft="D"), curve_of("A", kv_dtype="int4")]
+    assert find_curve(curves, "A", STREAMING) is None
+    assert find_curve([], "A", STREAMING) is None
+
+
+def test_a_compressed_self_draft_is_answered_by_one_compressed_alike() -> None:
+    plain, four = curve_of("A", policy="full"), curve_of("A", policy="full", kv_dtype="int4")
+    both = curve_of("A", policy="full", kv_dtype="int4", weight_dtype="int4")
+    assert ask([plain, four, both], Draft("self", kv_dtype="int4")).curve is four
+    assert ask([plain, four, both], Draft("self", kv_dtype="int4", weight_dtype="int4")).curve is both
+    assert find_curve([plain, four, both], "A", Draft("self", kv_dtype="int8")) is None
 
 
 def test_a_small_draft_is_answered_by_its_own_curve_in_whichever_policy() -> None:
     own = curve_of("A", kind="model", draft="D", policy="full")
     curves = [curve_of("A", kind="model", draft="E"), own]
-    answer = ask(curves, draft_kind="model", draft_model="D")
-    assert answer.curve is own  # type: ignore[attr-defined]
-    assert answer.measured_here  # type: ignore[attr-defined]
-    borrowed = ask(curves, draft_kind="model", draft_model="F")
-    assert not borrowed.measured_here  # type: ignore[attr-defined]
+    answer = ask(curves, Draft("model", "streaming_llm", NAMED["D"]))
+    assert answer.curve is own
+    assert answer.measured_here
+    assert not ask(curves, Draft("model", "streaming_llm", NAMED["F"])).measured_here
+
+
+def test_the_policy_that_is_asked_for_is_preferred_among_a_small_drafts_own() -> None:
+    full, sparse = (curve_of("A", kind="model", draft="D", policy=policy) for policy in ("full", "streaming_llm"))
+    for policy, expected in (("full", full), ("streaming_llm", sparse)):
+        assert ask([full, sparse], Draft("model", policy, NAMED["D"])).curve is expected  # type: ignore[arg-type]
+        assert ask([sparse, full], Draft("model", policy, NAMED["D"])).curve is expected  # type: ignore[arg-type]
+
+
+def test_trained_heads_and_repeated_text_have_curves_of_their_own() -> None:
+    curves = [curve_of("A", kind=kind, policy="full") for kind in ("ngram", "eagle3", "mtp")]
+    for curve, kind in zip(curves, ("ngram", "eagle3", "mtp"), strict=True):
+        assert ask(curves, Draft(kind)).curve is curve  # type: ignore[arg-type]
 
 
 def test_a_curve_file_is_read() -> None:
     (curve,) = parse_curves(FILE, where="mine.yaml")
     assert curve == AcceptanceCurve("A", "text", "self", "streaming_llm", None, ((512, 4000, 0.9),), "here")
+
+
+def test_the_types_of_a_compressed_draft_are_read() -> None:
+    text = FILE.replace("streaming_llm", "full\n    kv_dtype: int4").replace("kv_budget: 512, ", "")
+    (curve,) = parse_curves(text, where="mine.yaml")
+    assert (curve.kv_dtype, curve.weight_dtype) == ("int4", None)
 
 
 def test_a_point_without_a_budget_read_everything() -> None:

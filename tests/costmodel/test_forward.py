@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from costmodel.forward import Cost, forward_cost
-from costmodel.transformer import TransformerConfig
+from costmodel.transformer import Operator, TransformerConfig
 from executor.attention import visible
 from executor.kv_cache import KvCache
 from executor.transformer import Transformer, attend_causal
@@ -27,6 +27,8 @@ MODELS = {
     "qwen3 with norms and a wide head": replace(MULTI_HEAD, family="qwen3", num_kv_heads=2, head_dim=32, qk_norm=True),
     "tied": replace(MULTI_HEAD, num_kv_heads=2, tied_embeddings=True, dtype="bfloat16"),
 }
+OPERATORS: tuple[Operator, ...] = ("projections", "mlp", "head")
+ONE_TOKEN = {"batch_size": 1, "query_len": 1, "context_len": 100}
 every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 
 
@@ -49,6 +51,12 @@ def random_models(draw: st.DrawFn) -> TransformerConfig:
         qk_norm=draw(st.booleans()),
         dtype="float32",
     )
+
+
+def blocks(cost: Cost) -> float:
+    """(sequence, KV head) pairs of a model whose layers are alike."""
+    (work,) = cost.attentions
+    return float(work.sequences * work.kv_heads)
 
 
 def on_meta(model: TransformerConfig) -> Transformer:
@@ -140,7 +148,7 @@ def test_kv_bytes_are_those_of_the_cache(model: TransformerConfig) -> None:
 def test_decoding_reads_the_weights_once_and_every_cached_token_once(llama: TransformerConfig) -> None:
     cost = forward_cost(llama, batch_size=4, query_len=1, context_len=1000)
     without_activations = forward_cost(llama, batch_size=0, query_len=1, context_len=1000)
-    read = (without_activations.projections.bytes, without_activations.mlp.bytes, without_activations.head.bytes)
+    read = [without_activations.operator(name).bytes for name in OPERATORS]
     norms = (2 * llama.num_layers + 1) * llama.d_model
     assert sum(read) == llama.weight_bytes - 2 * (llama.embedding_params + norms)
     assert cost.attention.bytes == 4 * 1001 * llama.kv_bytes_per_token
@@ -149,7 +157,7 @@ def test_decoding_reads_the_weights_once_and_every_cached_token_once(llama: Tran
 def test_verification_reads_the_cache_once_for_all_its_queries(llama: TransformerConfig) -> None:
     cost = forward_cost(llama, batch_size=4, query_len=6, context_len=1000)
     assert cost.attention.bytes == 4 * 1006 * llama.kv_bytes_per_token
-    assert cost.query_rows == 6 * 4
+    assert cost.attentions[0].query_rows == 6 * 4
 
 
 @pytest.mark.parametrize("window", [None, 8])
@@ -162,20 +170,20 @@ def test_attention_counts_the_pairs_that_the_executor_lets_queries_see(
     pairs, slots = int(seen.sum()), int(seen.any(0).sum())
     cost = forward_cost(model, batch_size=1, query_len=query_len, context_len=context_len)
     assert cost.attention.flop == pairs * 4 * model.d_attention * model.num_layers
-    assert cost.read_len == slots
+    assert cost.attentions[0].read_len == slots
 
 
 def test_a_sliding_window_caps_what_is_read() -> None:
     model = replace(MODELS["grouped"], sliding_window=64)
     short, long, longer = (forward_cost(model, batch_size=2, query_len=1, context_len=s) for s in (10, 1000, 100_000))
-    assert short.read_len == 11
-    assert 64 <= long.read_len <= 65
-    assert longer.read_len == long.read_len
+    assert short.attentions[0].read_len == 11
+    assert 64 <= long.attentions[0].read_len <= 65
+    assert longer.attentions[0].read_len == long.attentions[0].read_len
     assert longer.attention.bytes == long.attention.bytes
 
 
 def same(one: Cost, other: Cost) -> bool:
-    return bool(one.flop == other.flop and one.bytes == other.bytes and one.read_len == other.read_len)
+    return bool(one.flop == other.flop and one.bytes == other.bytes and one.attentions[0].read_len == other.attentions[0].read_len)
 
 
 @given(st.integers(1, 100), st.integers(1, 10), st.integers(0, 10_000), st.integers(0, 10_000))
@@ -186,24 +194,30 @@ def test_a_budget_beyond_the_context_reads_everything(batch: int, query_len: int
 
 def test_a_budget_caps_what_is_read(llama: TransformerConfig) -> None:
     sparse = forward_cost(llama, batch_size=2, query_len=1, context_len=[100, 512, 32_000], kv_budget=512)
-    assert sparse.read_len.tolist() == [101, 513, 513]
+    assert sparse.attentions[0].read_len.tolist() == [101, 513, 513]
 
 
 def test_only_the_logits_that_are_wanted_cost_something(llama: TransformerConfig) -> None:
     every = forward_cost(llama, batch_size=2, query_len=100, context_len=0)
     last = forward_cost(llama, batch_size=2, query_len=100, context_len=0, logits_len=1)
-    assert last.head.flop * 100 == every.head.flop
-    assert last.mlp.flop == every.mlp.flop
+    assert last.operator("head").flop * 100 == every.operator("head").flop
+    assert last.operator("mlp").flop == every.operator("mlp").flop
+    assert last.logits_bytes * 100 == every.logits_bytes
 
 
 @pytest.mark.parametrize("gpus", [2, 4, 8])
 def test_tensor_parallelism_divides_the_matrices(llama: TransformerConfig, gpus: int) -> None:
     whole = forward_cost(llama, batch_size=8, query_len=3, context_len=1000)
     part = forward_cost(llama, batch_size=8, query_len=3, context_len=1000, tensor_parallel=gpus)
-    for name in ("projections", "mlp", "head", "attention"):
-        assert getattr(part, name).flop == pytest.approx(getattr(whole, name).flop / gpus, rel=1e-15)
-        assert getattr(part, name).bytes == pytest.approx(getattr(whole, name).bytes / gpus, rel=1e-15)
-    assert part.attention_blocks == whole.attention_blocks / gpus
+    for one, other in [(part.operator(name), whole.operator(name)) for name in OPERATORS] + [(part.attention, whole.attention)]:
+        assert one.flop == pytest.approx(other.flop / gpus, rel=1e-15)
+    assert part.attention.bytes == pytest.approx(whole.attention.bytes / gpus, rel=1e-15)
+    for one, other in zip(part.products, whole.products, strict=True):
+        rows, element = 8 * 3, 2
+        kept = one.matrix.inputs if one.matrix.name in ("qkv", "gate_up", "head") else one.matrix.outputs
+        not_shared = rows * kept * one.matrix.layers * element  # inputs of what splits its outputs, and the other way round
+        assert one.bytes - not_shared == pytest.approx((other.bytes - not_shared) / gpus, rel=1e-12)
+    assert blocks(part) == blocks(whole) / gpus
     assert part.elementwise.bytes == whole.elementwise.bytes
     assert (whole.num_allreduces, part.num_allreduces) == (0, 64)
     assert part.allreduce_bytes == 8 * 3 * 4096 * 2
@@ -212,8 +226,9 @@ def test_tensor_parallelism_divides_the_matrices(llama: TransformerConfig, gpus:
 def test_a_head_that_is_not_sharded_is_read_whole(llama: TransformerConfig) -> None:
     whole = forward_cost(llama, batch_size=8, query_len=1, context_len=1000)
     part = forward_cost(llama, batch_size=8, query_len=1, context_len=1000, tensor_parallel=8, head_sharded=False)
-    assert part.head.bytes == whole.head.bytes
-    assert part.mlp.bytes == whole.mlp.bytes / 8
+    assert part.operator("head").bytes == whole.operator("head").bytes
+    assert part.logits_bytes == whole.logits_bytes
+    assert part.operator("mlp").flop == whole.operator("mlp").flop / 8
 
 
 def test_kv_heads_are_replicated_on_more_gpus_than_there_are(tinyllama: TransformerConfig) -> None:
@@ -221,14 +236,14 @@ def test_kv_heads_are_replicated_on_more_gpus_than_there_are(tinyllama: Transfor
     four = forward_cost(tinyllama, batch_size=8, query_len=1, context_len=1000, tensor_parallel=4)
     eight = forward_cost(tinyllama, batch_size=8, query_len=1, context_len=1000, tensor_parallel=8)
     assert eight.attention.bytes == four.attention.bytes
-    assert eight.attention_blocks == four.attention_blocks == 8
+    assert blocks(eight) == blocks(four) == 8
     assert eight.attention.flop == four.attention.flop / 2
 
 
 @pytest.mark.parametrize("gpus", [1, 2, 4, 8, 16])
 def test_rows_and_blocks_of_a_gpu_cover_its_share_of_the_queries(tinyllama: TransformerConfig, gpus: int) -> None:
     cost = forward_cost(tinyllama, batch_size=3, query_len=5, context_len=1000, tensor_parallel=gpus)
-    assert cost.query_rows * cost.attention_blocks == 3 * 5 * tinyllama.num_heads / gpus
+    assert cost.attentions[0].query_rows * blocks(cost) == 3 * 5 * tinyllama.num_heads / gpus
 
 
 def test_every_count_broadcasts_over_the_pass_shapes(llama: TransformerConfig) -> None:
@@ -244,7 +259,24 @@ def test_every_count_broadcasts_over_the_pass_shapes(llama: TransformerConfig) -
 
 def test_a_class_is_missing_from_no_total(llama: TransformerConfig) -> None:
     cost = forward_cost(llama, batch_size=2, query_len=2, context_len=100)
-    classes = [cost.projections, cost.mlp, cost.head, cost.attention, cost.elementwise]
-    assert cost.bytes == pytest.approx(sum(work.bytes for work in classes), rel=1e-15)
+    classes = [*(cost.operator(name) for name in OPERATORS), cost.attention, cost.elementwise]
+    assert cost.bytes == pytest.approx(sum(work.bytes for work in classes) + cost.logits_bytes, rel=1e-15)
     assert cost.flop == pytest.approx(sum(work.flop for work in classes), rel=1e-15)
     assert min(float(work.bytes) for work in classes) > 0
+
+
+def test_every_product_belongs_to_a_class_of_operators(llama: TransformerConfig) -> None:
+    names = {products.matrix.name: products.matrix.operator for products in forward_cost(llama, **ONE_TOKEN).products}
+    assert names == {"qkv": "projections", "o": "projections", "gate_up": "mlp", "down": "mlp", "head": "head"}
+
+
+def test_a_product_reads_its_weights_once_and_its_activations_in_and_out(llama: TransformerConfig) -> None:
+    cost = forward_cost(llama, batch_size=5, query_len=3, context_len=7)
+    down = next(products for products in cost.products if products.matrix.name == "down")
+    assert down.flop == 32 * 2 * 15 * 14336 * 4096
+    assert down.bytes == 32 * 2 * (14336 * 4096 + 15 * (14336 + 4096))
+
+
+def test_logits_are_four_bytes_each(llama: TransformerConfig) -> None:
+    cost = forward_cost(llama, batch_size=5, query_len=3, context_len=7, tensor_parallel=2)
+    assert cost.logits_bytes == 15 * llama.vocab_size / 2 * 4

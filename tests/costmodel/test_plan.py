@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from costmodel.errors import InputError
+from costmodel.models import resolve_model
 from costmodel.plan import (
     Plan,
     PlannedHardware,
@@ -19,7 +20,7 @@ from costmodel.plan import (
     render_plan,
 )
 from costmodel.strategy import NO_SPECULATION, Strategy
-from costmodel.transformer import TransformerConfig, resolve_model
+from costmodel.transformer import TransformerConfig
 from costmodel.workload import Workload
 
 
@@ -151,7 +152,31 @@ def test_a_fingerprint_knows_the_architecture_and_neither_name_nor_type(llama: T
     assert fingerprint(replace(llama, name="my finetune", dtype="float32")) == fingerprint(llama)
     assert fingerprint(replace(llama, rope_theta=1e4)) != fingerprint(llama)
     assert fingerprint(replace(llama, num_kv_heads=4)) != fingerprint(llama)
+    assert fingerprint(llama.compressed(weight_dtype="int4", kv_dtype="fp8")) == fingerprint(llama)
     assert re.fullmatch("[0-9a-f]{16}", fingerprint(llama))
+
+
+def test_a_fingerprint_stays_what_it_was_when_models_learn_new_facts(llama: TransformerConfig) -> None:
+    """Plans and measurements on disk hold it: what is changed here makes all of them strangers."""
+    assert fingerprint(llama) == "fb7e1ef73cd06264"
+
+
+def test_a_fingerprint_knows_experts_latents_and_windows(
+    deepseek: TransformerConfig, gpt_oss: TransformerConfig, gemma: TransformerConfig
+) -> None:
+    assert deepseek.experts is not None
+    assert deepseek.latent is not None
+    assert gpt_oss.experts is not None
+    others = [
+        replace(deepseek, experts=replace(deepseek.experts, experts_per_token=6)),
+        replace(deepseek, latent=replace(deepseek.latent, q_rank=None)),
+        replace(gpt_oss, experts=replace(gpt_oss.experts, bias=False)),
+        replace(gpt_oss, attention_sinks=False),
+        replace(gemma, num_window_layers=51),
+        replace(gemma, sliding_window=512),
+    ]
+    known = [fingerprint(model) for model in (deepseek, gpt_oss, gemma, *others)]
+    assert len(set(known)) == len(known)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+"""Prices: a pass is the sum of its kernels, and every kernel is priced by its own law. By hand, on numbers that divide well."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -5,211 +7,185 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from costmodel.forward import Cost, Work, forward_cost
-from costmodel.hardware import Calibration, HardwareProfile, Peak
-from costmodel.roofline import BOUNDS, VERIFY_KERNELS, StepTime, allreduce_s, padded_rows, processor_balance, step_time
-from costmodel.transformer import TransformerConfig
+from costmodel.attention import AttentionLaw, attention_s
+from costmodel.collectives import AllreduceLaw, allreduce_s
+from costmodel.forward import AttentionWork, Cost, Products, Work, forward_cost
+from costmodel.gemm import GemmLaw
+from costmodel.hardware import Calibration, EngineLaw, HardwareProfile, Peak
+from costmodel.roofline import BOUNDS, VERIFY_KERNELS, StepTime, selection_s, step_time
+from costmodel.transformer import Matrix, TransformerConfig
 
+NO_ATTENTION = AttentionLaw(launch_s=0.0, wave_s=0.0, merge_s=0.0, split_s=0.0, sm_bytes_per_s=1e12, sharpness=12.0)
 ROUND = HardwareProfile(
     "round",
     "numbers that divide well",
-    Peak({"float32": 1e13, "bfloat16": 1e14}, 1e12, 8e10, 1e11, 100, 4e7),
+    Peak({"float32": 1e13, "bfloat16": 1e14, "fp8": 2e14}, 1e12, 8e10, 1e11, 100, 4e7),
     Calibration(
-        memory_efficiency=0.5,
-        attention_memory_efficiency=0.25,
-        compute_efficiency=0.5,
-        attention_compute_efficiency=0.25,
-        overlap=1.0,
-        query_tiles=(16, 64, 128),
-        layer_overhead_s=1e-5,
-        step_overhead_s=1e-4,
-        allreduce_latency_s=1e-5,
-        interconnect_efficiency=0.5,
-        one_shot_bytes=1000.0,
-        two_shot_latency_factor=1.5,
+        GemmLaw(launch_s=0.0, depth_s=0.0, compute_efficiency=0.5, memory_efficiency=0.5, sharpness=12.0),
+        replace(NO_ATTENTION, memory_efficiency=0.25, compute_efficiency=0.25),
+        AllreduceLaw(latency_s=1e-5, peer_latency_s=0.0, one_shot_efficiency=0.5, two_shot_efficiency=0.02),
+        EngineLaw(layer_overhead_s=1e-5, step_overhead_s=1e-4),
     ),
 )
+ONE = np.array(1.0)
+NOTHING = Work(np.zeros(()), np.zeros(()))
 
 
-def calibrated(**changes: Any) -> HardwareProfile:
-    return replace(ROUND, calibration=replace(ROUND.calibration, **changes))
+def with_law(part: str, hardware: HardwareProfile = ROUND, **changes: Any) -> HardwareProfile:
+    calibration = hardware.calibration
+    changed = replace(getattr(calibration, part), **changes)
+    return replace(hardware, calibration=replace(calibration, **{part: changed}))
 
 
-def rated(hardware: HardwareProfile, factor: float, *keys: str) -> HardwareProfile:
-    """The same machine with some peaks multiplied."""
-    peaks: dict[str, Any] = {
-        key: {t: factor * rate for t, rate in hardware.peak.flop_per_s.items()}
-        if key == "flop_per_s"
-        else factor * getattr(hardware.peak, key)
-        for key in keys
-    }
-    return replace(hardware, peak=replace(hardware.peak, **peaks))
+def product(flop: float, moved: float, dtype: str = "bfloat16", layers: int = 1) -> Products:
+    """A product with one row of as many FLOP and bytes a layer; all its traffic is activations."""
+    outputs = flop / 2 / 4096
+    matrix = Matrix("made up", "mlp", outputs, 4096, layers, dtype)
+    weights = matrix.bytes / layers
+    return Products(matrix, ONE, ONE, (moved - weights) / (outputs + 4096))
 
 
-efficiencies = st.floats(0.05, 1.0)
+def attention(flop: float, moved: float, **changes: Any) -> AttentionWork:
+    """Attention over a few hundred sequences that fill the machine evenly."""
+    facts = {"layers": 1, "flop": flop, "bytes": moved, "query_bytes": 0.0, "sequences": 100.0, "kv_heads": 1.0, "query_len": 1.0}
+    return AttentionWork(**{**facts, "query_rows": 16.0, "group": 16.0, "read_len": 1000.0, **changes})  # type: ignore[arg-type]
 
 
-@st.composite
-def machines(draw: st.DrawFn) -> HardwareProfile:
-    seconds = st.floats(0, 1e-3)
-    calibration = Calibration(
-        memory_efficiency=draw(efficiencies),
-        attention_memory_efficiency=draw(efficiencies),
-        compute_efficiency=draw(efficiencies),
-        attention_compute_efficiency=draw(efficiencies),
-        overlap=draw(st.floats(0, 1)),
-        query_tiles=draw(st.sampled_from([(1,), (16, 64, 128), (8,)])),
-        splits_kv=draw(st.booleans()),
-        layer_overhead_s=draw(seconds),
-        step_overhead_s=draw(seconds),
-        allreduce_latency_s=draw(seconds),
-        interconnect_efficiency=draw(efficiencies),
-        one_shot_bytes=draw(st.floats(0, 1e7)),
-        two_shot_latency_factor=draw(st.floats(1, 3)),
-    )
-    peak = Peak(
-        {"float32": draw(st.floats(1e10, 1e16))},
-        draw(st.floats(1e9, 1e13)),
-        8e10,
-        draw(st.floats(1e9, 1e12)),
-        draw(st.integers(1, 300)),
-        4e7,
-    )
-    return HardwareProfile("random", "", peak, calibration)
+def made(*products: Products, attentions: tuple[AttentionWork, ...] = (), **changes: Any) -> Cost:
+    """A pass of one layer on one GPU."""
+    idle = attentions or (attention(0.0, 1e-9),)
+    facts = {"elementwise": NOTHING, "logits_bytes": 0 * ONE, "allreduce_bytes": ONE, "num_allreduces": 0, "num_layers": 1}
+    return Cost(products, idle, **{**facts, "num_expert_layers": 0, **changes})
 
 
-@st.composite
-def passes(draw: st.DrawFn) -> tuple[Cost, int]:
-    """Counts of a random pass of a random model, and the GPUs that share it."""
-    kv_heads, group = draw(st.sampled_from([1, 2, 4, 8])), draw(st.sampled_from([1, 2, 4, 8]))
-    model = TransformerConfig(
-        "random",
-        "llama",
-        num_layers=draw(st.integers(1, 80)),
-        d_model=draw(st.integers(64, 8192)),
-        num_heads=kv_heads * group,
-        num_kv_heads=kv_heads,
-        head_dim=draw(st.sampled_from([64, 128])),
-        d_ff=draw(st.integers(64, 30_000)),
-        vocab_size=draw(st.integers(256, 200_000)),
-        max_context_len=131_072,
-    )
-    gpus = draw(st.sampled_from([gpus for gpus in (1, 2, 4, 8) if gpus <= model.num_kv_heads]))
-    cost = forward_cost(
-        model,
-        batch_size=draw(st.integers(1, 512)),
-        query_len=draw(st.integers(1, 2000)),
-        context_len=draw(st.integers(0, 131_072)),
-        kv_budget=draw(st.sampled_from([64.0, 512.0, np.inf])),
-        tensor_parallel=gpus,
-    )
-    return cost, gpus
+def priced(cost: Cost, hardware: HardwareProfile = ROUND, dtype: str = "bfloat16", **how: Any) -> StepTime:
+    return step_time(cost, hardware, dtype, **how)
 
 
-kernels = st.sampled_from(VERIFY_KERNELS)
-
-
-def priced(seen: tuple[Cost, int], hardware: HardwareProfile, kernel: Any = "shared_kv_splitkv") -> StepTime:
-    cost, gpus = seen
-    return step_time(cost, hardware, "float32", tensor_parallel=gpus, verify_kernel=kernel)
-
-
-def by_hand(**works: tuple[float, float]) -> Cost:
-    """A pass with the given (FLOP, bytes) by class, of one layer on one GPU."""
-    names = ("projections", "mlp", "head", "attention", "elementwise")
-    parts = {name: Work(*(np.array(x) for x in works.get(name, (0.0, 0.0)))) for name in names}
-    one = np.array(1.0)
-    return Cost(
-        **parts,
-        attention_blocks=one,
-        query_len=one,
-        query_rows=one,
-        read_len=one,
-        allreduce_bytes=one,
-        num_allreduces=0,
-        num_layers=1,
-    )
-
-
-def test_a_memory_bound_class_takes_its_bytes_at_the_reached_bandwidth() -> None:
-    step = step_time(by_hand(mlp=(1e9, 1e9)), ROUND, "bfloat16")
-    assert step.weights_s == pytest.approx(1e9 / (1e12 * 0.5))
-    assert step.compute_s == 0
+def test_a_memory_bound_product_takes_its_bytes_at_the_reached_bandwidth() -> None:
+    step = priced(made(product(1e8, 1e9)))
+    assert step.weights_s == pytest.approx(1e9 / 0.5e12)
+    assert step.compute_s == pytest.approx(0, abs=1e-15)
     assert step.overhead_s == pytest.approx(1e-4 + 1e-5)
 
 
-def test_a_compute_bound_class_takes_its_flop_at_the_reached_rate() -> None:
-    step = step_time(by_hand(mlp=(1e13, 1e9)), ROUND, "bfloat16")
-    assert step.compute_s == pytest.approx(1e13 / (1e14 * 0.5))
-    assert step.weights_s == 0
-    assert step_time(by_hand(mlp=(1e13, 1e9)), ROUND, "float32").compute_s == pytest.approx(10 * step.compute_s)
+def test_a_compute_bound_product_takes_its_flop_at_the_rate_reached_in_its_type() -> None:
+    for dtype, rate in (("bfloat16", 1e14), ("fp8", 2e14), ("int4", 1e14), ("float32", 1e13)):
+        step = priced(made(product(1e13, 1e10, dtype)))
+        assert step.compute_s == pytest.approx(1e13 / (rate * 0.5)), dtype
+        assert step.weights_s < 1e-4
+
+
+def test_attention_is_computed_in_the_type_of_the_activations() -> None:
+    cost = made(attentions=(attention(1e12, 1e6),))
+    assert priced(cost).compute_s == pytest.approx(1e12 / 0.25e14, rel=1e-6)
+    assert priced(cost, dtype="float32").compute_s == pytest.approx(10 * float(priced(cost).compute_s), rel=1e-6)
+
+
+def test_attention_takes_its_bytes_at_the_rate_it_reaches() -> None:
+    assert priced(made(attentions=(attention(1.0, 1e9),))).kv_s == pytest.approx(1e9 / 0.25e12, rel=1e-6)
 
 
 def test_without_overlap_arithmetic_and_traffic_add_up() -> None:
-    step = step_time(by_hand(mlp=(1e13, 1e9), attention=(1e12, 1e9)), calibrated(overlap=0.0, splits_kv=True), "bfloat16")
+    serial = with_law("attention", with_law("gemm", sharpness=1.0), sharpness=1.0, sm_bytes_per_s=1e18)
+    step = priced(made(product(1e12, 1e9), attentions=(attention(1e11, 1e9),)), serial)
     assert step.weights_s == pytest.approx(1e9 / 0.5e12)
-    assert step.kv_s == pytest.approx(1e9 / 0.25e12)
-    assert step.compute_s == pytest.approx(1e13 / 0.5e14 + 1e12 / 0.25e14)
+    assert step.kv_s == pytest.approx(1e9 / 0.25e12, rel=1e-6)
+    assert step.compute_s == pytest.approx(1e12 / 0.5e14 + 1e11 / 0.25e14)
 
 
-def test_classes_do_not_hide_behind_one_another() -> None:
-    alone = [step_time(by_hand(**{name: (1e13, 1e9)}), ROUND, "bfloat16").compute_s for name in ("projections", "mlp")]
-    together = step_time(by_hand(projections=(1e13, 1e9), mlp=(1e13, 1e9)), ROUND, "bfloat16").compute_s
-    assert together == pytest.approx(sum(alone))
+def test_products_do_not_hide_behind_one_another() -> None:
+    computing, reading = product(1e13, 1e6), product(1e6, 1e10)
+    together = priced(made(computing, reading))
+    assert together.compute_s == pytest.approx(float(priced(made(computing)).compute_s))
+    assert together.weights_s == pytest.approx(float(priced(made(reading)).weights_s), rel=1e-4)
 
 
-@given(passes(), machines(), kernels)
-def test_the_parts_add_up_to_the_total(seen: tuple[Cost, int], hardware: HardwareProfile, kernel: Any) -> None:
-    step = priced(seen, hardware, kernel)
-    assert set(step.parts) == set(BOUNDS)
-    assert step.total_s == pytest.approx(sum(float(part) for part in step.parts.values()), rel=1e-12)
-    assert min(float(part) for part in step.parts.values()) >= 0
+def test_layers_of_a_matrix_are_as_many_products() -> None:
+    launched = with_law("gemm", launch_s=1e-6)
+    one, many = (priced(made(product(1e8, 1e9, layers=layers)), launched) for layers in (1, 10))
+    assert many.weights_s == pytest.approx(10 * float(one.weights_s))
+    assert many.overhead_s - one.overhead_s == pytest.approx(9e-6)
 
 
-@given(passes(), machines(), kernels)
-def test_the_bound_is_the_largest_part(seen: tuple[Cost, int], hardware: HardwareProfile, kernel: Any) -> None:
-    step = priced(seen, hardware, kernel)
-    assert step.parts[str(step.bound)] == max(step.parts.values())
+def test_layers_of_a_reach_are_as_many_calls() -> None:
+    launched = with_law("attention", launch_s=1e-6)
+    one, many = (priced(made(attentions=(attention(0.0, 1e9 * n, layers=n),)), launched) for n in (1, 10))
+    assert many.kv_s == pytest.approx(10 * float(one.kv_s))
+    assert many.overhead_s - one.overhead_s == pytest.approx(9e-6)
 
 
-@given(passes(), machines(), kernels)
-def test_no_step_beats_the_peaks(seen: tuple[Cost, int], hardware: HardwareProfile, kernel: Any) -> None:
-    cost, total_s = seen[0], priced(seen, hardware, kernel).total_s
-    assert total_s >= cost.bytes / hardware.peak.memory_bandwidth_bytes_per_s * (1 - 1e-12)
-    assert total_s >= cost.flop / hardware.peak.flop_per_s["float32"] * (1 - 1e-12)
+def test_activations_and_logits_are_traffic_at_the_rate_of_products() -> None:
+    elementwise = Work(np.zeros(()), np.array(1e9))
+    assert priced(made(elementwise=elementwise)).weights_s == pytest.approx(1e9 / 0.5e12)
+    once = with_law("engine", logit_passes=1.0)
+    assert priced(made(logits_bytes=np.array(1e9)), once).weights_s == pytest.approx(1e9 / 0.5e12)
+    again = with_law("engine", logit_passes=5.0)
+    assert priced(made(logits_bytes=np.array(1e9)), again).weights_s == pytest.approx(5e9 / 0.5e12)
 
 
-@pytest.mark.parametrize("peak", ["memory_bandwidth_bytes_per_s", "flop_per_s", "interconnect_bandwidth_bytes_per_s"])
-@given(seen=passes(), hardware=machines(), kernel=kernels, factor=st.floats(1, 100))
-def test_a_higher_peak_never_slows(
-    peak: str, seen: tuple[Cost, int], hardware: HardwareProfile, kernel: Any, factor: float
-) -> None:
-    faster = priced(seen, rated(hardware, factor, peak), kernel).total_s
-    assert faster <= priced(seen, hardware, kernel).total_s * (1 + 1e-12)
+def test_layers_with_experts_launch_about_twice_as_much() -> None:
+    plain, routed = (priced(made(num_layers=10, num_expert_layers=number)).overhead_s for number in (0, 6))
+    assert (plain - 1e-4, routed - 1e-4) == (pytest.approx(10e-5), pytest.approx(16e-5))
 
 
-@given(passes(), machines())
-def test_overlapping_more_never_slows(seen: tuple[Cost, int], hardware: HardwareProfile) -> None:
-    apart, together = (replace(hardware, calibration=replace(hardware.calibration, overlap=overlap)) for overlap in (0.0, 1.0))
-    assert priced(seen, together).total_s <= priced(seen, hardware).total_s * (1 + 1e-12)
-    assert priced(seen, hardware).total_s <= priced(seen, apart).total_s * (1 + 1e-12)
+def test_the_bound_is_the_largest_part() -> None:
+    assert str(priced(made(product(1e13, 1e9))).bound) == "compute"
+    assert str(priced(made(product(1e6, 1e9))).bound) == "weights"
+    assert str(priced(made(attentions=(attention(0.0, 1e9),))).bound) == "kv"
+    assert str(priced(made()).bound) == "overhead"
+    far = made(num_allreduces=100)
+    assert str(priced(far, tensor_parallel=2).bound) == "communication"
+    assert set(priced(far).parts) == set(BOUNDS)
 
 
-@given(passes(), machines())
-def test_reading_the_cache_once_a_token_is_never_cheaper_than_once_a_pass(
-    seen: tuple[Cost, int], hardware: HardwareProfile
-) -> None:
-    assert priced(seen, hardware, "per_token").total_s >= priced(seen, hardware).total_s
+def test_a_pass_pays_for_two_allreduces_a_layer(llama: TransformerConfig, a100: HardwareProfile) -> None:
+    cost = forward_cost(llama, batch_size=16, query_len=1, context_len=8000, tensor_parallel=8)
+    step = step_time(cost, a100, "bfloat16", tensor_parallel=8)
+    one_s = float(allreduce_s(a100.calibration.allreduce, 16 * 4096 * 2.0, 8, a100.peak.interconnect_bandwidth_bytes_per_s))
+    assert step.communication_s == pytest.approx(2 * 32 * one_s)
+    alone = step_time(forward_cost(llama, batch_size=16, query_len=1, context_len=8000), a100, "bfloat16")
+    assert alone.communication_s == 0
 
 
-def test_reading_the_cache_once_a_token_costs_verification_that_much_more(llama: TransformerConfig, a100: HardwareProfile) -> None:
+def test_a_pass_is_the_sum_of_its_kernels(llama: TransformerConfig, a100: HardwareProfile) -> None:
+    """Attention, product by product, all-reduces, activations, logits and overheads, all from the laws themselves."""
+    from costmodel.gemm import gemm_s
+
+    cost = forward_cost(llama, batch_size=16, query_len=3, context_len=8000, tensor_parallel=8)
+    calibration, peak = a100.calibration, a100.peak
+    rates: dict[str, Any] = {"flop_per_s": 3.12e14, "bytes_per_s": 2.039e12}
+    streamed = 2.039e12 * calibration.gemm.memory_efficiency
+    total = float(cost.elementwise.bytes + calibration.engine.logit_passes * cost.logits_bytes) / streamed
+    for p in cost.products:
+        layers = p.matrix.layers
+        one = gemm_s(calibration.gemm, rows=48, inputs=p.matrix.inputs, flop=p.flop / layers, moved_bytes=p.bytes / layers, **rates)
+        total += layers * float(sum(one))
+    one = attention_s(
+        calibration.attention,
+        sequences=16,
+        kv_heads=1,
+        query_rows=12,
+        group=4,
+        read_len=8003,
+        flop=16 * 4 * 128 * 4 * (3 * 8000 + 6),
+        kv_bytes=16 * 8003 * 512,
+        query_bytes=16 * 3 * 4 * 128 * 2 * 2,
+        num_sms=108,
+        **rates,
+    )
+    reduced = allreduce_s(calibration.allreduce, 48 * 4096 * 2.0, 8, peak.interconnect_bandwidth_bytes_per_s)
+    total += 32 * float(sum(one)) + 64 * float(reduced)
+    total += 32 * calibration.engine.layer_overhead_s + calibration.engine.step_overhead_s
+    assert step_time(cost, a100, "bfloat16", tensor_parallel=8).total_s == pytest.approx(total, rel=1e-12)
+
+
+def test_reading_the_cache_once_a_token_costs_verification_that_much_more(llama: TransformerConfig) -> None:
     cost = forward_cost(llama, batch_size=16, query_len=[1, 2, 5], context_len=32_000)
-    shared = step_time(cost, a100, "bfloat16")
-    per_token = step_time(cost, a100, "bfloat16", verify_kernel="per_token")
-    assert per_token.kv_s / shared.kv_s == pytest.approx([1, 2, 5])
+    memory_only = with_law("attention", sm_bytes_per_s=1e18, ctas_per_sm=1)
+    shared, per_token = (step_time(cost, memory_only, "bfloat16", verify_kernel=kernel) for kernel in VERIFY_KERNELS[::2])
+    assert per_token.kv_s / shared.kv_s == pytest.approx([1, 2, 5], rel=0.05)
     assert per_token.total_s[0] == shared.total_s[0]
     assert (per_token.total_s[1:] > shared.total_s[1:]).all()
 
@@ -217,57 +193,17 @@ def test_reading_the_cache_once_a_token_costs_verification_that_much_more(llama:
 def test_a_kernel_that_does_not_split_leaves_processors_idle_at_small_batch(
     llama: TransformerConfig, a100: HardwareProfile
 ) -> None:
-    cost = forward_cost(llama, batch_size=[1, 64], query_len=5, context_len=32_000)
-    split = step_time(cost, a100, "bfloat16").kv_s
-    whole = step_time(cost, a100, "bfloat16", verify_kernel="shared_kv_no_split").kv_s
-    assert whole / split == pytest.approx([108 / 8, 1.0])
+    cost = forward_cost(llama, batch_size=[[1], [64]], query_len=[1, 5], context_len=32_000)
+    split, whole = (step_time(cost, a100, "bfloat16", verify_kernel=kernel).kv_s for kernel in VERIFY_KERNELS[:2])
+    ratio = whole / split
+    assert ratio[:, 0].tolist() == [1, 1], "decoding splits all the same"
+    assert ratio[0, 1] > 5
+    assert ratio[1, 1] == 1
 
 
-@pytest.mark.parametrize(
-    ("blocks", "share"), [(1, 1.0), (128, 1.0), (215, 1.0), (216, 1.0), (256, 256 / 324), (324, 1.0), (512, 512 / 540)]
-)
-def test_splitting_keeps_processors_busy_below_two_blocks_each(blocks: int, share: float) -> None:
-    assert processor_balance(np.array(float(blocks)), 108, True) == pytest.approx(share, rel=1e-15)
-
-
-@pytest.mark.parametrize(
-    ("blocks", "share"), [(1, 1 / 108), (54, 0.5), (108, 1.0), (128, 128 / 216), (256, 256 / 324), (512, 512 / 540)]
-)
-def test_without_splitting_the_last_wave_is_partly_empty(blocks: int, share: float) -> None:
-    assert processor_balance(np.array(float(blocks)), 108, False) == pytest.approx(share, rel=1e-15)
-
-
-@given(st.integers(1, 5000), st.integers(1, 300), st.booleans())
-def test_one_more_block_never_finishes_earlier(blocks: int, num_sms: int, splits: bool) -> None:
-    now, more = (float(n / processor_balance(np.array(float(n)), num_sms, splits)) for n in (blocks, blocks + 1))
-    assert more >= now * (1 - 1e-12)
-
-
-@pytest.mark.parametrize(
-    ("rows", "padded"), [(1, 1), (2, 16), (4, 16), (16, 16), (17, 64), (64, 64), (65, 128), (128, 128), (129, 256), (300, 384)]
-)
-def test_query_rows_are_padded_to_the_next_tile(rows: int, padded: int) -> None:
-    assert padded_rows(np.array(float(rows)), (16, 64, 128)) == padded
-
-
-def test_a_tile_of_one_pads_nothing() -> None:
-    rows = np.array([1.0, 2.0, 7.0, 100.0])
-    assert padded_rows(rows, (1,)).tolist() == rows.tolist()
-
-
-def test_a_small_allreduce_reads_every_peer_once() -> None:
-    assert allreduce_s(np.array(1000.0), ROUND, 8) == pytest.approx(1e-5 + 7 * 1000 / 0.5e11)
-
-
-def test_a_large_allreduce_exchanges_twice_a_share() -> None:
-    assert allreduce_s(np.array(1001.0), ROUND, 8) == pytest.approx(1.5e-5 + 7 * 2 / 8 * 1001 / 0.5e11)
-
-
-def test_one_gpu_reduces_nothing() -> None:
-    assert allreduce_s(np.array([10.0, 1e9]), ROUND, 1).tolist() == [0, 0]
-
-
-def test_a_pass_pays_for_two_allreduces_a_layer(llama: TransformerConfig, a100: HardwareProfile) -> None:
-    cost = forward_cost(llama, batch_size=16, query_len=1, context_len=8000, tensor_parallel=8)
-    step = step_time(cost, a100, "bfloat16", tensor_parallel=8)
-    assert step.communication_s == pytest.approx(2 * 32 * float(allreduce_s(np.array(16 * 4096 * 2.0), a100, 8)))
+def test_choosing_entries_takes_its_traffic_or_arithmetic_and_its_launches() -> None:
+    hardware = with_law("gemm", launch_s=1e-6)
+    reading, computing = Work(np.array(1e6), np.array(1e9)), Work(np.array(1e12), np.array(1e3))
+    assert selection_s(reading, hardware, "bfloat16", 64) == pytest.approx(1e9 / 0.25e12 + 64e-6)
+    assert selection_s(computing, hardware, "bfloat16", 0) == pytest.approx(1e12 / 0.25e14)
+    assert selection_s(NOTHING, hardware, "bfloat16", 0) == 0

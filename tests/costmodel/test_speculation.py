@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.acceptance import mean_acceptance_length
-from costmodel.speculation import Round, minimum_acceptance_rate
+from costmodel.speculation import Round
 
 seconds = st.floats(1e-6, 1.0)
 
@@ -22,6 +22,7 @@ def round_of(**changes: Any) -> Round:
         "draft_step_s": 0.001,
         "verify_step_s": 0.012,
         "select_step_s": 0.0005,
+        "first_draft_s": 0.0,
         "overhead_s": 0.002,
     }
     return Round(**{name: np.asarray(value, np.float64) for name, value in {**parts, **changes}.items()})
@@ -75,11 +76,20 @@ def test_rounds_broadcast() -> None:
     assert r.speedup[2, 0] == round_of().speedup
 
 
+def test_the_first_draft_step_of_a_round_may_take_longer() -> None:
+    r = round_of(first_draft_s=0.004)
+    assert r.gamma_draft_step_s == pytest.approx(0.010)
+    assert r.round_s == pytest.approx(0.024)
+    assert round_of(gamma=0, first_draft_s=0.004, mean_acceptance_length=1).round_s == 0.010
+
+
 @given(st.integers(1, 10), seconds, st.floats(0.1, 12), st.floats(0.5, 3))
 def test_the_minimum_rate_yields_exactly_the_wanted_speedup(gamma: int, target: float, ratio: float, speedup: float) -> None:
-    rate = minimum_acceptance_rate(gamma, ratio * target, target, speedup)
-    if rate is None:
-        assert float(mean_acceptance_length(gamma, 1.0)) < speedup * ratio
+    """Of a round that takes `ratio` plain steps, all of it verification."""
+    r = round_of(gamma=gamma, target_step_s=target, verify_step_s=ratio * target, draft_step_s=0, select_step_s=0, overhead_s=0)
+    rate = float(r.minimum_acceptance_rate(speedup))
+    if np.isnan(rate):
+        assert float(mean_acceptance_length(gamma, 1.0)) < speedup * ratio * (1 + 1e-12)
         return
     reached = float(mean_acceptance_length(gamma, rate)) / ratio
     if rate == 0:
@@ -89,7 +99,16 @@ def test_the_minimum_rate_yields_exactly_the_wanted_speedup(gamma: int, target: 
         assert reached == pytest.approx(speedup, rel=1e-6)
 
 
-@pytest.mark.parametrize(("round_s", "rate"), [(0.0099, 0.0), (0.010, 0.0), (0.015, 0.5), (0.020, 1.0), (0.0201, None)])
-def test_the_minimum_rate_of_one_draft_token_is_what_the_round_costs_beyond_a_step(round_s: float, rate: float | None) -> None:
-    found = minimum_acceptance_rate(1, round_s, 0.010)
-    assert found == (rate if rate is None else pytest.approx(rate, abs=1e-6))
+@pytest.mark.parametrize(("round_s", "rate"), [(0.0099, 0.0), (0.010, 0.0), (0.015, 0.5), (0.01999, 0.999), (0.0201, np.nan)])
+def test_the_minimum_rate_of_one_draft_token_is_what_the_round_costs_beyond_a_step(round_s: float, rate: float) -> None:
+    r = round_of(gamma=1, verify_step_s=round_s, draft_step_s=0, select_step_s=0, overhead_s=0)
+    assert float(r.minimum_acceptance_rate()) == pytest.approx(rate, abs=1e-6, nan_ok=True)
+
+
+def test_minimum_rates_broadcast_and_plain_decoding_needs_none() -> None:
+    r = round_of(gamma=[[0], [1], [4]], verify_step_s=[0.012, 0.024], mean_acceptance_length=[[1.0], [1.8], [4.0]])
+    rates = r.minimum_acceptance_rate()
+    assert rates.shape == (3, 2)
+    assert rates[0].tolist() == [0, 0]
+    assert rates[2, 0] == float(round_of().minimum_acceptance_rate())
+    assert np.isnan(rates[1, 1]), "one token cannot pay for two steps and a half"

@@ -1,26 +1,36 @@
+"""The facts of a model: parameters and bytes, against published numbers and against each other."""
+
 from __future__ import annotations
 
-import json
+import math
 import re
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from random_inputs import DTYPES, gpus_for, models
 
-from costmodel.errors import InputError
-from costmodel.transformer import FAMILIES, builtin_configs, load_config, parse_hf_config, resolve_model
+from costmodel.models import builtin_configs, resolve_model
+from costmodel.transformer import BYTES_PER_ELEMENT, FAMILIES, TransformerConfig
 
 # As Hugging Face counts the parameters of the published checkpoints.
 PUBLISHED_PARAMS = {
+    "CodeLlama-34B": 33_743_970_304,
+    "DeepSeek-V3": 671_026_404_352,  # without the correction biases of its routers, which are buffers
+    "Gemma-3-27B": 27_009_346_304,  # the language model
     "Llama-2-7B": 6_738_415_616,
     "Llama-2-13B": 13_015_864_320,
     "Llama-2-70B": 68_976_648_192,
+    "Llama-3-8B": 8_030_261_248,
     "Llama-3.1-8B": 8_030_261_248,
     "Llama-3.1-70B": 70_553_706_496,
     "Llama-3.2-1B": 1_235_814_400,
     "Llama-3.2-3B": 3_212_749_824,
     "Mistral-7B-v0.1": 7_241_732_096,
     "Mistral-7B-v0.3": 7_248_023_552,
+    "Mixtral-8x7B": 46_702_792_704,
+    "Qwen2-7B": 7_615_616_512,
     "Qwen2.5-0.5B": 494_032_768,
     "Qwen2.5-1.5B": 1_543_714_304,
     "Qwen2.5-3B": 3_085_938_688,
@@ -31,30 +41,38 @@ PUBLISHED_PARAMS = {
     "Qwen3-8B": 8_190_735_360,
     "Qwen3-14B": 14_768_307_200,
     "Qwen3-32B": 32_762_123_264,
+    "Qwen3-30B-A3B": 30_532_122_624,
+    "Qwen3-235B-A22B": 235_093_634_560,
     "TinyLlama-1.1B": 1_100_048_384,
+    "Yi-6B": 6_061_035_520,
+    "Yi-34B": 34_388_917_248,
+    "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-120b": 116_829_156_672,
+}
+# As their reports print them: all but gpt-oss count the embedding.
+PUBLISHED_ACTIVE = {"Mixtral-8x7B": 12.9e9, "Qwen3-30B-A3B": 3.35e9, "Qwen3-235B-A22B": 22.2e9, "DeepSeek-V3": 37.6e9}
+PUBLISHED_ACTIVE_WITHOUT_EMBEDDING = {"gpt-oss-20b": 3.61e9, "gpt-oss-120b": 5.13e9}  # arXiv 2508.10925, table 1
+PUBLISHED_KV_BYTES = {
+    "Llama-3.1-8B": 128 * 1024,
+    "Llama-2-7B": 512 * 1024,
+    "DeepSeek-V3": 61 * 576 * 2,  # 70 KB, arXiv 2412.19437: 516 KB for Llama-3.1-405B
+    "Qwen3-30B-A3B": 48 * 2 * 4 * 128 * 2,
 }
 
-TINY: dict[str, Any] = {
-    "model_type": "llama",
-    "num_hidden_layers": 2,
-    "hidden_size": 64,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 96,
-    "vocab_size": 100,
-    "max_position_embeddings": 128,
+
+FAMILY_BY_NAME = {
+    **dict.fromkeys(("CodeLlama", "Llama", "Sheared-LLaMA", "TinyLlama", "Yi"), "llama"),
+    **{"Mistral": "mistral", "Mixtral": "mixtral", "DeepSeek-V3": "deepseek_v3", "Gemma-3": "gemma3", "gpt-oss": "gpt_oss"},
+    **{"Qwen2": "qwen2", "Qwen3": "qwen3"},
 }
 
 
-def read(**changes: object) -> Any:
-    return parse_hf_config({**TINY, **changes}, where="tiny/config.json", name="tiny")
-
-
-def problems_of(raw: object) -> dict[str, tuple[str, str]]:
-    with pytest.raises(InputError) as caught:
-        parse_hf_config(raw, where="tiny/config.json", name="tiny")
-    assert {problem.where for problem in caught.value.problems} == {"tiny/config.json"}
-    return {problem.key: (problem.expected, problem.found) for problem in caught.value.problems}
+def size_in_name(name: str) -> float | None:
+    """Billions of parameters that a model's name promises."""
+    found = re.search(r"-(?:(\d+)x)?([0-9.]+)([BM])", name, flags=re.IGNORECASE)
+    if found is None:
+        return None
+    return int(found[1] or 1) * float(found[2]) * (1e-3 if found[3] == "M" else 1.0)
 
 
 @pytest.mark.parametrize("name", builtin_configs())
@@ -62,16 +80,23 @@ def test_every_built_in_model_is_plausible(name: str) -> None:
     model = resolve_model(name)
     assert model.name == name
     assert model.family in FAMILIES
-    assert model.family.startswith(re.match("[a-z]+", name.lower().removeprefix("tiny"))[0])  # type: ignore[index]
+    assert model.family == ("qwen3_moe" if "-A" in name else next(f for n, f in FAMILY_BY_NAME.items() if name.startswith(n)))
     assert model.num_heads % model.num_kv_heads == 0
-    assert model.head_dim in (64, 128)
-    assert model.d_model < model.d_ff < 6 * model.d_model
+    assert model.head_dim in (64, 128, 192)
+    assert model.d_model <= model.d_ff < 6 * model.d_model
     assert model.vocab_size >= 32_000
     assert model.max_context_len >= 2048
     assert model.bytes_per_element == 2
-    assert model.weight_bytes == 2 * model.params
-    (billions,) = re.findall(r"-([0-9.]+)B", name)
-    assert model.params == pytest.approx(float(billions) * 1e9, rel=0.25)
+    assert 0.5 * model.params < model.weight_bytes <= 2 * model.params
+    assert 0 < model.active_params <= model.params
+    assert (model.active_params < model.params) == (model.experts is not None)
+    promised = size_in_name(name)
+    assert promised is None or model.params == pytest.approx(promised * 1e9, rel=0.25)
+
+
+@pytest.mark.parametrize("name", [name for name in builtin_configs() if resolve_model(name).expert_dtype is None])
+def test_a_model_that_is_not_compressed_takes_two_bytes_a_parameter(name: str) -> None:
+    assert resolve_model(name).weight_bytes == 2 * resolve_model(name).params
 
 
 @pytest.mark.parametrize(("name", "params"), PUBLISHED_PARAMS.items())
@@ -79,168 +104,125 @@ def test_parameters_are_those_of_the_published_checkpoint(name: str, params: int
     assert resolve_model(name).params == params
 
 
-def test_kv_bytes_of_a_token_are_the_published_ones() -> None:
-    assert resolve_model("Llama-3.1-8B").kv_bytes_per_token == 128 * 1024
-    assert resolve_model("Llama-2-7B").kv_bytes_per_token == 512 * 1024
+@pytest.mark.parametrize(("name", "params"), PUBLISHED_ACTIVE.items())
+def test_active_parameters_are_the_published_ones(name: str, params: float) -> None:
+    assert resolve_model(name).active_params == pytest.approx(params, rel=0.005)
 
 
-def test_another_type_changes_bytes_and_not_parameters() -> None:
-    model = resolve_model("Llama-3.1-8B")
-    assert model.with_dtype("float32").weight_bytes == 2 * model.weight_bytes
-    assert model.with_dtype("int4").weight_bytes == model.weight_bytes / 4
-    assert model.with_dtype("float32").params == model.params
+@pytest.mark.parametrize(("name", "params"), PUBLISHED_ACTIVE_WITHOUT_EMBEDDING.items())
+def test_active_parameters_but_for_the_embedding_are_the_published_ones(name: str, params: float) -> None:
+    model = resolve_model(name)
+    assert model.active_params - model.embedding_params == pytest.approx(params, rel=0.01)
 
 
-@pytest.mark.parametrize(
-    ("written", "meant"),
-    [
-        ("meta-llama/Llama-3.1-8B", "Llama-3.1-8B"),
-        ("meta-llama/Meta-Llama-3.1-8B-Instruct", "Llama-3.1-8B"),
-        ("llama-3.1-8b", "Llama-3.1-8B"),
-        ("llama_3.1_8b", "Llama-3.1-8B"),
-        ("Qwen/Qwen2.5-7B-Instruct", "Qwen2.5-7B"),
-        ("Qwen/Qwen3-8B-Base", "Qwen3-8B"),
-        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "TinyLlama-1.1B"),
-        ("mistralai/Mistral-7B-Instruct-v0.3", "Mistral-7B-v0.3"),
-        ("mistralai/Mistral-7B-v0.1", "Mistral-7B-v0.1"),
-        ("meta-llama/Llama-2-7b-chat-hf", "Llama-2-7B"),
-        ("togethercomputer/LLaMA-2-7B-32K", "Llama-2-7B-32K"),
-    ],
-)
-def test_names_resolve_as_users_write_them(written: str, meant: str) -> None:
-    assert resolve_model(written).name == meant
+def test_biases_of_idle_experts_are_not_active(gpt_oss: TransformerConfig) -> None:
+    assert gpt_oss.experts is not None
+    without = replace(gpt_oss, experts=replace(gpt_oss.experts, bias=False))
+    router_and_active = 32 + 4 * (2 * 2880 + 2880)
+    assert gpt_oss.active_params - without.active_params == 24 * router_and_active
 
 
-def test_no_two_built_in_models_answer_to_one_name() -> None:
-    assert [resolve_model(name.lower()).name for name in builtin_configs()] == list(builtin_configs())
+@pytest.mark.parametrize(("name", "size"), [("gpt-oss-20b", 12.8 * 2**30), ("gpt-oss-120b", 60.8 * 2**30), ("DeepSeek-V3", 671e9)])
+def test_compressed_checkpoints_are_as_large_as_published(name: str, size: float) -> None:
+    assert resolve_model(name).weight_bytes == pytest.approx(size, rel=0.005)
 
 
-@pytest.mark.parametrize(
-    ("written", "close"), [("llama-3.1-9b", "Llama-3.1-8B"), ("qwen2.5-8b", "Qwen2.5-7B"), ("mistral-7b", "Mistral-7B-v0.3")]
-)
-def test_an_unknown_name_lists_close_ones(written: str, close: str) -> None:
-    with pytest.raises(InputError) as caught:
-        resolve_model(written)
-    (problem,) = caught.value.problems
-    assert problem.where == "--model"
-    assert close in problem.expected
-    assert problem.found == repr(written)
+@pytest.mark.parametrize(("name", "size"), PUBLISHED_KV_BYTES.items())
+def test_kv_bytes_of_a_token_are_the_published_ones(name: str, size: int) -> None:
+    assert resolve_model(name).kv_bytes_per_token == size
 
 
-def test_a_name_like_no_other_lists_none() -> None:
-    with pytest.raises(InputError, match="--model: expected a built-in name") as caught:
-        resolve_model("zzz")
-    assert "close" not in str(caught.value)
+def test_a_group_of_small_elements_shares_a_scale() -> None:
+    assert BYTES_PER_ELEMENT["int4"] * 128 == 64 + 2
+    assert BYTES_PER_ELEMENT["mxfp4"] * 32 == 16 + 1
+    assert all(BYTES_PER_ELEMENT[f"float{bits}"] * 8 == bits for bits in (16, 32, 64))
+    assert BYTES_PER_ELEMENT["fp8"] == BYTES_PER_ELEMENT["int8"] == 1
 
 
-def test_a_config_is_read_from_its_file_and_from_its_directory(tmp_path: Path) -> None:
-    folder = tmp_path / "my-model"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(TINY))
-    assert load_config(folder) == load_config(folder / "config.json")
-    assert load_config(folder).name == "my-model"
-    assert resolve_model(str(folder)).d_model == 64
-    assert resolve_model(str(folder / "config.json")).vocab_size == 100
+def test_another_type_changes_bytes_and_not_parameters(llama: TransformerConfig) -> None:
+    assert llama.with_dtype("float32").weight_bytes == 2 * llama.weight_bytes
+    assert llama.with_dtype("int4").weight_bytes == llama.weight_bytes / 2 * (0.5 + 2 / 128)
+    assert llama.with_dtype("float32").params == llama.params
+    assert llama.with_dtype("float32").kv_bytes_per_token == 2 * llama.kv_bytes_per_token
 
 
-def test_a_missing_file_and_a_broken_one_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"config\.json: expected a readable config\.json"):
-        load_config(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match=r"config\.json: expected JSON"):
-        load_config(tmp_path)
+def test_one_type_is_one_type_whatever_was_compressed(deepseek: TransformerConfig) -> None:
+    plain = deepseek.compressed(kv_dtype="fp8").with_dtype("bfloat16")
+    assert plain.weight_bytes == 2 * plain.params
+    assert plain.kv_bytes_per_token == deepseek.kv_bytes_per_token
+    assert {matrix.dtype for matrix in plain.matrices()} == {"bfloat16"}
 
 
-def test_defaults_are_those_of_hugging_face() -> None:
-    model = parse_hf_config({k: v for k, v in TINY.items() if k != "num_key_value_heads"}, where="", name="tiny")
-    assert model.num_kv_heads == 4
-    assert model.head_dim == 16
-    assert not model.tied_embeddings
-    assert model.norm_eps == 1e-6
-    assert model.rope_theta == 10_000
+def test_compression_takes_the_layers_or_the_cache_and_leaves_the_rest(llama: TransformerConfig) -> None:
+    weights, cache = llama.compressed(weight_dtype="int4"), llama.compressed(kv_dtype="fp8")
+    *layers, head = llama.matrices()
+    saved = sum(matrix.bytes for matrix in layers) * (1 - BYTES_PER_ELEMENT["int4"] / 2)
+    assert weights.weight_bytes == pytest.approx(llama.weight_bytes - saved, rel=1e-12)
+    assert weights.matrices()[-1] == head
+    assert weights.kv_bytes_per_token == llama.kv_bytes_per_token
+    assert (cache.weight_bytes, cache.kv_bytes_per_token) == (llama.weight_bytes, llama.kv_bytes_per_token / 2)
+    assert llama.compressed() == llama
 
 
-def test_families_differ_in_bias_norms_and_window() -> None:
-    kinds = {kind: read(model_type=kind, sliding_window=32) for kind in FAMILIES}
-    assert [kind for kind in FAMILIES if kinds[kind].qkv_bias] == ["qwen2"]
-    assert [kind for kind in FAMILIES if kinds[kind].qk_norm] == ["qwen3"]
-    assert [kind for kind in FAMILIES if kinds[kind].sliding_window] == ["mistral"]
+def test_compressing_weights_compresses_the_experts_too() -> None:
+    mixtral = resolve_model("Mixtral-8x7B")
+    small = mixtral.compressed(weight_dtype="fp8")
+    assert small.weight_bytes == pytest.approx(mixtral.weight_bytes / 2, rel=0.01)
 
 
-def test_rope_parameters_read_like_theta_and_scaling() -> None:
-    stretch = {
-        "rope_type": "llama3",
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    }
-    old, new = read(rope_theta=500_000.0, rope_scaling=stretch), read(rope_parameters={"rope_theta": 500_000.0, **stretch})
-    assert new == old
-    assert new.rope_theta == 500_000
-    assert new.rope_scaling is not None
-    assert new.rope_scaling.factor == 8
+@given(models(), st.sampled_from(["fp8", "int8", "int4"]))
+def test_compression_never_takes_more(model: TransformerConfig, dtype: str) -> None:
+    assert model.compressed(weight_dtype=dtype).weight_bytes <= model.weight_bytes
+    assert model.compressed(kv_dtype=dtype).kv_bytes_per_token <= model.kv_bytes_per_token
 
 
-def test_default_rope_parameters_stretch_nothing() -> None:
-    assert read(rope_parameters={"rope_type": "default", "rope_theta": 1e6}) == read(rope_theta=1e6, rope_scaling=None)
+@given(models(), st.sampled_from(DTYPES))
+def test_any_model_in_one_type_takes_that_many_bytes_a_parameter(model: TransformerConfig, dtype: str) -> None:
+    assert model.with_dtype(dtype).weight_bytes == pytest.approx(model.params * BYTES_PER_ELEMENT[dtype], rel=1e-12)
 
 
-def test_the_old_name_of_the_rope_type_is_read() -> None:
-    assert read(rope_scaling={"type": "linear", "factor": 2.0}) == read(rope_scaling={"rope_type": "linear", "factor": 2.0})
+@given(models())
+def test_parameters_are_whole_matrices_vectors_and_an_embedding(model: TransformerConfig) -> None:
+    matrices = sum(matrix.params for matrix in model.matrices())
+    vectors = model.params - matrices - (0 if model.tied_embeddings else model.embedding_params)
+    assert vectors == int(vectors)
+    assert vectors >= (model.norms_per_layer * model.num_layers + 1) * model.d_model
+    assert model.active_params <= model.params
 
 
-def test_dtype_is_read_by_its_old_and_new_name() -> None:
-    assert read(torch_dtype="float16").dtype == read(dtype="float16").dtype == "float16"
-    assert read().dtype == "bfloat16"
+@given(models())
+def test_gpus_share_every_matrix_but_those_that_make_what_all_need(model: TransformerConfig) -> None:
+    whole = {matrix.name: matrix for matrix in model.matrices()}
+    replicated = {"router", "q_down", "kv_down"}
+    for gpus in gpus_for(model):
+        for part in model.matrices(gpus):
+            share = 1.0 if part.name in replicated else 1 / gpus
+            if part.name == "qkv":  # KV heads are replicated where there are too few
+                kv_width = 2 * model.head_dim * max(model.num_kv_heads / gpus, 1.0)
+                assert part.outputs == model.d_attention / gpus + kv_width
+                continue
+            assert part.params == pytest.approx(whole[part.name].params * share, rel=1e-12), part.name
 
 
-def test_all_errors_of_a_config_are_named_at_once() -> None:
-    raw: dict[str, object] = {**TINY, "model_type": "gpt2", "hidden_size": "64", "intermediate_size": 96.5}
-    del raw["vocab_size"]
-    found = problems_of(raw)
-    assert set(found) == {"model_type", "hidden_size", "intermediate_size", "vocab_size"}
-    assert found["model_type"] == ("'llama', 'mistral', 'qwen2' or 'qwen3'", "'gpt2' (str)")
-    assert found["hidden_size"][1] == "'64' (str)"
-    assert found["vocab_size"][1] == "nothing"
+@given(models())
+def test_a_gpu_of_many_holds_a_share_of_the_weights_and_all_of_an_unsharded_head(model: TransformerConfig) -> None:
+    assert model.weight_bytes_per_gpu(1, head_sharded=False) == model.weight_bytes_per_gpu(1) == model.weight_bytes
+    for gpus in gpus_for(model):
+        held, with_head = (model.weight_bytes_per_gpu(gpus, head_sharded=sharded) for sharded in (True, False))
+        embeddings = model.embedding_params * model.bytes_per_element * (1 if model.tied_embeddings else 2)
+        assert with_head - held == pytest.approx(embeddings * (1 - 1 / gpus), rel=1e-6, abs=1)
+        assert model.weight_bytes / gpus * (1 - 1e-12) <= held <= model.weight_bytes
 
 
-def test_an_error_in_json_gives_no_advice_on_yaml() -> None:
-    assert "YAML" not in str(problems_of({**TINY, "hidden_size": "64"}))
-
-
-@pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        ({"num_attention_heads": 4, "num_key_value_heads": 3}, "num_key_value_heads"),
-        ({"hidden_size": 66}, "hidden_size"),
-        ({"model_type": "llama", "attention_bias": True}, "attention_bias"),
-        ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window"),
-    ],
-)
-def test_keys_that_contradict_one_another_are_named(changes: dict[str, object], key: str) -> None:
-    with pytest.raises(InputError, match=rf"tiny/config\.json: .*{key}"):
-        read(**changes)
-
-
-def test_contradictions_are_all_named_at_once() -> None:
-    with pytest.raises(InputError) as caught:
-        read(hidden_size=66, num_key_value_heads=3)
-    assert len(caught.value.problems) == 2
-    assert str(caught.value).count("a multiple of") == 2
-
-
-@pytest.mark.parametrize("block", ["rope_scaling", "rope_parameters"])
-def test_an_error_in_the_rope_block_names_the_block(block: str) -> None:
-    assert set(problems_of({**TINY, block: {"rope_type": "dynamic", "factor": 2.0}})) == {f"{block}.rope_type"}
-
-
-@pytest.mark.parametrize("raw", [[], None, "llama", 3])
-def test_json_that_is_no_mapping_is_refused(raw: object) -> None:
-    ((key, (_, found)),) = problems_of(raw).items()
-    assert key == ""
-    assert found == f"{raw!r} ({type(raw).__name__})"
-
-
-def test_no_message_names_our_classes() -> None:
-    assert "_HfConfig" not in str(problems_of([]))
+@given(models())
+def test_kv_heads_split_over_the_gpus_until_each_has_one(model: TransformerConfig) -> None:
+    for gpus in gpus_for(model):
+        width = model.kv_width_per_gpu(gpus)
+        if model.latent is not None:
+            assert width == model.latent.kv_rank + model.latent.rope_dim
+            assert model.kv_heads_per_gpu(gpus) == 1
+        else:
+            assert width == 2 * model.head_dim * math.ceil(model.num_kv_heads / gpus)
+    layers = sum(layers for layers, _ in model.reaches)
+    assert layers == model.num_layers
+    assert all(layers > 0 for layers, _ in model.reaches)

@@ -9,7 +9,8 @@ from tiny_models import random_prompts, tiny_model
 
 from costmodel.strategy import Strategy
 from executor.acceptance import measure_acceptance
-from executor.run import Prompt, run_batch
+from executor.batch import Prompt
+from executor.run import run_batch
 
 TEXT = random_prompts((100,), seed=4)[0]
 
@@ -44,3 +45,26 @@ def test_the_rate_is_that_of_decoding_from_places_spread_over_the_text(rows: int
     assert 0 < rate < 1
     assert point.acceptance_rate == rate
     assert point.standard_error == pytest.approx(math.sqrt(rate * (1 - rate) / reached))
+
+
+@pytest.mark.parametrize("policy", ["streaming_llm", "snapkv", "topk", "quest"])
+def test_every_policy_is_measured_as_itself(policy: str) -> None:
+    model = tiny_model()
+    sizes = {"kv_budgets": (4, 40), "context_lens": (60,), "rows": 4, "gamma": 3, "max_new_tokens": 24}
+    points = measure_acceptance(model, TEXT, kv_policy=policy, **sizes)
+    prompts = [Prompt(str(start), TEXT[start : start + 60]) for start in (0, 13, 26, 39)]
+    for point in points:
+        strategy = Strategy("self", policy, point.kv_budget, 3)
+        assert point.acceptance_rate == run_batch(model, None, prompts, strategy, max_new_tokens=24).trace.acceptance_rate
+    assert 0 < points[0].acceptance_rate < points[1].acceptance_rate < 1
+
+
+def test_compressed_entries_are_measured_once_a_context_and_more_bits_are_accepted_more() -> None:
+    sizes = {"kv_budgets": (4, 16), "context_lens": (30, 60), "rows": 4, "gamma": 3, "max_new_tokens": 24}
+    rates = {}
+    for kv_dtype in ("int8", "int4", "fp8"):
+        points = measure_acceptance(tiny_model(), TEXT, kv_policy="full", kv_dtype=kv_dtype, **sizes)
+        assert [(point.kv_budget, point.context_len) for point in points] == [(None, 30), (None, 60)]
+        rates[kv_dtype] = points[1].acceptance_rate
+    assert rates["int4"] < rates["fp8"] <= 1
+    assert rates["int4"] < rates["int8"] <= 1

@@ -12,7 +12,7 @@ from tiny_models import TINY, logits_TV, random_prompts, tiny_model
 from torch import Tensor
 
 from costmodel.transformer import TransformerConfig
-from executor import drafters
+from executor import prefill
 from executor.attention import PrefillAttention, SlotAttention
 from executor.kv_cache import KvCache
 
@@ -217,9 +217,9 @@ def test_a_prompt_read_in_chunks_is_as_one_read_at_once(chunk: int, window: int 
     model = tiny_model(family="mistral", sliding_window=window)
     tokens_S = torch.tensor(random_prompts((50,))[0])
     whole, parts = (KvCache(model.config, 2, 60, CPU, torch.float64) for _ in range(2))
-    wanted_V = drafters.prefill(model, whole, 1, tokens_S)
-    monkeypatch.setattr(drafters, "PREFILL_CHUNK", chunk)
-    found_V = drafters.prefill(model, parts, 1, tokens_S)
+    wanted_V = model.logits(prefill.prefill(model, whole, 1, tokens_S))
+    monkeypatch.setattr(prefill, "CHUNK", chunk)
+    found_V = model.logits(prefill.prefill(model, parts, 1, tokens_S))
     torch.testing.assert_close(found_V, wanted_V, atol=1e-10, rtol=0)
     torch.testing.assert_close(parts.k_LBKSH, whole.k_LBKSH, atol=1e-10, rtol=0)
     torch.testing.assert_close(parts.v_LBKSH, whole.v_LBKSH, atol=1e-10, rtol=0)
@@ -231,4 +231,4 @@ def test_reading_a_prompt_gives_the_logits_after_its_last_token() -> None:
     model = tiny_model()
     prompt = random_prompts((33,))[0]
     cache = KvCache(model.config, 1, 40, CPU, torch.float64)
-    torch.testing.assert_close(drafters.prefill(model, cache, 0, torch.tensor(prompt)), logits_TV(model, prompt)[-1])
+    torch.testing.assert_close(model.logits(prefill.prefill(model, cache, 0, torch.tensor(prompt))), logits_TV(model, prompt)[-1])

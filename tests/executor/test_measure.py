@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+from tiny_models import tiny_model
 
 from costmodel.strategy import NO_SPECULATION, Strategy
 from costmodel.workload import Workload
 from executor import measure
-from executor.decode import Trace
+from executor.batch import Prompt
 from executor.measure import Measurement, environment, processor_name, seconds, summarise
+from executor.rates import achieved
+from executor.run import run_batch
+from executor.trace import Trace
 
+MODEL = tiny_model()
 WORKLOAD = Workload(2, 100, 5)
 STRATEGY = Strategy("self", "streaming_llm", 16, 2)
 SPECULATIVE = Trace(
@@ -26,6 +31,8 @@ SPECULATIVE = Trace(
     accepted_by_position=[3, 2],
     row_finish_s=[4.8, 7.6],
     row_tokens=[4, 6],
+    gammas=[2, 2, 2],
+    contexts=[100.0, 102.0, 104.0],
 )
 PLAIN = Trace(
     draft_s=[0.0] * 3,
@@ -35,6 +42,8 @@ PLAIN = Trace(
     active_rows=[2, 2, 1],
     row_finish_s=[2.0, 6.0],
     row_tokens=[2, 3],
+    gammas=[0, 0, 0],
+    contexts=[100.0, 101.0, 102.0],
 )
 
 
@@ -42,6 +51,7 @@ def record(trace: Trace = SPECULATIVE, plain: Trace | None = PLAIN, strategy: St
     return summarise(
         trace,
         plain,
+        model=MODEL,
         workload=WORKLOAD,
         strategy=strategy,
         hardware="cpu",
@@ -50,7 +60,7 @@ def record(trace: Trace = SPECULATIVE, plain: Trace | None = PLAIN, strategy: St
         outputs_identical=True if plain else None,
         tokens_compared=10 if plain else 0,
         prefill_s=0.25,
-        device="cpu",
+        select_step_s=0.125,
     )
 
 
@@ -101,8 +111,35 @@ def test_without_a_draft_what_needs_one_is_left_open() -> None:
     assert found.mean_acceptance_length == 1.0
 
 
+def test_a_run_that_switched_strategies_has_no_one_draft_step() -> None:
+    switched = record(trace=replace(SPECULATIVE, gammas=[2, 0, 2]))
+    assert switched.measured_draft_step_s is switched.measured_gamma_draft_step_s is None
+    assert switched.acceptance_rate == 5 / 8
+    assert record().measured_draft_step_s == 0.2
+
+
+def test_rates_are_those_of_the_targets_passes_and_memory_that_of_the_process() -> None:
+    found = record()
+    assert (found.measured_verify_bytes_per_s, found.measured_verify_flop_per_s) == achieved(MODEL, SPECULATIVE)
+    assert (found.measured_target_bytes_per_s, found.measured_target_flop_per_s) == achieved(MODEL, PLAIN)
+    assert record(plain=None).measured_target_bytes_per_s is record(plain=None).measured_target_flop_per_s is None
+    assert found.measured_select_step_s == 0.125
+    assert 1e7 < found.measured_peak_memory_bytes < 1e12
+
+
+@pytest.mark.parametrize(("policy", "chooses"), [("topk", True), ("quest", True), ("snapkv", False), ("streaming_llm", False)])
+def test_choosing_is_timed_where_every_draft_step_chooses(policy: str, chooses: bool) -> None:
+    prompts = [Prompt("a", list(range(30))), Prompt("b", list(range(20)))]
+    strategy = Strategy("self", policy, 8, 2)
+    compared = run_batch(MODEL, None, prompts, strategy, max_new_tokens=5, compare=True)
+    assert (compared.select_step_s is not None) == chooses
+    assert compared.outputs == compared.plain_outputs
+    assert not chooses or 0 < compared.select_step_s < 1
+    assert run_batch(MODEL, None, prompts, strategy, max_new_tokens=5).select_step_s is None
+
+
 def test_a_position_that_was_never_reached_has_no_rate() -> None:
-    never = Trace([0.1], [1.0], [1.2], [1], [1], [1, 0], [0, 0], [1.2], [1])
+    never = Trace([0.1], [1.0], [1.2], [1], [1], [1, 0], [0, 0], [1.2], [1], [2], [9.0])
     assert record(trace=never, plain=None).acceptance_by_position == [0.0, None]
 
 

@@ -38,7 +38,7 @@ def test_every_pass_asked_for_is_measured_and_reported(monkeypatch: pytest.Monke
     monkeypatch.setattr(probe, "CONTEXT_LENS", (8, 16))
     monkeypatch.setattr(probe, "QUERY_LENS", (1, 3))
     monkeypatch.setattr(probe, "_product_rate", lambda dtype: 1e9)
-    monkeypatch.setattr(probe, "_read_rate", lambda: 1e10)
+    monkeypatch.setattr(probe, "read_rate", lambda: 1e10)
     told: list[None] = []
     found = probe_cpu(replace(TINY, dtype="float32"), progress=lambda: told.append(None))
     shapes = [(taken.batch_size, taken.context_len, taken.query_len) for taken in found.passes]

@@ -12,21 +12,20 @@ from costmodel.errors import InputError
 from costmodel.strategy import NO_SPECULATION, Strategy
 from executor import run
 from executor.attention import PrefillAttention
-from executor.decode import Trace
+from executor.batch import Batch, Prompt
 from executor.drafters import ModelDrafter
 from executor.kv_cache import KvCache
 from executor.run import (
     RUNNABLE,
-    Prompt,
     batches,
     check_prompts,
     check_runnable,
     first_difference,
     log_probability_gap,
     make_drafter,
-    merge,
     run_batch,
 )
+from executor.trace import Trace, merge
 from executor.transformer import Transformer
 
 SELF = Strategy("self", "streaming_llm", 8, 4)
@@ -43,9 +42,9 @@ def prompts_of(*lengths: int) -> list[Prompt]:
 @pytest.mark.parametrize(("kind", "policy"), RUNNABLE)
 def test_what_is_listed_as_runnable_is_not_refused(kind: str, policy: str) -> None:
     target = tiny_model()
-    strategy = Strategy(
-        kind, policy, None if policy == "full" else 8, 0 if kind == "none" else 4, "small" if kind == "model" else None
-    )
+    kv_dtype = "int8" if (kind, policy) == ("self", "full") else None
+    kv_budget = None if policy == "full" else 8
+    strategy = Strategy(kind, policy, kv_budget, 0 if kind == "none" else 4, "small" if kind == "model" else None, kv_dtype)
     check_runnable(strategy, target, perturbed(target, 0.1) if kind == "model" else None)
 
 
@@ -58,6 +57,24 @@ def test_a_draft_that_is_not_listed_is_refused_and_the_listed_ones_are_named(mon
     assert "none with full" in problem.expected
     assert "model with full" in problem.expected
     assert problem.found == str(SELF)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "key"),
+    [
+        (Strategy("self", "pq", 8, 4), "strategy"),
+        (Strategy("eagle3", gamma=4), "strategy"),
+        (Strategy("mtp", gamma=4), "strategy"),
+        (Strategy("self", "full", None, 4, weight_dtype="int8"), "strategy.weight_dtype"),
+        (Strategy("self", "snapkv", 8, 4, kv_dtype="int8"), "strategy.kv_dtype"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_run_is_refused_in_one_sentence(strategy: Strategy, key: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_runnable(strategy, tiny_model(), None)
+    (problem,) = caught.value.problems
+    assert (problem.where, problem.key) == ("plan", key)
 
 
 @pytest.mark.parametrize("vocab_size", [30, 32])
@@ -129,7 +146,7 @@ def test_a_draft_model_with_too_few_positions_is_bad_input_or_does_no_harm() -> 
 
 def test_plain_decoding_has_no_drafter_and_the_others_read_the_cache_they_should() -> None:
     target, draft = tiny_model(), tiny_model(seed=1, num_layers=1)
-    batch = run.Batch(target, [[1, 2, 3], [4]], max_new_tokens=5, gamma=4)
+    batch = Batch(target, prompts_of(3, 1), max_new_tokens=5, gamma=4)
     batch.prefill()
     assert make_drafter(NO_SPECULATION, batch, None) is None
     own = make_drafter(SELF, batch, None)

@@ -13,9 +13,10 @@ import torch
 from tiny_models import TINY, random_prompts
 from torch import Tensor, nn
 
-from costmodel.transformer import RopeScaling
+from costmodel.architecture import RopeScaling
 from executor.attention import PrefillAttention, SlotAttention
-from executor.decode import Batch, decode
+from executor.batch import Batch, Prompt
+from executor.decode import decode
 from executor.kv_cache import KvCache
 from executor.transformer import Transformer, attend_causal, rope_tables, rotate
 from executor.weights import load_model
@@ -143,7 +144,7 @@ def test_without_a_window_the_decoder_needs_no_cache_for_them(pair: tuple[Any, T
 def test_decoding_step_by_step_is_greedy_generation_of_transformers(pair: tuple[Any, Transformer]) -> None:
     theirs, ours = pair
     prompts = random_prompts(PROMPT_LENGTHS, vocab_size=61)
-    batch = Batch(ours, prompts, max_new_tokens=20)
+    batch = Batch(ours, [Prompt(str(row), prompt) for row, prompt in enumerate(prompts)], max_new_tokens=20)
     batch.prefill()
     decode(batch)
     assert batch.outputs() == [hf_greedy(theirs, prompt, 20) for prompt in prompts]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_models import logits_TV, random_prompts, save_checkpoint, tiny_model, weights_of
+from tiny_models import logits_TV, perturbed, random_prompts, save_checkpoint, tiny_model, weights_of
 
 from costmodel.errors import InputError, Problem
-from executor.weights import load_model, stop_tokens
+from executor.weights import checkpoint_digest, load_model, stop_tokens
 
 TOKENS = random_prompts((12,))[0]
 
@@ -242,3 +242,24 @@ def test_a_generation_config_that_makes_no_sense_is_bad_input(text: str, tmp_pat
     with pytest.raises(InputError) as caught:
         stop_tokens(tmp_path)
     assert caught.value.problems[0].where == str(tmp_path / "generation_config.json")
+
+
+def test_a_checkpoints_digest_is_that_of_its_weights(tmp_path: Path) -> None:
+    model = tiny_model()
+    save_checkpoint(tmp_path / "a", model)
+    save_checkpoint(tmp_path / "again", model)
+    save_checkpoint(tmp_path / "other", perturbed(model, 1e-6))
+    digests = [checkpoint_digest(tmp_path / name) for name in ("a", "again", "other")]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gemma3"])
+def test_an_architecture_that_is_planned_but_not_executed_is_refused_in_one_sentence(family: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, tiny_model())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    known = {"num_experts": 4, "num_experts_per_tok": 2, "layer_types": ["full_attention"] * config["num_hidden_layers"]}
+    write(tmp_path, "config.json", {**config, **known, "model_type": family})
+    (problem,) = problems_of(tmp_path)
+    assert (problem.where, problem.key) == (str(tmp_path / "config.json"), "model_type")
+    assert "llama" in problem.expected
+    assert family in problem.found

@@ -239,14 +239,35 @@ def test_acceptance_measures_a_curve_that_planning_reads(tmp_path: Path) -> None
     assert all(0 <= rate <= 1 for _, _, rate in curve.points)
 
 
+@pytest.mark.parametrize(
+    ("options", "policy", "kv_dtype", "points"),
+    [(["--kv-policy", "topk"], "topk", None, 4), (["--kv-dtype", "int4"], "full", "int4", 2)],
+)
+def test_acceptance_curves_name_what_the_draft_read(
+    tmp_path: Path, options: list[str], policy: str, kv_dtype: str | None, points: int
+) -> None:
+    from costmodel.acceptance import parse_curves
+
+    file = tmp_path / "acceptance.yaml"
+    sizes = "--kv-budgets 16,64 --context-lens 128,256 --rows 2 --max-new-tokens 12".split()
+    result = call("acceptance", *options, *sizes, "-o", str(file))
+    assert result.exit_code == 0, result.output
+    (curve,) = parse_curves(file.read_text(), where="test")
+    assert (curve.kv_policy, curve.kv_dtype, len(curve.points)) == (policy, kv_dtype, points)
+    assert "not both" in refused("acceptance", "--kv-policy", "topk", "--kv-dtype", "int8", *sizes)
+    assert "kv_policy" in refused("acceptance", "--kv-policy", "full", *sizes)
+
+
 def test_calibrate_fits_a_profile_to_published_step_times(tmp_path: Path) -> None:
     from costmodel.hardware import load_profile, resolve_profile
 
     file = tmp_path / "mine.yaml"
     result = call("calibrate", "--from-published", "h100", "-o", str(file), "--json")
-    assert json.loads(result.stdout)["calibration"]["fit"]["num_points"] == 29
+    (engine,) = [fit for fit in json.loads(result.stdout)["calibration"]["fits"] if fit["part"] == "engine"]
+    assert engine["num_points"] == 29
     fitted, shipped = load_profile(file), resolve_profile("h100-sxm")
-    assert fitted.calibration.attention_memory_efficiency == shipped.calibration.attention_memory_efficiency
+    assert fitted.calibration.attention == shipped.calibration.attention
+    assert fitted.calibration.engine.layer_overhead_s == pytest.approx(shipped.calibration.engine.layer_overhead_s, rel=0.02)
     assert "NVLink" in file.read_text(), "what people wrote in the profile is kept"
     assert "a100-sxm-80gb, h100-sxm, l40" in refused("calibrate", "--from-published", "l4")
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from costmodel.strategy import Strategy
+from executor.batch import Prompt
 from executor.reference_model import reference_model_dir
-from executor.run import Prompt, Result, run_batch
+from executor.run import Result, run_batch
 from executor.transformer import Transformer
 from executor.weights import load_model
 from magicdec.running import _differences

@@ -29,7 +29,7 @@ def test_every_published_row_is_priced_and_keeps_its_columns(tmp_path: Path) -> 
         assert set(ADDED) <= set(row)
         assert row["error"] == ""
         assert float(row["predicted_mean_acceptance_length"]) == float(before["mean_acceptance_length"])
-        assert float(row["predicted_speedup"]) == pytest.approx(float(before["measured_speedup"]), rel=0.08)
+        assert float(row["predicted_speedup"]) == pytest.approx(float(before["measured_speedup"]), rel=0.09)
         assert row["bound"] in ("kv", "communication", "weights", "compute", "overhead")
 
 

@@ -1,0 +1,206 @@
+"""Decoding speed on the shipped model and this machine, taking turns within one run; medians over the turns.
+
+- Plain decoding beside transformers' `generate`, with the same weights, prompts and new tokens, both greedy in float32 and
+  uncompiled; the better of its dynamic and its static cache counts. Reading the prompts is left out of both.
+- Speculative beside plain decoding, with the planned StreamingLLM self draft, on text that the model was not trained on.
+- A verification of gamma + 1 tokens beside a plain step, alone.
+- What plain decoding reads a second, beside the fastest that this machine reads memory at all.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM
+from transformers.generation.streamers import BaseStreamer
+
+from costmodel.strategy import Strategy
+from costmodel.units import format_bytes
+from costmodel.workload import Workload
+from executor.batch import Batch, Prompt
+from executor.decode import decode
+from executor.kv_cache import KvCache
+from executor.measure import processor_name, seconds
+from executor.probe import decoding_pass, random_model, read_rate
+from executor.reference_model import reference_model_dir
+from executor.run import run_batch
+from executor.tokenizer import load_tokenizer
+from executor.transformer import Transformer
+from executor.weights import load_model
+from magicdec.api import ask
+from magicdec.demo import WISHES
+from magicdec.names import CPU, REFERENCE
+from magicdec.planning import make_plan
+from magicdec.running import real_text
+from magicdec.text import table
+
+CACHES = ("dynamic", "static")
+LONG = 16384  # tokens, more than the shipped model has positions for
+
+
+class Clock(BaseStreamer):
+    """Notes when `generate` hands out the prompts, and then each token."""
+
+    def __init__(self) -> None:
+        self.times_s: list[float] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        self.times_s.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+def taking_turns(actions: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
+    """The median of what each action answers, every one having run once before."""
+    turns = [{name: action() for name, action in actions.items()} for _ in range(repeats + 1)][1:]
+    return {name: statistics.median(turn[name] for turn in turns) for name in actions}
+
+
+def evenly_cut(tokens: Sequence[int], rows: int, context_len: int) -> list[Prompt]:
+    """Prompts of one length, from places spread evenly over a text."""
+    stride = (len(tokens) - context_len) // max(rows - 1, 1)
+    return [Prompt(str(row), list(tokens[row * stride : row * stride + context_len])) for row in range(rows)]
+
+
+def beside_transformers(model: Transformer, prompts: Sequence[Prompt], new_tokens: int, repeats: int) -> dict[str, Any]:
+    """Seconds per step of both, prompts being read left out, and the share of equal tokens."""
+    theirs = LlamaForCausalLM.from_pretrained(reference_model_dir(), dtype=torch.float32).eval()
+    theirs.generation_config.eos_token_id = None
+    prompts_BT = torch.tensor([prompt.tokens for prompt in prompts])
+    outputs: dict[str, list[list[int]]] = {}
+    batch = Batch(model, prompts, max_new_tokens=new_tokens)
+    batch.prefill()
+
+    @torch.inference_mode()
+    def generate(cache: str) -> float:
+        clock = Clock()
+        found = theirs.generate(
+            prompts_BT,
+            attention_mask=torch.ones_like(prompts_BT),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            cache_implementation=cache,
+            disable_compile=True,
+            streamer=clock,
+        )
+        outputs[cache] = found[:, prompts_BT.shape[1] :].tolist()
+        return (clock.times_s[-1] - clock.times_s[1]) / (len(clock.times_s) - 2)
+
+    def own() -> float:
+        batch.rewind()
+        trace = decode(batch)
+        outputs["own"] = batch.outputs()
+        return trace.decode_s / len(trace.round_s)
+
+    steps = taking_turns({"own": own, **{cache: (lambda c=cache: generate(c)) for cache in CACHES}}, repeats)
+    same = [
+        a == b for mine, other in zip(outputs["own"], outputs[CACHES[0]], strict=True) for a, b in zip(mine, other, strict=True)
+    ]
+    return {
+        "own_step_s": steps["own"],
+        **{f"transformers_{cache}_step_s": steps[cache] for cache in CACHES},
+        "speedup": min(steps[cache] for cache in CACHES) / steps["own"],
+        "equal_tokens": sum(same) / len(same),
+    }
+
+
+def speculation(model: Transformer, prompts: Sequence[Prompt], strategy: Strategy, new_tokens: int, repeats: int) -> dict[str, Any]:
+    """Plain over speculative time per token, as `magicdec demo` measures it, and the acceptance."""
+    result = run_batch(model, None, prompts, strategy, max_new_tokens=new_tokens, compare=True, repeats=repeats)
+    plain, trace = result.plain_trace, result.trace
+    assert plain is not None
+    return {
+        "speedup": plain.tpot_s / trace.tpot_s,
+        "strategy": str(strategy),
+        "acceptance_rate": trace.acceptance_rate,
+        "mean_acceptance_length": trace.mean_acceptance_length,
+        "plain_tpot_s": plain.tpot_s,
+        "speculative_tpot_s": trace.tpot_s,
+        "draft_step_s": statistics.median(trace.draft_s) / strategy.gamma,
+        "verify_step_s": statistics.median(trace.verify_s),
+        "outputs_identical": result.outputs == result.plain_outputs,
+    }
+
+
+@torch.inference_mode()
+def passes(model: Transformer, batch_size: int, context_len: int, gamma: int, repeats: int) -> dict[str, float]:
+    """Seconds of a plain step and of a verification over random keys and values, their ratio, and what the step reads a second."""
+    cache = KvCache(model.config, batch_size, context_len + gamma + 1, model.device, model.dtype)
+    cache.k_LBKSH.normal_()
+    cache.v_LBKSH.normal_()
+
+    def timed(query_len: int) -> float:
+        return seconds(lambda: decoding_pass(model, cache, query_len, context_len), repeats=3, warm_up=1)
+
+    steps = taking_turns({"target_step_s": lambda: timed(1), "verify_step_s": lambda: timed(gamma + 1)}, repeats)
+    weights_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    read_bytes = weights_bytes + batch_size * (context_len + 1) * model.config.kv_bytes_per_token
+    ratio = steps["verify_step_s"] / steps["target_step_s"]
+    return {**steps, "verify_over_target": ratio, "read_bytes_per_s": read_bytes / steps["target_step_s"]}
+
+
+def measured(repeats: int, new_tokens: int) -> dict[str, Any]:
+    folder = reference_model_dir()
+    model = load_model(folder, dtype="float32")
+    tokens = real_text(load_tokenizer(folder), None)[1]
+    plan = make_plan(ask(REFERENCE, CPU), Workload(16, 8192, new_tokens), WISHES)[0]
+    beside = {
+        f"{rows} x {context_len}": beside_transformers(model, evenly_cut(tokens, rows, context_len), new_tokens, repeats)
+        for rows, context_len in ((16, 2048), (1, 8192))
+    }
+    gain = speculation(model, evenly_cut(tokens, 16, 8192), plan.strategy, new_tokens, repeats)
+    longer = random_model(replace(model.config, max_context_len=LONG + 8))
+    long, best_rate = passes(longer, 16, LONG, 4, repeats), read_rate()
+    return {
+        "autoregressive_vs_transformers": {where: found["speedup"] for where, found in beside.items()},
+        "speculative_vs_autoregressive": gain["speedup"],
+        "acceptance_rate": gain["acceptance_rate"],
+        "verify_over_target": passes(model, 16, 8192, 4, repeats)["verify_over_target"],
+        "share_of_read_bandwidth": long["read_bytes_per_s"] / best_rate,
+        "read_bandwidth_bytes_per_s": best_rate,
+        "beside_transformers": beside,
+        "speculation": gain,
+        "passes_16_x_16384": long,
+        "machine": f"{processor_name()}, {torch.get_num_threads()} threads",
+        "load_average": os.getloadavg(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+    parser.add_argument("--repeats", type=int, default=5, help="Turns that each way of decoding takes.")
+    parser.add_argument("--new-tokens", type=int, default=64)
+    chosen = parser.parse_args()
+    found = measured(chosen.repeats, chosen.new_tokens)
+    if chosen.json:
+        print(json.dumps(found, indent=2))
+        return
+    rows = [
+        [f"plain decoding over transformers, {where}", f"{x:.2f}x"] for where, x in found["autoregressive_vs_transformers"].items()
+    ]
+    gain = f"{found['speculative_vs_autoregressive']:.2f}x at acceptance {found['acceptance_rate']:.3f}"
+    rows += [
+        [f"speculative over plain decoding, 16 x 8192 ({found['speculation']['strategy']})", gain],
+        ["verification of 5 tokens over a plain step, 16 x 8192", f"{found['verify_over_target']:.2f}"],
+        ["read bandwidth reached by plain decoding, 16 x 16384", f"{found['share_of_read_bandwidth']:.0%}"],
+    ]
+    reads = format_bytes(found["read_bandwidth_bytes_per_s"])
+    print(f"{found['machine']}, which reads {reads}/s; load {found['load_average'][0]:.1f} at the end\n")
+    print(table(["measured", "found"], rows))
+
+
+if __name__ == "__main__":
+    main()

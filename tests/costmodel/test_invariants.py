@@ -1,0 +1,251 @@
+"""What must hold whatever the model, the machine and the workload: over random ones, and over the shipped profiles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_inputs import gpus_for, machines, models, pass_shapes
+
+from costmodel.drafts import Draft
+from costmodel.evaluate import Evaluation, Setup, evaluate_grid
+from costmodel.forward import Cost, forward_cost
+from costmodel.hardware import HardwareProfile, builtin_profiles, resolve_profile
+from costmodel.models import builtin_configs, resolve_model
+from costmodel.roofline import BOUNDS, VERIFY_KERNELS, StepTime, VerifyKernel, step_time
+from costmodel.transformer import BYTES_PER_ELEMENT, TransformerConfig
+
+kernels = st.sampled_from(VERIFY_KERNELS)
+fewer = settings(max_examples=30)
+
+
+@st.composite
+def passes(draw: st.DrawFn) -> tuple[TransformerConfig, dict[str, Any], int]:
+    """A model, a pass shape and the GPUs that share it."""
+    model = draw(models())
+    return model, draw(pass_shapes()), draw(st.sampled_from(gpus_for(model)))
+
+
+def counted(seen: tuple[TransformerConfig, dict[str, Any], int], hardware: HardwareProfile, **changes: Any) -> Cost:
+    model, shape, gpus = seen
+    sharded = hardware.calibration.engine.head_sharded
+    return forward_cost(model, **{**shape, **changes}, tensor_parallel=gpus, head_sharded=sharded)
+
+
+def priced(
+    seen: tuple[TransformerConfig, dict[str, Any], int],
+    hardware: HardwareProfile,
+    kernel: VerifyKernel = "shared_kv_splitkv",
+    **changes: Any,
+) -> StepTime:
+    return step_time(counted(seen, hardware, **changes), hardware, seen[0].dtype, tensor_parallel=seen[2], verify_kernel=kernel)
+
+
+def rated(hardware: HardwareProfile, factor: float, key: str) -> HardwareProfile:
+    """The same machine with one peak multiplied."""
+    old: Any = getattr(hardware.peak, key)
+    new = {t: factor * rate for t, rate in old.items()} if isinstance(old, dict) else factor * old
+    return replace(hardware, peak=replace(hardware.peak, **{key: new}))
+
+
+@fewer
+@given(passes(), machines(), kernels)
+def test_the_parts_add_up_to_the_total_and_the_bound_is_the_largest(seen: Any, hardware: HardwareProfile, kernel: Any) -> None:
+    step = priced(seen, hardware, kernel)
+    assert set(step.parts) == set(BOUNDS)
+    assert step.total_s == pytest.approx(sum(float(part) for part in step.parts.values()), rel=1e-12)
+    assert min(float(part) for part in step.parts.values()) >= -1e-12 * float(step.total_s)
+    assert step.parts[str(step.bound)] == max(step.parts.values())
+
+
+@fewer
+@given(passes(), machines(), kernels)
+def test_no_step_beats_the_peaks(seen: Any, hardware: HardwareProfile, kernel: Any) -> None:
+    cost, step = counted(seen, hardware), priced(seen, hardware, kernel)
+    assert step.total_s >= cost.bytes / hardware.peak.memory_bandwidth_bytes_per_s * (1 - 1e-9)
+    rates = [(products.flop, products.matrix.dtype) for products in cost.products] + [(cost.attention.flop, seen[0].dtype)]
+    assert step.total_s >= sum(float(flop) / hardware.flop_per_s(dtype) for flop, dtype in rates) * (1 - 1e-9)
+    gpus = seen[2]
+    wire_bytes = cost.num_allreduces * cost.allreduce_bytes * 2 * (gpus - 1) / gpus
+    assert step.communication_s >= wire_bytes / hardware.peak.interconnect_bandwidth_bytes_per_s * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("peak", ["memory_bandwidth_bytes_per_s", "flop_per_s", "interconnect_bandwidth_bytes_per_s"])
+@fewer
+@given(seen=passes(), hardware=machines(), kernel=kernels, factor=st.floats(1, 100))
+def test_a_higher_peak_never_slows(peak: str, seen: Any, hardware: HardwareProfile, kernel: Any, factor: float) -> None:
+    faster = priced(seen, rated(hardware, factor, peak), kernel).total_s
+    assert faster <= priced(seen, hardware, kernel).total_s * (1 + 1e-9)
+
+
+@fewer
+@given(passes(), machines(), kernels, st.integers(1, 50))
+def test_more_sequences_or_context_never_take_less(seen: Any, hardware: HardwareProfile, kernel: Any, more: int) -> None:
+    if seen[0].latent is not None:
+        seen[1]["query_len"] = 1  # with more queries there are two ways, and the one of less arithmetic may take longer
+    before = priced(seen, hardware, kernel).total_s * (1 - 1e-9)
+    for key in ("batch_size", "context_len"):
+        assert priced(seen, hardware, kernel, **{key: seen[1][key] + more}).total_s >= before, key
+
+
+@fewer
+@given(passes(), machines(ungrouped_wave_factor=1.0, transpose_s=0.0))
+def test_reading_the_cache_once_a_token_is_never_cheaper_than_once_a_pass(seen: Any, hardware: HardwareProfile) -> None:
+    assert priced(seen, hardware, "per_token").total_s >= priced(seen, hardware).total_s * (1 - 1e-9)
+
+
+@fewer
+@given(passes(), machines())
+def test_not_splitting_is_never_cheaper(seen: Any, hardware: HardwareProfile) -> None:
+    assert priced(seen, hardware, "shared_kv_no_split").total_s >= priced(seen, hardware).total_s * (1 - 1e-9)
+
+
+@fewer
+@given(passes(), machines(), kernels)
+def test_verifying_one_token_costs_the_same_as_decoding(seen: Any, hardware: HardwareProfile, kernel: Any) -> None:
+    seen[1]["query_len"] = 1
+    assert priced(seen, hardware, kernel).total_s == priced(seen, hardware).total_s
+
+
+@fewer
+@given(passes(), machines(), st.integers(0, 100_000))
+def test_a_budget_beyond_the_context_is_full_attention(seen: Any, hardware: HardwareProfile, beyond: int) -> None:
+    capped = priced(seen, hardware, kv_budget=max(seen[1]["context_len"] + beyond, 1))
+    assert capped.total_s == priced(seen, hardware, kv_budget=np.inf).total_s
+
+
+# Whole rounds
+
+
+DRAFTS = {
+    "streaming": Draft("self", "streaming_llm"),
+    "top-k": Draft("self", "topk"),
+    "quest in int4": Draft("self", "quest", kv_dtype="int4"),
+    "compressed": Draft("self", weight_dtype="int8", kv_dtype="int8"),
+    "eagle": Draft("eagle3"),
+    "n-gram": Draft("ngram"),
+}
+
+
+@st.composite
+def setups(draw: st.DrawFn) -> Setup:
+    model = draw(models())
+    whole = [gpus for gpus in gpus_for(model) if model.latent or model.num_kv_heads % gpus == 0 or gpus % model.num_kv_heads == 0]
+    gpus = draw(st.sampled_from(whole))
+    return Setup(model, draw(machines()), gpus, gpus, draw(kernels))
+
+
+@fewer
+@given(setups(), st.sampled_from(sorted(DRAFTS)), st.integers(1, 512), st.integers(1, 200_000), st.floats(0, 1))
+def test_gamma_zero_is_plain_decoding_on_any_machine(setup: Setup, draft: str, batch: int, context: int, rate: float) -> None:
+    e = evaluate_grid(setup, DRAFTS[draft], batch_size=batch, context_len=context, gamma=0, acceptance_rate=rate)
+    assert e.round.speedup == e.speedup_low == e.speedup_high == 1
+    assert e.round.round_s == e.round.target_step_s == e.target.total_s
+    assert e.verify.total_s == e.target.total_s
+
+
+@fewer
+@given(setups(), st.integers(1, 512), st.integers(1, 200_000), st.integers(0, 100_000))
+def test_a_self_draft_that_reads_everything_takes_the_targets_step(setup: Setup, batch: int, context: int, beyond: int) -> None:
+    shape = {"batch_size": batch, "context_len": context, "gamma": 3, "kv_budget": context + beyond, "acceptance_rate": 1.0}
+    e = evaluate_grid(setup, DRAFTS["streaming"], **shape)
+    assert e.draft.total_s == e.target.total_s
+
+
+def numbers_of(e: Evaluation) -> dict[str, Any]:
+    """Everything an evaluation says of a point."""
+    found = {f"{name} {part}": value for name in ("target", "draft", "verify") for part, value in getattr(e, name).parts.items()}
+    found |= {f"memory {name}": value for name, value in vars(e.memory).items()}
+    found |= {name: getattr(e.round, name) for name in ("gamma_draft_step_s", "round_s", "speculative_tpot_s", "speedup")}
+    return {**found, "fits": e.fits_in_memory, "low": e.speedup_low, "high": e.speedup_high, "select": e.round.select_step_s}
+
+
+def grid_and_points(setup: Setup, draft: Draft) -> list[tuple[str, float, float]]:
+    """Every number of a grid beside that of its point alone."""
+    batches, contexts, gammas, budgets = [1, 7, 64], [3.5, 700, 32_000], [0, 1, 5], [64, np.inf]
+    axes = np.array(batches)[:, None, None, None], np.array(contexts)[:, None, None], np.array(gammas)[:, None], np.array(budgets)
+    names = ("batch_size", "context_len", "gamma", "kv_budget")
+    shape = np.broadcast_shapes(*(axis.shape for axis in axes))
+    grid = numbers_of(evaluate_grid(setup, draft, **dict(zip(names, axes, strict=True)), acceptance_rate=0.7))
+    pairs = []
+    for index in np.ndindex(shape):
+        point = dict(zip(names, (np.broadcast_to(axis, shape)[index] for axis in axes), strict=True))
+        alone = numbers_of(evaluate_grid(setup, draft, **point, acceptance_rate=0.7))
+        pairs += [(name, float(np.broadcast_to(grid[name], shape)[index]), float(alone[name])) for name in grid]
+    return pairs
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+@settings(max_examples=3)
+@given(setup=setups())
+def test_the_grid_equals_the_scalar_path_on_any_machine(setup: Setup, draft: str) -> None:
+    for name, in_grid, alone in grid_and_points(setup, DRAFTS[draft]):
+        assert in_grid == pytest.approx(alone, rel=1e-11, abs=1e-18), name
+
+
+def test_the_grid_equals_the_scalar_path_to_the_last_bit() -> None:
+    setup = Setup(resolve_model("Mixtral-8x7B"), resolve_profile("h200-sxm"), 8, 8)
+    for name, in_grid, alone in grid_and_points(setup, DRAFTS["streaming"]):
+        assert in_grid == alone, name
+
+
+# The shipped profiles, over the built-in models
+
+
+BATCHES = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512])
+CONTEXTS = np.array([128, 1000, 4000, 16_000, 64_000, 128_000])
+QUERIES = np.arange(1, 18)
+ALIKE = ("Llama-3.1-8B", "Llama-2-7B-32K", "Qwen3-235B-A22B", "Qwen2-1.5B", "Yi-34B", "DeepSeek-V3", "gpt-oss-20b", "Gemma-3-27B")
+
+
+@cache
+def step_times(profile: str, model_name: str, kernel: VerifyKernel) -> np.ndarray:
+    """Of every batch, number of queries and context, on 1 GPU and on 8. [s]"""
+    hardware, model = resolve_profile(profile), resolve_model(model_name)
+    setups = [Setup(model, hardware, gpus, gpus, kernel) for gpus in (1, 8) if model.num_heads % gpus == 0]
+    return np.stack([setup.pass_time(BATCHES[:, None, None], QUERIES[:, None], CONTEXTS).total_s for setup in setups])
+
+
+@pytest.mark.parametrize("profile", builtin_profiles())
+@pytest.mark.parametrize("kernel", VERIFY_KERNELS)
+def test_on_shipped_profiles_more_sequences_and_context_never_take_less(profile: str, kernel: VerifyKernel) -> None:
+    for model in ALIKE:
+        times = step_times(profile, model, kernel)
+        for axis in (1, 3):
+            assert (np.diff(times, axis=axis) >= -1e-9 * times.min()).all(), (model, axis)
+
+
+@pytest.mark.parametrize("profile", builtin_profiles())
+@pytest.mark.parametrize("kernel", VERIFY_KERNELS)
+def test_on_shipped_profiles_verifying_is_never_cheaper_than_decoding(profile: str, kernel: VerifyKernel) -> None:
+    for model in ALIKE:
+        times = step_times(profile, model, kernel)
+        assert (times[:, :, 1:] >= times[:, :, :1] * (1 - 1e-9)).all(), model
+
+
+def test_on_shipped_profiles_more_draft_tokens_never_take_less() -> None:
+    gains = {}
+    for profile in builtin_profiles():
+        for kernel in VERIFY_KERNELS:
+            for model in ALIKE:
+                times = step_times(profile, model, kernel)[:, :, 1:]
+                gains[profile, kernel, model] = float((np.diff(times, axis=2) / times[:, :, :-1]).min())
+    assert {key: gain for key, gain in gains.items() if gain < -1e-9} == {}
+
+
+@pytest.mark.parametrize("profile", builtin_profiles())
+def test_on_shipped_profiles_no_decoding_step_beats_reading_its_bytes(profile: str) -> None:
+    hardware = resolve_profile(profile)
+    for name in builtin_configs():
+        model = resolve_model(name)
+        time_s = Setup(model, hardware).pass_time(BATCHES[:, None], 1, CONTEXTS).total_s
+        window = [(layers, np.minimum(CONTEXTS, window or np.inf)) for layers, window in model.reaches]
+        kv = sum(layers * read for layers, read in window) * model.kv_width_per_gpu() * model.kv_bytes_per_element
+        active = sum(m.params * m.used / m.experts * BYTES_PER_ELEMENT[m.dtype] for m in model.matrices())
+        least_s = (active + BATCHES[:, None] * (kv - model.num_layers)) / hardware.peak.memory_bandwidth_bytes_per_s
+        assert (time_s >= least_s).all(), name

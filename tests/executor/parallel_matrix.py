@@ -1,0 +1,60 @@
+"""Every draft on tiny checkpoints, by one process or by several that torchrun starts: what test_parallel.py compares.
+
+As a script: torchrun ... parallel_matrix.py FOLDER. Each process leaves what it said in FOLDER/<rank>.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_models import random_prompts
+
+from costmodel.strategy import Strategy
+from executor.batch import Prompt
+from executor.parallel import Ranks, joined
+from executor.run import RUNNABLE, run_stream
+from executor.sampling import GREEDY, Sampling
+from executor.weights import load_model
+
+KV_HEADS = {"split": 2, "replicated": 1}  # one for each process, and one that both hold
+# Where both hold a KV head, each chooses its entries by half of the queries: another draft, so other samples.
+CASES = {
+    ("split", "greedy"): GREEDY,
+    ("split", "sampled"): Sampling(temperature=0.9, top_p=0.95, seed=3),
+    ("replicated", "greedy"): GREEDY,
+}
+
+
+def strategies() -> list[Strategy]:
+    kinds = [
+        Strategy(kind, policy, None if policy == "full" else 12, 3, "small" if kind == "model" else None)
+        for kind, policy in RUNNABLE
+        if (kind, policy) not in (("self", "full"), ("none", "full"))
+    ]
+    return [Strategy(), *kinds, *(Strategy("self", "full", None, 3, None, dtype) for dtype in ("int8", "int4", "fp8"))]
+
+
+def said(folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """By case and strategy: the tokens of five prompts that share three rows, and how many were drafted and accepted."""
+    prompts = [Prompt(str(row), tokens) for row, tokens in enumerate(random_prompts((1, 17, 30, 9, 40)))]
+    found = {}
+    for (checkpoint, tokens), sampling in CASES.items():
+        target, draft = (load_model(folder / checkpoint / role, ranks=ranks) for role in ("target", "draft"))
+        found[checkpoint] = asdict(target.config)
+        for strategy in strategies():
+            result = run_stream(target, draft, prompts, strategy, batch_size=3, max_new_tokens=9, sampling=sampling)
+            counts = sum(result.trace.drafted_by_position), sum(result.trace.accepted_by_position)
+            found[f"{checkpoint}, {tokens}, {strategy}"] = [result.outputs, *counts]
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    place = Path(sys.argv[1])
+    with joined("cpu") as ours:
+        (place / f"{ours.rank}.json").write_text(json.dumps(said(place, ours)))

@@ -1,0 +1,142 @@
+"""Models shared by several processes say what one process says, whatever drafts and however tokens are chosen."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from parallel_matrix import CASES, KV_HEADS, said, strategies
+from tiny_models import TINY, perturbed, save_checkpoint, tiny_model, weights_of
+
+from costmodel.errors import InputError
+from costmodel.strategy import Strategy
+from executor.parallel import ALONE, Ranks
+from executor.transformer import Transformer
+from executor.weights import load_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
+    """Two processes on this machine, with this checkout's modules."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "executor")])
+    return subprocess.run(
+        [*launcher, *command], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What one process said, and each of two."""
+    folder = tmp_path_factory.mktemp("shared")
+    for checkpoint, kv_heads in KV_HEADS.items():
+        target = tiny_model(seed=4, num_kv_heads=kv_heads)
+        save_checkpoint(folder / checkpoint / "target", target)
+        save_checkpoint(folder / checkpoint / "draft", perturbed(target, 0.06))
+    result = torchrun(str(ROOT / "tests" / "executor" / "parallel_matrix.py"), str(folder))
+    assert result.returncode == 0, result.stderr[-4000:]
+    # Through JSON as theirs, so that tuples are lists in all.
+    alone = json.loads(json.dumps(said(folder, ALONE)))
+    return [alone, *(json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1))]
+
+
+@pytest.mark.parametrize("strategy", strategies(), ids=str)
+@pytest.mark.parametrize("case", CASES, ids=", ".join)
+def test_two_processes_say_token_by_token_what_one_does(
+    spoken: list[dict[str, Any]], case: tuple[str, str], strategy: Strategy
+) -> None:
+    alone, first, second = (found[f"{', '.join(case)}, {strategy}"] for found in spoken)
+    assert first == second, "the processes do not agree"
+    assert first[0] == alone[0]
+    assert all(len(output) == 9 for output in alone[0])
+
+
+def test_every_kind_of_draft_was_accepted_and_rejected(spoken: list[dict[str, Any]]) -> None:
+    for strategy in strategies()[1:]:
+        tried = [spoken[1][f"{', '.join(case)}, {strategy}"][1:] for case in CASES]
+        drafted, accepted = map(sum, zip(*tried, strict=True))
+        assert drafted > accepted > 0, strategy
+
+
+def test_each_of_two_processes_holds_half_of_the_heads_and_at_least_one_kv_head(spoken: list[dict[str, Any]]) -> None:
+    for found in spoken[1:]:
+        for checkpoint in KV_HEADS:
+            held = found[checkpoint]
+            assert (held["num_heads"], held["num_kv_heads"], held["d_ff"]) == (2, 1, 24)
+            assert (held["d_model"], held["vocab_size"]) == (TINY.d_model, TINY.vocab_size)
+
+
+# Who holds what.
+
+
+@pytest.mark.parametrize(("size", "kv_heads"), [(2, 4), (2, 2), (4, 4), (4, 2), (4, 1)])
+def test_the_parts_of_all_processes_make_up_each_parameter(size: int, kv_heads: int, tmp_path: Path) -> None:
+    whole = tiny_model(num_kv_heads=kv_heads)
+    save_checkpoint(tmp_path, whole)
+    shared = [weights_of(load_model(tmp_path, ranks=Ranks(rank, size))) for rank in range(size)]
+    for name, parameter in weights_of(whole).items():
+        parts = [found[name] for found in shared]
+        (dimension,) = [d for d in range(parameter.ndim) if parts[0].shape[d] != parameter.shape[d]] or [None]
+        if dimension is None:
+            assert all(torch.equal(part, parameter) for part in parts), name
+        else:
+            copies = size * parts[0].shape[dimension] // parameter.shape[dimension]
+            assert torch.equal(torch.cat(parts[::copies], dimension), parameter), name
+            assert all(torch.equal(parts[rank], parts[rank // copies * copies]) for rank in range(size)), name
+    sharded = {name.split(".")[-2] for name in shared[0] if shared[0][name].shape != weights_of(whole)[name].shape}
+    kv = {"k_proj", "v_proj"} if kv_heads > 1 else set()
+    assert sharded == {"q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} | kv
+
+
+def test_the_whole_models_configuration_is_known_beside_the_part_that_is_held() -> None:
+    model = Transformer(TINY, Ranks(1, 2))
+    assert model.whole == TINY
+    assert model.config.num_heads == TINY.num_heads // 2
+    assert Transformer(TINY).whole == Transformer(TINY).config == TINY
+
+
+def test_heads_and_widths_that_do_not_divide_are_all_named() -> None:
+    with pytest.raises(InputError) as caught:
+        Ranks(0, 3).share(TINY)
+    assert [problem.key for problem in caught.value.problems] == ["num_attention_heads", "num_key_value_heads"]
+    assert all("3 processes" in problem.expected for problem in caught.value.problems)
+    with pytest.raises(InputError, match="intermediate_size"):
+        Ranks(0, 2).share(tiny_model(d_ff=47).config)
+
+
+# The command.
+
+
+def test_the_run_command_writes_the_same_texts_once_and_prints_once(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from magicdec.cli import main
+
+    plan, prompts = tmp_path / "plan.yaml", tmp_path / "prompts.txt"
+    made = "plan --model reference --hardware a100-sxm-80gb --batch-size 2 --context-len 512 --output-len 8".split()
+    assert CliRunner().invoke(main, [*made, "--kv-budget", "64", "-o", str(plan)]).exit_code == 0
+    prompts.write_text("import os\ndef first(items):\nclass Reader:\n")
+    command = ["run", str(plan), "--prompts", str(prompts), "--json", "-o"]
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    assert CliRunner().invoke(main, [*command, str(one)]).exit_code == 0
+    result = torchrun("-m", "magicdec", *command, str(two), "--measurements", str(tmp_path / "measured.jsonl"))
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert sorted(two.read_text().splitlines()) == sorted(one.read_text().splitlines())
+    document = json.loads(result.stdout)
+    assert document["environment"]["processes"] == 2
+    assert len((tmp_path / "measured.jsonl").read_text().splitlines()) == 1
+    again = torchrun("-m", "magicdec", *command, str(two))
+    assert json.loads(again.stdout)["prompts_skipped"] == 3
+
+
+def test_a_plan_that_cannot_be_shared_is_refused_by_name(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, tiny_model(num_heads=3, num_kv_heads=3))
+    with pytest.raises(InputError, match="num_attention_heads"):
+        load_model(tmp_path, ranks=Ranks(0, 2))

@@ -1,0 +1,40 @@
+"""What a pass reads and computes, counted by hand, is what memory holds and what torch itself counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import tiny_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from executor.attention import SlotAttention
+from executor.kv_cache import KvCache
+from executor.rates import achieved, pass_bytes, pass_flop
+from executor.trace import Trace
+
+
+@pytest.mark.parametrize("changes", [{}, {"tied_embeddings": True}, {"num_kv_heads": 4}], ids=["grouped", "tied", "ungrouped"])
+@pytest.mark.parametrize("query_len", [1, 4])
+def test_a_pass_counts_as_torch_counts_it(changes: dict[str, Any], query_len: int) -> None:
+    model, batch_size, context_len = tiny_model(**changes), 3, 20
+    slots = context_len + query_len
+    cache = KvCache(model.config, batch_size, slots, model.device, model.dtype)
+    starts_B = torch.full((batch_size,), context_len)
+    positions_BT = starts_B[:, None] + torch.arange(query_len)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model.logits(model(torch.zeros_like(positions_BT), positions_BT, SlotAttention(cache, starts_B, query_len)))
+    tokens = batch_size * query_len
+    assert pass_flop(model, tokens, tokens * slots) == counter.get_total_flops()
+    read = {id(p): p.nbytes for name, p in model.named_parameters() if "embed" not in name or "tied_embeddings" in changes}
+    assert pass_bytes(model, batch_size * slots) == sum(read.values()) + cache.nbytes
+
+
+def test_rates_are_medians_over_rounds_and_a_window_caps_what_is_read() -> None:
+    model = tiny_model(family="mistral", sliding_window=16)
+    trace = Trace(verify_s=[2.0, 1.0, 4.0], active_rows=[2, 2, 1], gammas=[3, 3, 3], contexts=[10.0, 100.0, 100.0])
+    rounds = [(20.0, 8, 2.0), (32.0, 8, 1.0), (16.0, 4, 4.0)]  # entries, tokens, seconds
+    bytes_per_s = sorted(pass_bytes(model, entries) / s for entries, _, s in rounds)
+    flop_per_s = sorted(pass_flop(model, tokens, 4 * entries) / s for entries, tokens, s in rounds)
+    assert achieved(model, trace) == (bytes_per_s[1], flop_per_s[1])

@@ -1,0 +1,226 @@
+"""What sparse and compressed drafts read: the choices against plain loops, the page bounds and copies against the cache."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_models import TINY, random_prompts, tiny_model
+from torch import Tensor
+
+from costmodel.strategy import Strategy
+from executor.batch import Batch, Prompt
+from executor.chosen_readings import QuestReading
+from executor.decode import decode
+from executor.draft_attention import ChosenAttention
+from executor.drafters import NgramDrafter
+from executor.kv_cache import KvCache
+from executor.kv_selection import OBSERVED, PAGE, quest_slots, snapkv_slots, top_slots
+from executor.quantised_kv import LARGEST, QuantisedKv, quantise, restore
+from executor.readings import QuantisedReading, SnapKvReading
+from executor.run import make_drafter
+from executor.sampling import GREEDY, Sampler
+from executor.steering import Always
+
+CPU = torch.device("cpu")
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def ints(*values: int) -> Tensor:
+    return torch.tensor(values)
+
+
+@pytest.mark.parametrize(("length", "kv_budget"), [(80, 60), (80, 36), (50, 10), (33, 32), (9, 4), (40, 1)])
+def test_snapkv_keeps_its_window_and_what_the_window_attended_to_most(length: int, kv_budget: int) -> None:
+    q_NWH, k_KSH = normal(4, OBSERVED, 8), normal(2, length, 8, seed=1)
+    positions = list(range(length - OBSERVED, length))
+    found = snapkv_slots(q_NWH, torch.tensor(positions), k_KSH, kv_budget).tolist()
+    kept = min(OBSERVED, max(1, kv_budget // 2))
+    for head in range(2):
+        score = [0.0] * length
+        for query in (2 * head, 2 * head + 1):
+            for place, position in enumerate(positions):
+                if position >= 0:
+                    weights = (q_NWH[query, place] @ k_KSH[head, : position + 1].T / 8**0.5).softmax(-1).tolist()
+                    score = [a + b for a, b in zip(score, weights + [0.0] * length, strict=False)]
+        pooled = [sum(score[max(slot - 2, 0) : slot + 3]) for slot in range(length - kept)]
+        best = sorted(range(length - kept), key=lambda slot: -pooled[slot])[: kv_budget - kept]
+        assert found[head] == [*sorted(best), *range(length - kept, length)]
+
+
+def test_snapkv_reads_everything_that_fits_and_nothing_out_of_sight() -> None:
+    q_NWH, k_KSH = normal(4, OBSERVED, 8), normal(2, 50, 8)
+    positions_W = torch.arange(50 - OBSERVED, 50)
+    assert snapkv_slots(q_NWH, positions_W, k_KSH, 50).tolist() == [list(range(50))] * 2
+    assert snapkv_slots(q_NWH, positions_W, k_KSH, 20, first=35).tolist() == [list(range(35, 50))] * 2
+    assert int(snapkv_slots(q_NWH, positions_W, k_KSH, 20, first=25).min()) >= 25
+
+
+def test_top_k_takes_the_largest_products_of_a_group_and_the_recent() -> None:
+    q_BKRH, k_BKSH = normal(2, 3, 2, 8), normal(2, 3, 30, 8, seed=1)
+    known, budget, recent = (20, 27), (9, 40), (4, 4)
+    slots_BKC = top_slots(
+        q_BKRH,
+        k_BKSH,
+        first_B=ints(0, 5),
+        recent_B=ints(*(k - r for k, r in zip(known, recent, strict=True))),
+        last_B=ints(*known),
+        count_B=ints(*(b + 1 for b in budget)),
+    )
+    for row in range(2):
+        for head in range(3):
+            best = (q_BKRH[row, head] @ k_BKSH[row, head].T).amax(0).tolist()
+            always = set(range(known[row] - recent[row], known[row] + 1))
+            others = sorted(set(range((0, 5)[row], known[row] + 1)) - always, key=lambda slot: -best[slot])
+            wanted = always | set(others[: budget[row] + 1 - len(always)])
+            found = [slot for slot in slots_BKC[row, head].tolist() if slot < 30]
+            assert set(found) == wanted
+            assert len(found) == len(wanted)
+
+
+def test_quest_bounds_the_products_of_a_page_and_takes_the_best_pages_whole() -> None:
+    k_BKSH, q_BKRH = normal(1, 2, 5 * PAGE, 8), normal(1, 2, 3, 8, seed=1)
+    paged = k_BKSH.unflatten(2, (5, PAGE))
+    low, high = paged.amin(3), paged.amax(3)
+    slots_BKC = quest_slots(q_BKRH, low, high, first_B=ints(0), recent_B=ints(4), last_B=ints(4), count_B=ints(3))
+    products = (q_BKRH @ k_BKSH.transpose(2, 3)).amax(2).unflatten(2, (5, PAGE)).amax(3)
+    for head in range(2):
+        pages = [slot // PAGE for slot in slots_BKC[0, head, ::PAGE].tolist()]
+        assert slots_BKC[0, head].tolist() == [page * PAGE + place for page in pages for place in range(PAGE)]
+        assert pages[0] == 4
+        assert len(set(pages)) == 3
+        bounds = torch.maximum(q_BKRH[0, head][:, None] * low[0, head], q_BKRH[0, head][:, None] * high[0, head]).sum(2).amax(0)
+        assert bool((bounds >= products[0, head] - 1e-12).all()), "no product exceeds its page's bound"
+        assert set(pages[1:]) == set(bounds[:4].argsort(descending=True)[:2].tolist())
+
+
+@pytest.mark.parametrize("length", [1, 2])
+@pytest.mark.parametrize("window", [None, 6])
+def test_attention_over_chosen_entries_is_softmax_attention_over_those(length: int, window: int | None) -> None:
+    cache = KvCache(TINY, 2, 20, CPU, torch.float64)
+    cache.k_LBKSH.copy_(normal(*cache.k_LBKSH.shape))
+    cache.v_LBKSH.copy_(normal(*cache.v_LBKSH.shape, seed=1))
+    positions_BT = torch.tensor([[9], [15]]) + torch.arange(length)
+    chosen = [[[3, 9, 10, 7], [9, 10, 0, 99]], [[15, 16, 2, 11], [12, 15, 16, 99]]]
+    q_BNTH, k_BKTH, v_BKTH = normal(2, 4, length, 8, seed=2), normal(2, 2, length, 8, seed=3), normal(2, 2, length, 8, seed=4)
+    attend = ChosenAttention(cache, positions_BT, window, lambda layer, q_BKRH: torch.tensor(chosen))
+    found = attend(1, q_BNTH, k_BKTH, v_BKTH)
+    for row in range(2):
+        for head in range(4):
+            for token, position in enumerate(positions_BT[row].tolist()):
+                seen = [s for s in chosen[row][head // 2] if s <= position and (window is None or position - s < window)]
+                k_CH, v_CH = cache.k_LBKSH[1, row, head // 2, seen], cache.v_LBKSH[1, row, head // 2, seen]
+                wanted = (q_BNTH[row, head, token] @ k_CH.T / 8**0.5).softmax(-1) @ v_CH
+                torch.testing.assert_close(found[row, head, token], wanted, atol=1e-12, rtol=0)
+    assert torch.equal(cache.k_LBKSH[1, 1, :, 15 : 15 + length], k_BKTH[1]), "new entries are where verification will put its own"
+
+
+def decoded(policy: str, kv_dtype: str | None = None, kv_budget: int = 24, gamma: int = 4) -> tuple[Batch, object]:
+    """A batch that has run with a self draft, prompts taking turns in two rows."""
+    prompts = [Prompt(str(row), tokens) for row, tokens in enumerate(random_prompts((40, 70, 55)))]
+    batch = Batch(tiny_model(), prompts, max_new_tokens=90, gamma=gamma, rows=2)
+    batch.prefill()
+    drafter = make_drafter(Strategy("self", policy, None if kv_dtype else kv_budget, gamma, None, kv_dtype), batch, None)
+    decode(batch, steer=Always(drafter, gamma))
+    return batch, drafter.reading
+
+
+@pytest.mark.parametrize(("kv_budget", "gamma"), [(24, 4), (500, 40)])  # the second verifies over two pages a round
+def test_quest_bounds_are_those_of_the_exact_keys_after_any_number_of_rounds(kv_budget: int, gamma: int) -> None:
+    batch, reading = decoded("quest", None, kv_budget, gamma)
+    assert isinstance(reading, QuestReading)
+    for row, known in enumerate((batch.lengths_B - 1).tolist()):
+        for page in range(-(-known // PAGE)):
+            k_LKCH = batch.cache.k_LBKSH[:, row, :, page * PAGE : min(known, (page + 1) * PAGE)]
+            assert torch.equal(reading.low_LBKPH[:, row, :, page], k_LKCH.amin(2))
+            assert torch.equal(reading.high_LBKPH[:, row, :, page], k_LKCH.amax(2))
+
+
+def test_snapkv_keeps_the_queries_of_verification() -> None:
+    """The ring holds, for the last 32 known positions, the queries that reading the text anew gives."""
+    batch, reading = decoded("snapkv")
+    assert isinstance(reading, SnapKvReading)
+    for row, known in enumerate((batch.lengths_B - 1).tolist()):
+        tokens_S = batch.tokens_BS[row, :known]
+        wanted = {}
+
+        def attend(layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
+            wanted[layer] = q_BNTH[0]  # noqa: B023
+            return torch.nn.functional.scaled_dot_product_attention(q_BNTH, k_BKTH, v_BKTH, is_causal=True, enable_gqa=True)
+
+        batch.model(tokens_S[None], torch.arange(known)[None], attend)
+        ring = reading.queries_LBNWH.shape[3]
+        for position in range(known - OBSERVED, known):
+            for layer, q_NTH in wanted.items():
+                torch.testing.assert_close(reading.queries_LBNWH[layer, row, :, position % ring], q_NTH[:, position])
+
+
+@pytest.mark.parametrize("kv_dtype", ["int8", "int4", "fp8"])
+def test_a_compressed_copy_holds_the_exact_entries_as_nearly_as_its_type_can(kv_dtype: str) -> None:
+    batch, reading = decoded("full", kv_dtype)
+    assert isinstance(reading, QuantisedReading)
+    for row, known in enumerate((batch.lengths_B - 1).tolist()):
+        for layer in range(TINY.num_layers):
+            for found, exact in zip(reading.copy.read(layer, known), batch.cache.read(layer, known), strict=True):
+                wanted = restore(*quantise(exact[row], kv_dtype), kv_dtype)
+                assert torch.equal(found[row], wanted)
+
+
+@pytest.mark.parametrize(("kv_dtype", "steps"), [("int8", 127), ("int4", 7), ("fp8", 14)])
+def test_what_is_compressed_comes_back_within_half_a_step(kv_dtype: str, steps: int) -> None:
+    x = normal(3, 50, 8) * torch.logspace(-3, 3, 50, dtype=torch.float64)[:, None]
+    x[0, 0] = 0.0
+    stored, scale = quantise(x, kv_dtype)
+    largest = x.abs().amax(-1, keepdim=True)
+    assert bool(((restore(stored, scale, kv_dtype) - x).abs() <= largest / steps / 2 + 1e-12).all())
+    assert float((x.abs() / scale).max()) <= LARGEST[kv_dtype] * (1 + 1e-9)
+    bits = {"int8": 8, "int4": 4, "fp8": 8}[kv_dtype]
+    cache = QuantisedKv(TINY, 2, 10, CPU, torch.float64, kv_dtype)
+    exact = KvCache(TINY, 2, 10, CPU, torch.float64)
+    assert cache.nbytes == exact.nbytes * bits // 64 + exact.nbytes // TINY.head_dim, "the numbers and a scale for each vector"
+
+
+# N-grams.
+
+
+def proposed(tokens: list[list[int]], gamma: int) -> list[list[int]]:
+    longest = max(map(len, tokens))
+    tokens_BS = torch.tensor([row + [7] * (longest - len(row) + 5) for row in tokens])
+    sampler = Sampler(GREEDY, len(tokens), CPU)
+    draft_BG, probs = NgramDrafter().draft(tokens_BS, torch.tensor([len(row) for row in tokens]), gamma, sampler)
+    assert probs is None
+    found: list[list[int]] = draft_BG.tolist()
+    return found
+
+
+def lookup(tokens: list[int], gamma: int) -> list[int]:
+    """The same in plain Python."""
+    for n in (3, 2, 1):
+        for start in range(len(tokens) - n - 1, -1, -1):
+            if len(tokens) > n and tokens[start : start + n] == tokens[-n:]:
+                text = tokens[start + n :]
+                return [text[i % len(text)] for i in range(gamma)]
+    return [tokens[-1]] * gamma
+
+
+@pytest.mark.parametrize(
+    ("tokens", "wanted"),
+    [
+        ([1, 2, 3, 4, 9, 1, 2, 3], [4, 9, 1, 2]),  # three tokens
+        ([1, 2, 3, 4, 8, 2, 3, 5, 1, 2, 3], [4, 8, 2, 3]),  # three before a more recent two
+        ([2, 3, 4, 5, 6, 2, 3, 8, 8, 2, 3], [8, 8, 2, 3]),  # the most recent of two
+        ([5, 6, 5], [6, 5, 6, 5]),  # runs into the present and goes round
+        ([1, 2, 3], [3, 3, 3, 3]),  # nothing matches
+        ([4], [4, 4, 4, 4]),
+        ([7, 7], [7, 7, 7, 7]),
+    ],
+)
+def test_the_continuation_of_the_latest_longest_match_is_proposed(tokens: list[int], wanted: list[int]) -> None:
+    assert proposed([tokens], 4) == [wanted] == [lookup(tokens, 4)]
+
+
+def test_rows_of_unequal_length_are_looked_up_each_on_its_own() -> None:
+    rows = [row for seed in range(40) for row in random_prompts((1, 2, 3, 9, 30), 4, seed)]
+    assert proposed(rows, 6) == [lookup(row, 6) for row in rows]
