@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 
 from costmodel.acceptance import AcceptanceCurve, curves_beside, published_curves
@@ -65,7 +66,7 @@ def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str
 
 
 def cpu_profile_file() -> Path:
-    """Where this machine's own profile is kept: a file for each processor, number of cores and version of what ran."""
+    """Where this machine's own profile is kept: a file for each processor, number of cores, kernel and version of what ran."""
     import platform  # slow to import, like the next, and only needed here
     from importlib.metadata import version
 
@@ -76,6 +77,7 @@ def cpu_profile_file() -> Path:
     processor = next((line for line in lines if line.startswith("model name")), platform.processor())
     settings = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MAGICDEC_CPU_KERNEL")]
     facts = [processor, str(os.cpu_count()), *settings, version("torch"), __version__, str(SCHEMA_VERSION)]
+    facts.append((resources.files("executor") / "cpu_attention.c").read_text(encoding="utf-8"))
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
     return cache_folder() / f"cpu-{key}.yaml"
 

@@ -261,6 +261,7 @@ def test_the_interval_holds_the_prediction_of_any_mixture(lengths: list[int], ba
     assert e.speedup_low * (1 + e.error) <= e.round.speedup * (1 + 1e-9)
     assert e.speedup_high >= e.round.speedup * (1 + e.error) * (1 - 1e-9)
     assert e.round.mean_acceptance_length <= (gamma + 1) * (1 + 1e-12)
+    assert e.speedup_high <= (gamma + 1) * e.round.target_step_s / e.round.round_s * (1 + e.error) * (1 + 1e-9), "all accepted"
 
 
 def test_short_contexts_are_read_whole_and_surely_accepted_in_a_mixture(setup: Setup) -> None:

@@ -472,6 +472,14 @@ def test_a_scenario_with_more_tokens_a_round_than_were_drafted_says_so(tmp_path:
     assert "3.5" in row["error"]
 
 
+def test_a_scenario_with_more_draft_tokens_than_any_engine_takes_says_so(tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("hardware,target,batch_size,context_len,gamma\n" + "h100-sxm,llama-3.1-8b,8,32000,65\n" * 2)
+    for row in json.loads(call("predict", "--scenarios", str(source), "--json").stdout):
+        assert "gamma" in row["error"]
+        assert "64" in row["error"]
+
+
 # Where the picture changes.
 
 
