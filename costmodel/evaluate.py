@@ -25,6 +25,7 @@ from costmodel.hardware import HardwareProfile
 from costmodel.memory import Memory, memory_of
 from costmodel.roofline import NO_TIME, StepTime
 from costmodel.speculation import Round
+from costmodel.strategy import MAX_GAMMA
 from costmodel.transformer import TransformerConfig
 
 UNCALIBRATED_ERROR = 0.25  # of a step time priced at default efficiencies; peers' datasheet rooflines do worse
@@ -94,7 +95,7 @@ class Evaluation:
         r = self.round
         off = np.clip(self.acceptance_rate + side * self.acceptance_error, 0.0, 1.0)
         change = mean_acceptance_length(r.gamma, off) / mean_acceptance_length(r.gamma, self.acceptance_rate)
-        length = r.mean_acceptance_length * np.where(np.isnan(change), 1.0, change)
+        length = np.minimum(r.mean_acceptance_length * np.where(np.isnan(change), 1.0, change), r.gamma + 1)
         return np.where(r.gamma > 0, length * r.target_step_s / r.round_s, 1.0)
 
 
@@ -201,6 +202,8 @@ def _check_axes(b: Array, s: Array, g: Array, k: Array) -> None:
         for name, values, least in axes
         if not np.all(values >= least) or (name in ("batch_size", "gamma") and np.any(values % 1))
     ]
+    if g.max(initial=0) > MAX_GAMMA:
+        problems.append(Problem("gamma", "", f"1 to {MAX_GAMMA} draft tokens per round", f"{g.max():.0f}"))
     if problems:
         raise InputError(*problems)
 
