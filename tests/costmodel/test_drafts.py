@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_inputs import gpus_for, models
 
+from costmodel.deployment import Setup
 from costmodel.drafts import (
     EAGLE3_VOCABULARY,
     NO_DRAFT,
@@ -23,7 +24,6 @@ from costmodel.drafts import (
     selection_work,
     selects_at_every_step,
 )
-from costmodel.evaluate import Setup
 from costmodel.hardware import HardwareProfile
 from costmodel.models import resolve_model
 from costmodel.strategy import DRAFT_KINDS, KV_POLICIES, Strategy

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from costmodel.acceptance import published_curves
 from costmodel.calibrate import with_values
+from costmodel.deployment import Setup
 from costmodel.drafts import Draft
 from costmodel.errors import InputError
 from costmodel.evaluate import (
@@ -17,7 +18,6 @@ from costmodel.evaluate import (
     OTHER_MODEL_ERROR,
     UNCALIBRATED_ERROR,
     Evaluation,
-    Setup,
     evaluate_grid,
 )
 from costmodel.forward import forward_cost

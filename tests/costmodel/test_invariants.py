@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_inputs import gpus_for, machines, models, pass_shapes
 
+from costmodel.deployment import Setup
 from costmodel.drafts import Draft
-from costmodel.evaluate import Evaluation, Setup, evaluate_grid
+from costmodel.evaluate import Evaluation, evaluate_grid
 from costmodel.forward import Cost, forward_cost
 from costmodel.hardware import HardwareProfile, builtin_profiles, resolve_profile
 from costmodel.models import builtin_configs, resolve_model

@@ -10,8 +10,9 @@ import pytest
 
 from costmodel.acceptance import published_curves
 from costmodel.calibrate import published_rows
+from costmodel.deployment import Setup
 from costmodel.drafts import Draft
-from costmodel.evaluate import Evaluation, Setup, evaluate_grid
+from costmodel.evaluate import Evaluation, evaluate_grid
 from costmodel.hardware import resolve_profile
 from costmodel.models import resolve_model
 

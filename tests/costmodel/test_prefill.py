@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.evaluate import Setup
+from costmodel.deployment import Setup
 from costmodel.hardware import HardwareProfile, resolve_profile
 from costmodel.models import resolve_model
 from costmodel.prefill import PREFILL_CHUNK, ttft_s

@@ -370,3 +370,6 @@ def test_replicas_share_the_batch_in_a_bound_map(llama: TransformerConfig, a100:
     one, two = Setup(llama, a100, 1, 1), Setup(llama, a100, 2, 1)
     assert (bound_map(one, [32, 512], [100, 4000]) == bound_map(two, [64, 1024], [100, 4000])).all()
     assert (bound_map(one, [1], [100]) == bound_map(replace(two, num_gpus=8), [3], [100])).all()
+    shared = replace(two, num_gpus=8)
+    assert bound_map(shared, [128], [4000]) == bound_map(one, [16], [4000]) == "weights"
+    assert bound_map(one, [128], [4000]) == "kv"

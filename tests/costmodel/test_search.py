@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from costmodel.acceptance import published_curves
+from costmodel.deployment import Setup
 from costmodel.drafts import Draft
 from costmodel.errors import InputError
-from costmodel.evaluate import Setup, evaluate_grid
+from costmodel.evaluate import evaluate_grid
 from costmodel.hardware import HardwareProfile
 from costmodel.search import GAMMAS, Candidate, candidates, rank
 from costmodel.strategy import NO_SPECULATION

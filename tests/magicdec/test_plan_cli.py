@@ -12,11 +12,14 @@ import yaml
 from click.testing import CliRunner, Result
 
 from costmodel.plan import load_plan
-from costmodel.search import GAMMAS
+from costmodel.search import GAMMAS, KV_BUDGETS
 from costmodel.strategy import NO_SPECULATION
+from costmodel.sweep import sweep
 from costmodel.units import format_tokens
-from magicdec.api import predict
+from magicdec.api import ask, predict
 from magicdec.cli import main
+from magicdec.planning import Wishes
+from magicdec.sweeping import BATCH_SIZES, CONTEXT_LENS
 
 WHERE = "--model llama-3.1-8b --hardware a100-sxm-80gb --num-gpus 8".split()
 POINT = [*WHERE, "--batch-size", "64", "--context-len", "32k"]
@@ -235,6 +238,20 @@ def test_the_map_says_what_simple_choices_lose(swept: tuple[str, Path]) -> None:
     assert len(lines) == 2
     assert lines[0].startswith("never speculating would take ")
     assert re.match(r"always speculating, with gamma \d+, the best of fixed ones, would take \d+% more", lines[1])
+
+
+def test_the_fixed_gamma_that_is_named_loses_the_least() -> None:
+    words = shown("plan", *WHERE, "--sweep", "--batch-size", "64", "--context-len", "32k", "--gamma", "1,3,9")
+    question, gammas = ask("llama-3.1-8b", "a100-sxm-80gb", num_gpus=8), (1, 3, 9)
+    axes = {"batch_sizes": BATCH_SIZES, "context_lens": CONTEXT_LENS, "kv_budgets": KV_BUDGETS, "curves": question.model.curves}
+    drafts = Wishes().found_drafts(question.setup)
+    found = sweep(question.setup, drafts, gammas=gammas, **axes)  # type: ignore[arg-type]
+    forced = {g: sweep(question.setup, drafts, gammas=[g], **axes).forced_speedup for g in gammas}  # type: ignore[arg-type]
+    regrets = {gamma: found.regret(speedup) for gamma, speedup in forced.items()}
+    best = min(regrets, key=lambda gamma: regrets[gamma])
+    assert f"always speculating, with gamma {best}, the best of fixed ones, would take {regrets[best]:.0%} more" in words
+    assert f"never speculating would take {found.regret(1.0):.0%} more" in words
+    assert max(regrets.values()) > regrets[best] + 0.02
 
 
 @pytest.mark.parametrize("arguments", [["--model", "llama-2-7b-32k", "--hardware", "l4", "--num-gpus", "2"], UNCALIBRATED])

@@ -70,6 +70,20 @@ def test_a_model_that_was_left_out_of_the_fit_is_predicted(document: dict[str, A
         assert errors(document, quantity, LEFT_OUT, model=model).mean() <= 0.06
 
 
+def test_what_was_left_out_of_the_fit_was_left_out(document: dict[str, Any]) -> None:
+    """The same rows, predicted by profiles that were fitted with and without them: close, but not the same."""
+    pairs: dict[tuple[Any, ...], dict[str, float]] = {}
+    for row in document["comparisons"]:
+        if row["split"] in (IN_SAMPLE, LEFT_OUT) and row["quantity"].endswith(("step", "steps")):
+            key = tuple(row[name] for name in ("hardware", "model", "quantity", "row", "measured"))
+            pairs.setdefault(key, {})[row["split"]] = row["predicted"]
+    both = [(found[IN_SAMPLE], found[LEFT_OUT]) for found in pairs.values() if len(found) == 2]
+    assert len(both) >= 60
+    changes = np.array([abs(without / within - 1) for within, without in both])
+    assert (changes > 1e-4).mean() > 0.9
+    assert changes.max() < 0.15
+
+
 def test_the_best_gamma_and_its_speedup_are_predicted(document: dict[str, Any]) -> None:
     gammas, speedups = (errors(document, quantity, NOT_FITTED) for quantity in ("best gamma", "speedup at the best gamma"))
     assert len(gammas) == len(speedups) == len(published("magicdec_optimal_gamma"))
