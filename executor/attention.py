@@ -1,23 +1,31 @@
 """Attention over cached keys and values, for prefill, decode and verification: each an `Attend` for the decoder.
 
 Decode and verification fold the query heads of a KV head into the query axis, so that each key is read once for all of them.
-On a CPU in float32 that is a kernel of our own (`cpu_attention`); where it cannot be compiled, and in float64, two plain matrix
-products, which beat torch's fused kernel at the few rows there are; elsewhere the fused kernel.
+That is a kernel of our own where there is one: in C on a CPU in float32 (`cpu_attention`), in Triton on a GPU
+(`gpu_attention`). Elsewhere on a CPU it is two plain matrix products, which beat torch's fused kernel at the few rows there
+are, and that fused kernel on a GPU.
 
 Shapes: B batch, T query tokens, S slots, N query heads, K KV heads, G query heads per KV head, H head dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Hashable
+from copy import copy
+from functools import cache, cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from executor import cpu_attention
+from executor.cpu_attention import Kernel
+from executor.device import send
 from executor.kv_cache import KvCache
 from executor.quantised_kv import QuantisedKv
+
+GPU_HEAD_DIMS = (16, 32, 64, 128, 256)  # powers of 2, as Triton wants them
 
 Watch = Callable[[int, Tensor, Tensor], None]  # told of each layer's (layer, q_BNTH, positions_BT)
 
@@ -49,11 +57,11 @@ class SlotAttention:
 
     Args:
         cache: Where they are stored and what they read.
-        starts_B: Slot of each row's first new token.
+        starts_B: Slot of each row's first new token, on the host.
         query_len: New tokens per row. [tokens]
         window: Slots a token reaches back, its own included; None for all. [tokens]
         also_store: A second cache that keeps the new keys and values, at their positions.
-        positions_BT: Those positions; the slots themselves by default.
+        positions_BT: Those positions, on the host; the slots themselves by default.
         watch: Told of the queries and their positions.
     """
 
@@ -68,13 +76,28 @@ class SlotAttention:
         watch: Watch | None = None,
     ):
         self.cache, self.window, self.also_store, self.watch = cache, window, also_store, watch
-        self.slots_BT = starts_B[:, None] + torch.arange(query_len, device=starts_B.device)
-        self.positions_BT = self.slots_BT if positions_BT is None else positions_BT
+        self.slots_BT = send(starts_B[:, None] + torch.arange(query_len), cache.device)
+        self.positions_BT = self.slots_BT if positions_BT is None else send(positions_BT, cache.device)
         self.stop = int(starts_B.max()) + query_len
         first = int(starts_B.min()) + 1  # every query of every row sees the slots before this one
         self.unmasked = 0 if window is not None and self.stop > window else min(first, self.stop)
-        slots_S = torch.arange(self.unmasked, self.stop, device=starts_B.device)
-        self.mask_BTS = None if len(slots_S) == 0 else visible(self.slots_BT, slots_S, window)
+
+    @property
+    def replayable(self) -> bool:
+        """On a GPU: what it launches depends on the shapes of its tensors alone."""
+        on_gpu = isinstance(self.cache, KvCache) and self.cache.device.type == "cuda"
+        return on_gpu and _kernel(self.cache.device, self.cache.k_LBKSH.dtype, self.cache.k_LBKSH.shape[4]) is not None
+
+    @property
+    def identity(self) -> Hashable:
+        """What it has in common with others that differ in slots and positions alone."""
+        return id(self.cache), id(self.also_store), self.watch, self.window
+
+    def at(self, slots_BT: Tensor, positions_BT: Tensor) -> SlotAttention:
+        """The same at other slots, wherever in the cache those are."""
+        other = copy(self)
+        other.slots_BT, other.positions_BT, other.stop = slots_BT, positions_BT, self.cache.capacity
+        return other
 
     def __call__(self, layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
         self.cache.write(layer, self.slots_BT, k_BKTH, v_BKTH)
@@ -83,16 +106,41 @@ class SlotAttention:
         if self.watch is not None:
             self.watch(layer, q_BNTH, self.positions_BT)
         k_BKSH, v_BKSH = self.cache.read(layer, self.stop)
-        on_cpu, width = q_BNTH.device.type == "cpu", q_BNTH.shape[3]
-        if on_cpu and q_BNTH.dtype == torch.float32 and width in cpu_attention.HEAD_DIMS:
-            kernel = cpu_attention.load()
-            if kernel is not None:
-                return kernel(q_BNTH, k_BKSH, v_BKSH, self.slots_BT, self.window)
-        if on_cpu and q_BNTH.dtype in (torch.float32, torch.float64):
+        kernel = _kernel(q_BNTH.device, q_BNTH.dtype, q_BNTH.shape[3])
+        if kernel is not None:
+            return kernel(q_BNTH, k_BKSH, v_BKSH, self.slots_BT, self.window)
+        if q_BNTH.device.type == "cpu" and q_BNTH.dtype in (torch.float32, torch.float64):
             rows = q_BNTH.shape[1] // k_BKSH.shape[1] * q_BNTH.shape[2]
             scratch_2BKRS = self.cache.scratch(2, *k_BKSH.shape[:2], rows, self.stop)
             return _two_products(q_BNTH, k_BKSH, v_BKSH, self.mask_BTS, self.unmasked, scratch_2BKRS)
         return _fused(q_BNTH, k_BKSH, v_BKSH, self.mask_BTS, self.unmasked)
+
+    @cached_property
+    def mask_BTS(self) -> Tensor | None:
+        """Which of the slots from `unmasked` on each query sees; None where there are none."""
+        slots_S = torch.arange(self.unmasked, self.stop, device=self.slots_BT.device)
+        return None if len(slots_S) == 0 else visible(self.slots_BT, slots_S, self.window)
+
+
+def _kernel(device: torch.device, dtype: torch.dtype, width: int) -> Kernel | None:
+    """The kernel of our own for such queries, if there is one and it can be had."""
+    if device.type == "cpu" and dtype == torch.float32 and width in cpu_attention.HEAD_DIMS:
+        return cpu_attention.load()
+    if device.type == "cuda" and dtype != torch.float64 and width in GPU_HEAD_DIMS:
+        return _gpu_attention()
+    return None
+
+
+@cache
+def _gpu_attention() -> Kernel | None:
+    """The Triton kernel, or None without Triton or where `MAGICDEC_GPU_KERNEL=off` is set."""
+    if os.environ.get("MAGICDEC_GPU_KERNEL") == "off":
+        return None
+    try:
+        from executor.gpu_attention import attend
+    except ImportError:
+        return None
+    return attend
 
 
 def visible(positions_T: Tensor, slots_S: Tensor, window: int | None) -> Tensor:

@@ -44,6 +44,8 @@ class Prompt:
 class Batch:
     """Rows that each continue a prompt, with their tokens, their KV cache and where they stand.
 
+    The cache and the seeds are on the model's device, all else is on the host.
+
     Args:
         model: The target.
         prompts: What is to be continued, in this order.
@@ -80,8 +82,8 @@ class Batch:
             raise too_large(rows, self.bytes_per_row, model.device)
         with explained(rows, self.bytes_per_row, model.device):
             self.cache = KvCache(model.config, rows, capacity, model.device, model.dtype)
-        self.tokens_BS = torch.zeros((rows, capacity + 1), dtype=torch.long, device=model.device)
-        self.lengths_B = torch.zeros(rows, dtype=torch.long, device=model.device)
+        self.tokens_BS = torch.zeros((rows, capacity + 1), dtype=torch.long)
+        self.lengths_B = torch.zeros(rows, dtype=torch.long)
         self.remaining_B = torch.zeros_like(self.lengths_B)
         self.sampler = Sampler(sampling, rows, model.device)
         self.places = [-1] * rows
@@ -109,7 +111,7 @@ class Batch:
         started = time.perf_counter()
         place = self.places[row] = self.waiting.pop()
         prompt = self.prompts[place]
-        tokens_S = torch.tensor(prompt.tokens, device=self.model.device)
+        tokens_S = torch.tensor(prompt.tokens)
         self.tokens_BS[row, : len(tokens_S)] = tokens_S
         if len(tokens_S) > 1:
             prefill(self.model, self.cache, row, tokens_S[:-1])

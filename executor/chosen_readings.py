@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from executor.device import send
 from executor.draft_attention import ChosenAttention
 from executor.kv_cache import KvCache
 from executor.kv_selection import PAGE, RECENT, quest_slots, top_slots
@@ -24,10 +25,12 @@ class TopKReading(Reading):
         drafted_B = last_B + 1 - self.known_B
         recent_B = self.known_B - torch.minimum(self.budgets_B // 2, torch.full_like(self.budgets_B, RECENT))
         count_B, stop = self.budgets_B + drafted_B, int(last_B.max()) + 1
+        how = _sent(self.cache.device, first_B=first_B, recent_B=recent_B, last_B=last_B, count_B=count_B)
+        most = int(count_B.max())
 
         def choose(layer: int, q_BKRH: Tensor) -> Tensor:
             k_BKSH, _ = self.cache.read(layer, stop)
-            return top_slots(q_BKRH, k_BKSH, first_B=first_B, recent_B=recent_B, last_B=last_B, count_B=count_B)
+            return top_slots(q_BKRH, k_BKSH, **how, most=most)
 
         return ChosenAttention(self.cache, positions_BT, self.model.config.sliding_window, choose)
 
@@ -55,26 +58,28 @@ class QuestReading(Reading):
         newest_B = (self.known_B - 1).clamp(min=0) // PAGE  # the newest page of known entries
         pages_B = torch.where(self.known_B <= self.budgets_B, newest_B + 1, (self.budgets_B // PAGE).clamp(min=1))
         count_B, stop = pages_B + last_B - newest_B, int(last_B.max()) + 1
+        how = _sent(self.cache.device, first_B=first_B, recent_B=newest_B, last_B=last_B, count_B=count_B)
+        most = int(count_B.max())
 
         def choose(layer: int, q_BKRH: Tensor) -> Tensor:
             bounds = self.low_LBKPH[layer, :, :, :stop], self.high_LBKPH[layer, :, :, :stop]
-            return quest_slots(q_BKRH, *bounds, first_B=first_B, recent_B=newest_B, last_B=last_B, count_B=count_B)
+            return quest_slots(q_BKRH, *bounds, **how, most=most)
 
         return ChosenAttention(self.cache, positions_BT, self.model.config.sliding_window, choose)
 
     def _begin(self, row: int, tokens_S: Tensor, known: int) -> None:
         rows = slice(row, row + 1)
-        pages_BM = torch.arange(-(-known // PAGE), device=tokens_S.device)[None]
-        self._bound(rows, pages_BM, torch.tensor([known], device=tokens_S.device))
+        self._bound(rows, torch.arange(-(-known // PAGE))[None], torch.tensor([known]))
 
     def _extend(self, known_B: Tensor) -> None:
         first_B = self.known_B // PAGE
-        steps_M = torch.arange(int(((known_B - 1) // PAGE - first_B).max()) + 1, device=known_B.device)
+        steps_M = torch.arange(int(((known_B - 1) // PAGE - first_B).max()) + 1)
         self._bound(slice(None), first_B[:, None] + steps_M, known_B)
 
     def _bound(self, rows: slice, pages_BM: Tensor, known_B: Tensor) -> None:
         """Compute the bounds of some pages of some rows from their known keys."""
         k_LBKSH = self.cache.k_LBKSH[:, rows]
+        pages_BM, known_B = send(pages_BM, self.cache.device), send(known_B, self.cache.device)
         slots_BC = (pages_BM[..., None] * PAGE + torch.arange(PAGE, device=pages_BM.device)).flatten(1)
         rows_B1 = torch.arange(len(pages_BM), device=pages_BM.device)[:, None]
         k_BCLKH = k_LBKSH[:, rows_B1, :, slots_BC.clamp(max=self.cache.capacity - 1)]
@@ -85,6 +90,10 @@ class QuestReading(Reading):
             paged = k_BCLKH.masked_fill(~known_BC, worst).unflatten(1, size)
             found_BMLKH = paged.amin(2) if worst > 0 else paged.amax(2)
             bound_LBKPH[:, rows][:, rows_B1, :, pages_BM] = found_BMLKH
+
+
+def _sent(device: torch.device, **tensors: Tensor) -> dict[str, Tensor]:
+    return {name: send(x, device) for name, x in tensors.items()}
 
 
 def _first_in_sight(model: Transformer, positions_B: Tensor) -> Tensor:

@@ -5,42 +5,15 @@
  * Long sequences are split over threads and merged (split-KV). A row reads no slot beyond its own position.
  *
  * Shapes: B batch, N query heads, K KV heads, G = N / K, T query tokens, S slots, H head dim.
- * Compiled on first use by cpu_attention.py; needs no header but the C standard library's and no library at all.
+ * Compiled on first use by compiled.py; needs no library.
  */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "lanes.h"
 
-enum { BLOCK = 16, TILE = 8, LANES = 16, AHEAD = 64 };
-typedef float lanes __attribute__((vector_size(LANES * 4)));
+enum { BLOCK = 16, TILE = 8, AHEAD = 64 };
 
-static inline lanes load(const float *from) { lanes x; memcpy(&x, from, sizeof x); return x; }
-static inline void store(float *to, lanes x) { memcpy(to, &x, sizeof x); }
 /* Ask for a later slot, to lie in the second-level cache when its block comes: what a block computes outlasts the processor's own guesses. */
 static inline void fetch(const float *from, int count) {
     for (int i = 0; i < count; i += LANES) __builtin_prefetch(from + i, 0, 2);
-}
-static inline float total_of(lanes x) {
-    float half[8];
-    for (int i = 0; i < 8; i++) half[i] = x[i] + x[i + 8];
-    for (int i = 0; i < 4; i++) half[i] += half[i + 4];
-    return (half[0] + half[2]) + (half[1] + half[3]);
-}
-
-/* e^x for x <= 0, relative error below 2e-7; written so that compilers vectorise it. */
-static inline float exp_negative(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    float n = floorf(x * 1.44269504f + 0.5f);
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    union { int32_t i; float f; } scale = {((int32_t)n + 127) << 23};
-    return p * scale.f;
 }
 
 /* R query rows against `count` slots of a block: updates the running maximum, sum and weighted values of each row.

@@ -1,4 +1,4 @@
-"""Few-query attention on a CPU in C, compiled on first use with the machine's own compiler and kept in the user's cache.
+"""Few-query attention on a CPU in C (cpu_attention.c).
 
 Plain matrix products read the cache at half the speed of memory, and slower still for the few rows of a verification.
 Without a compiler, `load` answers None and those are used instead.
@@ -7,39 +7,26 @@ Without a compiler, `load` answers None and those are used instead.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
 from functools import cache
-from importlib import resources
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from executor.user_cache import cache_folder
+from executor.compiled import kernels
 
 HEAD_DIMS = (32, 64, 128)
-FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-shared", "-fPIC")
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int | None], Tensor]
 
 
 @cache
 def load() -> Kernel | None:
-    """The kernel, or None where there is no C compiler or `MAGICDEC_CPU_KERNEL=off` is set."""
-    if os.environ.get("MAGICDEC_CPU_KERNEL") == "off":
+    """The kernel, or None where C kernels cannot be had."""
+    library = kernels()
+    if library is None:
         return None
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        return None
-    try:
-        function = ctypes.CDLL(str(_library(compiler))).attend
-    except (OSError, subprocess.SubprocessError):
-        return None
+    function = library.attend
     function.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 9 + [ctypes.c_int]
     function.restype = None
 
@@ -60,30 +47,3 @@ def load() -> Kernel | None:
         return out_BNTH
 
     return attend
-
-
-def _library(compiler: str) -> Path:
-    """The compiled kernel; one file for each source, processor and compiler."""
-    source = (resources.files("executor") / "cpu_attention.c").read_text(encoding="utf-8")
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    flags = next((line for line in _cpuinfo() if line.startswith(("flags", "Features"))), "")
-    key = hashlib.sha256("\n".join([source, version, flags, *FLAGS]).encode()).hexdigest()[:16]
-    library = cache_folder() / f"cpu_attention-{key}.so"
-    if library.is_file() and library.stat().st_uid != os.getuid():
-        raise OSError(f"{library} belongs to another user")
-    if not library.is_file():
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            file, built = Path(folder) / "cpu_attention.c", Path(folder) / "cpu_attention.so"
-            file.write_text(source, encoding="utf-8")
-            # Linked without an OpenMP library of its own: torch has brought one, and two would fight over the cores.
-            linked = ["-Wl,--unresolved-symbols=ignore-all", "-nostdlib"]
-            subprocess.run([compiler, *FLAGS, str(file), "-o", str(built), *linked], check=True, capture_output=True, timeout=120)
-            os.replace(built, library)
-    return library
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []

@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from costmodel.errors import bad
 from executor.attention import SlotAttention
 from executor.batch import Batch, Progress
+from executor.device import between, mark, send
+from executor.passes import Passes
 from executor.steering import PLAIN, Steer
 from executor.stopping import StopTexts
 from executor.trace import Trace
@@ -46,33 +49,35 @@ def decode(
         progress: Called after each round with the tokens it emitted.
         finished: Called for each prompt when it is done.
     """
-    model, device = batch.model, batch.model.device
-    stops = torch.tensor(list(stop_tokens), dtype=torch.long, device=device)
-    rows_B1 = torch.arange(len(batch), device=device)[:, None]
+    model, device, passes = batch.model, batch.model.device, Passes(batch.model)
+    stops = torch.tensor(list(stop_tokens), dtype=torch.long)
+    rows_B1 = torch.arange(len(batch))[:, None]
     trace = Trace()
-    began = _now(device)
+    began = time.perf_counter()
     row_began_s = [0.0] * len(batch)
     done: dict[int, tuple[float, int]] = {}  # by place of the prompt: time and tokens
     active, context = len(batch), float(batch.lengths_B.double().mean())
     while active:
-        started = _now(device)
+        started, start = time.perf_counter(), mark(device)
         drafter, gamma = steer.pick(active, context)
         active_B = batch.remaining_B > 0
-        positions_BT = (batch.lengths_B - 1)[:, None] + torch.arange(gamma + 1, device=device)
-        input_BT = batch.tokens_BS[rows_B1, positions_BT[:, :1]]
+        positions_BT = (batch.lengths_B - 1)[:, None] + torch.arange(gamma + 1)
+        input_BT = send(batch.tokens_BS[rows_B1, positions_BT[:, :1]], device)
         draft_BG, draft_probs_BGV = input_BT[:, :0], None
         if drafter is not None:
             draft_BG, draft_probs_BGV = drafter.draft(batch.tokens_BS, batch.lengths_B, gamma, batch.sampler)
+            draft_BG = send(draft_BG, device)
             input_BT = torch.cat([input_BT, draft_BG], dim=1)
-        drafted = _now(device)
+        drafted = mark(device)
         watch = drafter.watch if drafter is not None else None
         attend = SlotAttention(batch.cache, batch.lengths_B - 1, gamma + 1, model.config.sliding_window, watch=watch)
         known_BT = positions_BT.clamp(max=model.config.max_context_len - 1)  # what lies beyond is never emitted
-        logits_BTV = model.logits(model(input_BT, known_BT, attend))
+        logits_BTV = model.logits(passes(input_BT, known_BT, attend))
         if not trace.round_s and not bool(logits_BTV.isfinite().all()):
             raise bad(model.config.name, "", "finite logits", "inf or nan: the weights are damaged or overflow this type")
         accepted_B, tokens_BT = batch.sampler.verify(draft_BG, draft_probs_BGV, logits_BTV, positions_BT + 1)
-        verified = _now(device)
+        verified = mark(device)
+        accepted_B, tokens_BT = _fetched(accepted_B, tokens_BT)
         emitted_B, ends_B = count_emitted(tokens_BT, accepted_B, batch.remaining_B, stops)
         batch.tokens_BS[rows_B1, positions_BT + 1] = tokens_BT
         if stop_texts is not None:
@@ -84,10 +89,10 @@ def decode(
         batch.remaining_B = torch.where(ends_B, 0, batch.remaining_B - emitted_B)
         trace.count(accepted_B, active_B, gamma)
         ended = (ends_B & active_B).nonzero()[:, 0].tolist()
-        ended_at = _now(device)
+        ended_at = time.perf_counter()
         trace.add_round(
-            draft_s=drafted - started,
-            verify_s=verified - drafted,
+            draft_s=between(start, drafted),
+            verify_s=between(drafted, verified),
             round_s=ended_at - started,
             emitted=int(emitted_B.sum()),
             active=active,
@@ -102,7 +107,7 @@ def decode(
             if batch.waiting:
                 prompt = batch.take(row)
                 steer.reset(row, prompt.kv_budget)
-                row_began_s[row] = _now(device) - began
+                row_began_s[row] = time.perf_counter() - began
         running_B = batch.remaining_B > 0
         active = int(running_B.sum())
         context = float((batch.lengths_B * running_B).sum()) / max(active, 1)
@@ -110,12 +115,13 @@ def decode(
             rows_B = running_B.nonzero()[:, 0]
             steer.keep(rows_B)
             batch.keep(rows_B)
+            passes.forget()
             rows_B1, row_began_s = rows_B1[:active], [row_began_s[row] for row in rows_B.tolist()]
     trace.row_finish_s, trace.row_tokens = ([done[place][part] for place in sorted(done)] for part in (0, 1))
     return trace
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+def _fetched(accepted_B: Tensor, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Both on the host: here it waits for the device, once a round."""
+    both = torch.cat([accepted_B[:, None], tokens_BT], dim=1).cpu()
+    return both[:, 0], both[:, 1:]

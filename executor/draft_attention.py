@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from executor.attention import visible
+from executor.device import send
 from executor.kv_cache import KvCache
 
 Choose = Callable[[int, Tensor], Tensor]  # (layer, q_BKRH) to slots_BKC; slots beyond the cache are none
@@ -23,13 +24,14 @@ class ChosenAttention:
 
     Args:
         cache: Where they are stored and what they read.
-        positions_BT: Positions of the new tokens. [tokens]
+        positions_BT: Positions of the new tokens, on the host. [tokens]
         window: Entries a token reaches back, its own included; None for all. [tokens]
         choose: Which entries are read, of those that the last of the new tokens may see.
     """
 
     def __init__(self, cache: KvCache, positions_BT: Tensor, window: int | None, choose: Choose):
-        self.cache, self.positions_BT, self.window, self.choose = cache, positions_BT, window, choose
+        self.cache, self.window, self.choose = cache, window, choose
+        self.positions_BT = send(positions_BT, cache.device)
 
     def __call__(self, layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
         self.cache.write(layer, self.positions_BT, k_BKTH, v_BKTH)

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from executor.attention import Watch
+from executor.device import send
 from executor.kv_cache import KvCache
+from executor.passes import Passes
 from executor.prefill import prefill
 from executor.readings import Reading
 from executor.sampling import Sampler
@@ -42,7 +44,7 @@ class Drafter(Protocol):
         ...
 
     def draft(self, tokens_BS: Tensor, lengths_B: Tensor, gamma: int, sampler: Sampler) -> Proposal:
-        """Draft tokens after the known ones, of which row b has `lengths_B[b]`."""
+        """Draft tokens after the known ones, of which row b has `lengths_B[b]`; these are on the host, those wherever."""
         ...
 
     def observe(self, lengths_B: Tensor, new_lengths_B: Tensor) -> None:
@@ -107,6 +109,7 @@ class ModelDrafter:
         self.model, self.cache, self.reading, self.shared, self.vocab_size = model, cache, reading, shared, vocab_size
         self.kv_budget = kv_budget or cache.capacity
         self.read_B = torch.zeros_like(reading.budgets_B)  # leading tokens whose entries are in its own cache
+        self.passes = Passes(model)
 
     @property
     def watch(self) -> Watch | None:
@@ -120,6 +123,7 @@ class ModelDrafter:
     def keep(self, rows_B: Tensor) -> None:
         self.read_B = self.read_B[rows_B]
         self.reading.keep(rows_B)
+        self.passes.forget()
         if not self.shared:
             self.cache.keep(rows_B)
 
@@ -131,13 +135,14 @@ class ModelDrafter:
         if not self.shared:
             self._catch_up(tokens_BS, first_B)
         self.reading.prepare(tokens_BS, lengths_B - 1)
-        rows_B = torch.arange(len(lengths_B), device=lengths_B.device)
-        positions_BT = first_B[:, None] + torch.arange(lag, device=lengths_B.device)
+        rows_B = torch.arange(len(lengths_B))
+        positions_BT = first_B[:, None] + torch.arange(lag)
         input_BT, last_B = tokens_BS[rows_B[:, None], positions_BT], lengths_B - 1 - first_B
+        rows_B, last_B = send(rows_B, self.model.device), send(last_B, self.model.device)
         proposed: list[tuple[Tensor, Tensor | None]] = []
         for step in range(gamma):
             known_BT = positions_BT.clamp(max=self.model.config.max_context_len - 1)  # what lies beyond is never emitted
-            x_BTD = self.model(self._own_ids(input_BT), known_BT, self.reading.attend(positions_BT))
+            x_BTD = self.passes(self._own_ids(input_BT), known_BT, self.reading.attend(positions_BT))
             logits_BV = self.model.logits(x_BTD[rows_B, last_B])[:, : self.vocab_size]
             positions_BT, last_B = (lengths_B + step)[:, None], torch.zeros_like(last_B)
             proposed.append(sampler.propose(self._padded(logits_BV), positions_BT[:, 0]))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from costmodel.transformer import TransformerConfig
+from executor.device import send
 
 
 class KvCache:
@@ -29,6 +30,10 @@ class KvCache:
         self.v_LBKSH = torch.zeros(shape, device=device, dtype=dtype)
         self._rows_B1 = torch.arange(batch_size, device=device)[:, None]
         self._scratch = torch.empty(0, device=device, dtype=dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return self.k_LBKSH.device
 
     @property
     def capacity(self) -> int:
@@ -86,7 +91,7 @@ class KvCache:
         other.v_LBKSH[:, row, :, :count] = torch.take_along_dim(self.v_LBKSH[:, row], slots_LKC[..., None], 2)
 
     def copy_to(self, other: KvCache, slots_BT: Tensor, other_slots_BT: Tensor) -> None:
-        """Copy some slots of every row to other slots of the same row of `other`."""
-        rows = self._rows_B1
+        """Copy some slots of every row to other slots of the same row of `other`; their numbers may be on the host."""
+        rows, slots_BT, other_slots_BT = self._rows_B1, send(slots_BT, self.device), send(other_slots_BT, self.device)
         other.k_LBKSH[:, rows, :, other_slots_BT] = self.k_LBKSH[:, rows, :, slots_BT]
         other.v_LBKSH[:, rows, :, other_slots_BT] = self.v_LBKSH[:, rows, :, slots_BT]

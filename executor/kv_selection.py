@@ -67,7 +67,9 @@ def snapkv_slots(q_NWH: Tensor, positions_W: Tensor, k_KSH: Tensor, kv_budget: i
     return pooled_KS.topk(kv_budget, -1).indices.sort(-1).values
 
 
-def top_slots(q_BKRH: Tensor, k_BKSH: Tensor, *, first_B: Tensor, recent_B: Tensor, last_B: Tensor, count_B: Tensor) -> Tensor:
+def top_slots(
+    q_BKRH: Tensor, k_BKSH: Tensor, *, first_B: Tensor, recent_B: Tensor, last_B: Tensor, count_B: Tensor, most: int
+) -> Tensor:
     """The entries whose keys have the largest products with a query of their group, for each KV head, and the recent ones.
 
     Args:
@@ -77,11 +79,12 @@ def top_slots(q_BKRH: Tensor, k_BKSH: Tensor, *, first_B: Tensor, recent_B: Tens
         recent_B: From this one on, all are read.
         last_B: Last entry in sight.
         count_B: Entries to read, the recent ones included. [tokens]
+        most: The largest of these. [tokens]
 
     Returns:
         slots_BKC; S where a row or head reads fewer than another.
     """
-    return _best((q_BKRH @ k_BKSH.transpose(2, 3)).amax(2), first_B, recent_B, last_B, count_B)
+    return _best((q_BKRH @ k_BKSH.transpose(2, 3)).amax(2), first_B, recent_B, last_B, count_B, most)
 
 
 def quest_slots(
@@ -93,13 +96,14 @@ def quest_slots(
     recent_B: Tensor,
     last_B: Tensor,
     count_B: Tensor,
+    most: int,
 ) -> Tensor:
     """The entries of the pages whose keys may have the largest products with a query, and of the recent pages.
 
     Args:
         q_BKRH: Queries that share a KV head.
         low_BKPH, high_BKPH: Least and largest entry of the keys of each page, by channel.
-        first_B, recent_B, last_B, count_B: As in `top_slots`, but of pages.
+        first_B, recent_B, last_B, count_B, most: As in `top_slots`, but of pages.
 
     Returns:
         slots_BKC; P * PAGE or more where a row or head reads fewer than another.
@@ -108,18 +112,18 @@ def quest_slots(
         Quest (arXiv 2406.10774), section 3.3; pages of 16.
     """
     bound_BKRP = q_BKRH.clamp(min=0) @ high_BKPH.transpose(2, 3) + q_BKRH.clamp(max=0) @ low_BKPH.transpose(2, 3)
-    pages_BKC = _best(bound_BKRP.amax(2), first_B, recent_B, last_B, count_B)
+    pages_BKC = _best(bound_BKRP.amax(2), first_B, recent_B, last_B, count_B, most)
     return (pages_BKC[..., None] * PAGE + torch.arange(PAGE, device=q_BKRH.device)).flatten(2)
 
 
-def _best(score_BKS: Tensor, first_B: Tensor, recent_B: Tensor, last_B: Tensor, count_B: Tensor) -> Tensor:
+def _best(score_BKS: Tensor, first_B: Tensor, recent_B: Tensor, last_B: Tensor, count_B: Tensor, most: int) -> Tensor:
     """The `count_B` best of every row, those from `recent_B` to `last_B` among them; S where there are no more."""
     size = score_BKS.shape[2]
     slots_S = torch.arange(size, device=score_BKS.device)
     unseen_BS = (slots_S < first_B[:, None]) | (slots_S > last_B[:, None])
     score_BKS = score_BKS.masked_fill((slots_S >= recent_B[:, None])[:, None], float("inf"))
     score_BKS = score_BKS.masked_fill(unseen_BS[:, None], float("-inf"))
-    best_BKC = score_BKS.topk(min(int(count_B.max()), size), -1)
+    best_BKC = score_BKS.topk(min(most, size), -1)
     ranks_C = torch.arange(best_BKC.values.shape[2], device=score_BKS.device)
     none_BKC = (best_BKC.values == float("-inf")) | (ranks_C >= count_B[:, None])[:, None]
     return best_BKC.indices.masked_fill(none_BKC, size)

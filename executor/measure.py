@@ -19,7 +19,7 @@ from torch import Tensor
 
 from costmodel.strategy import Strategy
 from costmodel.workload import Workload
-from executor import cpu_attention
+from executor import compiled
 from executor.draft_attention import ChosenAttention
 from executor.rates import achieved
 from executor.readings import Reading
@@ -88,7 +88,7 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "cuda": torch.version.cuda if cuda else None,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
-        "cpu_kernel": cpu_attention.load() is not None,
+        "cpu_kernel": compiled.kernels() is not None,
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

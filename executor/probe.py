@@ -20,6 +20,7 @@ from costmodel.transformer import TransformerConfig
 from executor.attention import SlotAttention
 from executor.batch import Batch, Prompt
 from executor.decode import decode
+from executor.device import send
 from executor.kv_cache import KvCache
 from executor.measure import processor_name, seconds
 from executor.run import make_drafter
@@ -134,7 +135,8 @@ def decoding_pass(model: Transformer, cache: KvCache, query_len: int, context_le
     tokens_BT = torch.zeros((batch_size, query_len), dtype=torch.long)
     starts_B = torch.full((batch_size,), context_len)
     positions_BT = starts_B[:, None] + torch.arange(query_len)
-    model.logits(model(tokens_BT, positions_BT, SlotAttention(cache, starts_B, query_len))).argmax(-1)
+    attend = SlotAttention(cache, starts_B, query_len)
+    model.logits(model(send(tokens_BT, cache.device), send(positions_BT, cache.device), attend)).argmax(-1)
 
 
 def _product_rate(dtype: torch.dtype, size: int = 2048) -> float:

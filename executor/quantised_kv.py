@@ -54,6 +54,10 @@ class QuantisedKv:
         self._scratch = torch.empty(0, device=device, dtype=dtype)
 
     @property
+    def device(self) -> torch.device:
+        return self._stored.device
+
+    @property
     def nbytes(self) -> int:
         """Memory of keys, values and scales. [bytes]"""
         return self._stored.nbytes + self._scales.nbytes

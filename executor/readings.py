@@ -2,7 +2,8 @@
 entries chosen at every step (chosen_readings.py). Each is a value with one interface; the drafter does not know which it has.
 
 "Known" entries belong to tokens that are final and precede the last one, whose own entry the next pass makes. A reading
-notices by itself when it has not been told of a row's progress, and then starts that row afresh.
+notices by itself when it has not been told of a row's progress, and then starts that row afresh. What is known of which row
+is on the host, as positions are; copies are on the model's device.
 
 Shapes: B batch, T query tokens, N query heads, S slots, L layers, K KV heads, H head dim, C chosen, W observed queries.
 """
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from executor.attention import SlotAttention, Watch
+from executor.device import send
 from executor.kv_cache import KvCache
 from executor.kv_selection import OBSERVED, snapkv_slots, streaming_llm_slots
 from executor.prefill import prefill
@@ -75,7 +77,7 @@ class Reading(ABC):
 
     def _new_slots(self, known_B: Tensor) -> Tensor:
         """Slots from what was known on, so many in every row that all new ones are among them."""
-        steps_T = torch.arange(int((known_B - self.known_B).max()), device=known_B.device)
+        steps_T = torch.arange(int((known_B - self.known_B).max()))
         return self.known_B[:, None] + steps_T
 
 
@@ -144,7 +146,7 @@ class CopyReading(Reading):
 
     def _copy_chosen(self, row: int, known: int, kv_budget: int) -> int:
         """Copy at most `kv_budget` of a row's entries; how many they are."""
-        slots_C = streaming_llm_slots(known, kv_budget, self.copied_B.device)
+        slots_C = streaming_llm_slots(known, kv_budget, self.cache.device)
         self.cache.copy_row_to(self.copy, row, slots_C)
         return len(slots_C)
 
@@ -188,7 +190,7 @@ class SnapKvReading(CopyReading):
     def _copy_chosen(self, row: int, known: int, kv_budget: int) -> int:
         window = self.model.config.sliding_window
         first = max(known + 1 - window, 0) if window is not None else 0
-        positions_W = torch.arange(known - OBSERVED, known, device=self.copied_B.device)
+        positions_W = torch.arange(known - OBSERVED, known, device=self.cache.device)
         q_LNWH = self.queries_LBNWH[:, row, :, positions_W % self.queries_LBNWH.shape[3]]
         k_LKSH = self.cache.k_LBKSH[:, row, :, :known]
         chosen = [snapkv_slots(q_NWH, positions_W, k_KSH, kv_budget, first) for q_NWH, k_KSH in zip(q_LNWH, k_LKSH, strict=True)]
@@ -215,7 +217,7 @@ class QuantisedReading(Reading):
         self.copy.write_row(row, self.cache.k_LBKSH[:, row, :, :known], self.cache.v_LBKSH[:, row, :, :known])
 
     def _extend(self, known_B: Tensor) -> None:
-        slots_BT = self._new_slots(known_B)
+        slots_BT = send(self._new_slots(known_B), self.cache.device)
         slots_BKT = slots_BT[:, None].expand(-1, self.cache.k_LBKSH.shape[2], -1)
         for layer in range(self.model.config.num_layers):
             self.copy.write(layer, slots_BT, *self.cache.gather(layer, slots_BKT))

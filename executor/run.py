@@ -124,7 +124,7 @@ def _own_cache(draft: Transformer | None, batch: Batch) -> tuple[Transformer, Kv
 
 def _reading(strategy: Strategy, model: Transformer, cache: KvCache, batch: Batch) -> Reading:
     """What of a cache the drafting model reads, by the strategy's KV policy."""
-    budgets_B = torch.zeros(len(batch), dtype=torch.long, device=model.device)
+    budgets_B = torch.zeros(len(batch), dtype=torch.long)
     if strategy.kv_dtype is not None:
         return QuantisedReading(model, cache, budgets_B, strategy.kv_dtype)
     if strategy.kv_policy == "full":

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from costmodel.errors import InputError, Problem
+from executor.device import send
 from executor.verify import accept_sampled, count_accepted
 
 DRAFT, ACCEPT, REPLACE = 0, 1, 2  # what a draw is for: a draft token, its acceptance, the target's own token
@@ -141,7 +142,7 @@ class Sampler:
         if self.sampling.greedy:
             return logits_BV.argmax(-1), None
         probs_BV = logits_to_probs(logits_BV, self.sampling)
-        return draw(probs_BV, uniform(self.seeds_B, positions_B, DRAFT)), probs_BV
+        return draw(probs_BV, uniform(self.seeds_B, send(positions_B, logits_BV.device), DRAFT)), probs_BV
 
     def verify(
         self, draft_BG: Tensor, draft_probs_BGV: Tensor | None, logits_BTV: Tensor, positions_BT: Tensor
@@ -160,6 +161,7 @@ class Sampler:
         if self.sampling.greedy:
             target_BT = logits_BTV.argmax(-1)
             return count_accepted(draft_BG, target_BT), target_BT
+        positions_BT = send(positions_BT, logits_BTV.device)
         target_probs_BTV = logits_to_probs(logits_BTV, self.sampling)
         accept_BG = uniform(self.seeds_B, positions_BT[:, :-1], ACCEPT)
         accepted_B, remainder_BV = accept_sampled(draft_BG, draft_probs_BGV, target_probs_BTV, accept_BG)

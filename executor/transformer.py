@@ -9,6 +9,7 @@ Shapes: B batch, T query tokens, S cached tokens, D model, N query heads, K KV h
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from costmodel.architecture import RopeScaling
 from costmodel.transformer import TransformerConfig
+from executor import cpu_layers
 from executor.parallel import ALONE, Ranks
 
 
@@ -27,6 +29,9 @@ class Attend(Protocol):
     def __call__(self, layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
         """Attention output, of the shape of `q_BNTH`."""
         ...
+
+
+LayerCall = Callable[[Tensor, Tensor, Tensor, Attend], Tensor]  # (x_BTD, cos_BTH, sin_BTH, attend) to x_BTD
 
 
 def attend_causal(layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, window: int | None = None) -> Tensor:
@@ -100,9 +105,12 @@ class Stack(nn.Module):
 class Transformer(nn.Module):
     """A decoder of the given configuration, with uninitialised weights on the current default device.
 
+    Weights may be changed in place at any time, but replaced by others only before the first decoding step.
+
     Attributes:
         whole: What it is built from.
         config: What of it this process holds, a narrower model if several share it; else all.
+        alone: No other process shares it.
     """
 
     cos_SH: Tensor
@@ -120,6 +128,8 @@ class Transformer(nn.Module):
         self.register_buffer("sin_SH", torch.empty(0), persistent=False)
         self.to(getattr(torch, config.dtype))
         self.fill_rope_tables()
+        self.alone = ranks.size == 1
+        self._few_token_layers: Sequence[LayerCall] = ()
 
     def fill_rope_tables(self) -> None:
         """Compute the rotary tables, in double precision, on the device of the weights."""
@@ -149,15 +159,25 @@ class Transformer(nn.Module):
         attend = attend or partial(attend_causal, window=self.config.sliding_window)
         x_BTD = self.model.embed_tokens(tokens_BT)
         cos_BTH, sin_BTH = self.cos_SH[positions_BT], self.sin_SH[positions_BT]
-        for layer in self.model.layers:
+        for layer in self._layers(tokens_BT.numel()):
             x_BTD = layer(x_BTD, cos_BTH, sin_BTH, attend)
         normed: Tensor = self.model.norm(x_BTD)
         return normed
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """logits_BTV of hidden states."""
+        weight_VD = self.lm_head.weight
+        if cpu_layers.usable(weight_VD, x_BTD.shape[:-1].numel()):
+            return cpu_layers.linear(x_BTD, weight_VD)
         logits_BTV: Tensor = self.lm_head(x_BTD)
         return logits_BTV
+
+    def _layers(self, num_tokens: int) -> Iterable[LayerCall]:
+        """The layers, in the form that computes so many tokens fastest."""
+        if self.alone and cpu_layers.usable(self.model.embed_tokens.weight, num_tokens):
+            self._few_token_layers = self._few_token_layers or cpu_layers.of(self.model.layers, self.config)
+            return self._few_token_layers or self.model.layers
+        return self.model.layers
 
 
 def rotate(x_BNTH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor) -> Tensor:

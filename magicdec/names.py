@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 
 from costmodel.acceptance import AcceptanceCurve, curves_beside, published_curves
@@ -17,6 +16,7 @@ from costmodel.hf_config import load_config
 from costmodel.models import resolve_model
 from costmodel.strategy import COMPRESSED_DTYPES, DRAFT_KINDS, KV_POLICIES, DraftKind
 from costmodel.transformer import TransformerConfig
+from executor import compiled
 from executor.user_cache import cache_folder
 from magicdec import __version__
 
@@ -77,7 +77,7 @@ def cpu_profile_file() -> Path:
     processor = next((line for line in lines if line.startswith("model name")), platform.processor())
     settings = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MAGICDEC_CPU_KERNEL")]
     facts = [processor, str(os.cpu_count()), *settings, version("torch"), __version__, str(SCHEMA_VERSION)]
-    facts.append((resources.files("executor") / "cpu_attention.c").read_text(encoding="utf-8"))
+    facts += compiled.sources().values()
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
     return cache_folder() / f"cpu-{key}.yaml"
 

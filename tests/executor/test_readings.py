@@ -68,6 +68,7 @@ def test_top_k_takes_the_largest_products_of_a_group_and_the_recent() -> None:
         recent_B=ints(*(k - r for k, r in zip(known, recent, strict=True))),
         last_B=ints(*known),
         count_B=ints(*(b + 1 for b in budget)),
+        most=max(budget) + 1,
     )
     for row in range(2):
         for head in range(3):
@@ -84,7 +85,7 @@ def test_quest_bounds_the_products_of_a_page_and_takes_the_best_pages_whole() ->
     k_BKSH, q_BKRH = normal(1, 2, 5 * PAGE, 8), normal(1, 2, 3, 8, seed=1)
     paged = k_BKSH.unflatten(2, (5, PAGE))
     low, high = paged.amin(3), paged.amax(3)
-    slots_BKC = quest_slots(q_BKRH, low, high, first_B=ints(0), recent_B=ints(4), last_B=ints(4), count_B=ints(3))
+    slots_BKC = quest_slots(q_BKRH, low, high, first_B=ints(0), recent_B=ints(4), last_B=ints(4), count_B=ints(3), most=3)
     products = (q_BKRH @ k_BKSH.transpose(2, 3)).amax(2).unflatten(2, (5, PAGE)).amax(3)
     for head in range(2):
         pages = [slot // PAGE for slot in slots_BKC[0, head, ::PAGE].tolist()]
