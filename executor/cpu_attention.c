@@ -20,7 +20,7 @@ static inline void fetch(const float *from, int count) {
  * `seen` says up to which of these slots each row may look; `from` where its window begins. */
 static inline __attribute__((always_inline)) void tile(
     const int R, const int H, const float *restrict q, const float *restrict k, const float *restrict v, int count,
-    const int *from, const int *seen, float *restrict top, float *restrict sum, float *restrict out) {
+    const int *from, const int *seen, float scale, float *restrict top, float *restrict sum, float *restrict out) {
     float weight[TILE][BLOCK];
     for (int s = 0; s < count; s++) {
         lanes key[H / LANES];
@@ -29,7 +29,7 @@ static inline __attribute__((always_inline)) void tile(
         for (int r = 0; r < R; r++) {
             lanes dot = load(q + r * H) * key[0];
             for (int h = 1; h < H / LANES; h++) dot += load(q + r * H + h * LANES) * key[h];
-            weight[r][s] = total_of(dot);
+            weight[r][s] = total_of(dot) * scale;
         }
     }
     for (int r = 0; r < R; r++) {
@@ -62,20 +62,20 @@ static inline __attribute__((always_inline)) void tile(
     }
 }
 
-#define ROWS(R, H) case R: tile(R, H, q, k, v, count, from, seen, top, sum, out); break;
+#define ROWS(R, H) case R: tile(R, H, q, k, v, count, from, seen, scale, top, sum, out); break;
 #define WIDTH(H) \
     case H: \
         switch (rows) { ROWS(1, H) ROWS(2, H) ROWS(3, H) ROWS(4, H) ROWS(5, H) ROWS(6, H) ROWS(7, H) ROWS(8, H) } \
         break;
 
 static void any_tile(int rows, int width, const float *q, const float *k, const float *v, int count, const int *from,
-                     const int *seen, float *top, float *sum, float *out) {
+                     const int *seen, float scale, float *top, float *sum, float *out) {
     switch (width) { WIDTH(32) WIDTH(64) WIDTH(128) }
 }
 
 /* All rows of one (sequence, KV head) over slots [first, last). */
-static void span(const float *q, const float *k, const float *v, int rows, int T, int H, const int64_t *positions, int64_t window,
-                 int64_t first, int64_t last, float *top, float *sum, float *out) {
+static void span(const float *q, const float *k, const float *v, int rows, int T, int H, float scale, const int64_t *positions,
+                 int64_t window, int64_t first, int64_t last, float *top, float *sum, float *out) {
     for (int r = 0; r < rows; r++) { top[r] = -INFINITY; sum[r] = 0.0f; }
     memset(out, 0, sizeof(float) * rows * H);
     for (int64_t start = first; start < last; start += BLOCK) {
@@ -88,15 +88,15 @@ static void span(const float *q, const float *k, const float *v, int rows, int T
                 seen[r] = end > count ? count : end < 0 ? 0 : (int)end;
                 from[r] = begin > count ? count : begin < 0 ? 0 : (int)begin;
             }
-            any_tile(part, H, q + row * H, k + start * H, v + start * H, count, from, seen, top + row, sum + row, out + row * H);
+            any_tile(part, H, q + row * H, k + start * H, v + start * H, count, from, seen, scale, top + row, sum + row, out + row * H);
         }
     }
 }
 
-/* out[B,N,T,H] of scaled queries q[B,N,T,H] over k, v [B,K,S,H] with the given strides (elements) of B and K.
+/* out[B,N,T,H] of queries q[B,N,T,H], times scale, over k, v [B,K,S,H] with the given strides (elements) of B and K.
  * positions[B,T] is the last slot each query sees; window 0 is none. scratch: B * K * splits * G * T * (H + 2) floats. */
 void attend(const float *q, const float *k, const float *v, const int64_t *positions, float *out, float *scratch, int64_t B, int64_t K,
-            int64_t G, int64_t T, int64_t H, int64_t stride_b, int64_t stride_k, int64_t window, int64_t splits, int threads) {
+            int64_t G, int64_t T, int64_t H, int64_t stride_b, int64_t stride_k, int64_t window, int64_t splits, float scale, int threads) {
     const int64_t rows = G * T, items = B * K * splits, size = rows * (H + 2);
     #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
     for (int64_t item = 0; item < items; item++) {
@@ -107,7 +107,7 @@ void attend(const float *q, const float *k, const float *v, const int64_t *posit
         int64_t high = low + share < last ? low + share : last;
         int64_t offset = b * stride_b + kv * stride_k;
         float *part = scratch + item * size;
-        span(q + pair * rows * H, k + offset, v + offset, rows, T, H, seen, window, low, high, part + rows * H, part + rows * (H + 1), part);
+        span(q + pair * rows * H, k + offset, v + offset, rows, T, H, scale, seen, window, low, high, part + rows * H, part + rows * (H + 1), part);
     }
     #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t pair = 0; pair < B * K; pair++) {

@@ -27,7 +27,7 @@ def load() -> Kernel | None:
     if library is None:
         return None
     function = library.attend
-    function.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 9 + [ctypes.c_int]
+    function.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 9 + [ctypes.c_float, ctypes.c_int]
     function.restype = None
 
     def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, positions_BT: Tensor, window: int | None) -> Tensor:
@@ -35,15 +35,15 @@ def load() -> Kernel | None:
         kv_heads = k_BKSH.shape[1]
         threads = torch.get_num_threads()
         splits = max(1, -(-4 * threads // (batch * kv_heads))) if threads > 1 else 1
-        scaled_BNTH = (q_BNTH * width**-0.5).contiguous()
-        out_BNTH = torch.empty_like(scaled_BNTH)
+        q_BNTH = q_BNTH.contiguous()
+        out_BNTH = torch.empty_like(q_BNTH)
         scratch = torch.empty(batch * heads * splits * length * (width + 2), dtype=torch.float32, device="cpu")
         positions_BT = positions_BT.contiguous()
         if k_BKSH.stride() != v_BKSH.stride() or k_BKSH.stride()[2:] != (width, 1) or positions_BT.dtype != torch.int64:
             raise ValueError("keys and values must share one layout, slots contiguous, and positions be int64")
-        pointers = (t.data_ptr() for t in (scaled_BNTH, k_BKSH, v_BKSH, positions_BT, out_BNTH, scratch))
+        pointers = (t.data_ptr() for t in (q_BNTH, k_BKSH, v_BKSH, positions_BT, out_BNTH, scratch))
         sizes = (batch, kv_heads, heads // kv_heads, length, width, k_BKSH.stride(0), k_BKSH.stride(1), window or 0, splits)
-        function(*pointers, *sizes, threads)
+        function(*pointers, *sizes, width**-0.5, threads)
         return out_BNTH
 
     return attend

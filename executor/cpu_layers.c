@@ -1,21 +1,14 @@
 /* A decoder layer over the few tokens of a decoding step, in float32 on a CPU: all of it but attention itself.
  *
- * Products of few rows are bound by reading the weights: each is read once and lies where the checkpoint put it. Every sum is
- * formed in the same order whatever the number of rows, so that a token's result does not depend on those beside it.
+ * Products of few rows are bound by reading the weights: each is read once, where the checkpoint put it. Sixteen tokens at a time
+ * are turned to have a lane each, and meet one weight after another; of what is left, each token meets many weights at once.
  *
  * Shapes: M tokens, D model, N query heads, K KV heads, H head dim, F MLP width; weights are [out, in].
  * Compiled on first use by compiled.py; needs no library.
  */
 #include "lanes.h"
 
-enum { ROWS = 4, COLUMNS = 4 };
-
-/* Keeps GCC from loading a value again for each of its uses. */
-#ifdef __AVX512F__
-#define HELD(x) __asm__("" : "+v"(x))
-#else
-#define HELD(x)
-#endif
+enum { ROWS = 4, COLUMNS = 4, WIDE = 8 };
 
 typedef struct {
     const float *input_norm, *q, *k, *v, *o, *mlp_norm, *gate, *up, *down;
@@ -24,14 +17,22 @@ typedef struct {
     float norm_eps;
 } Layer;
 
+/* Keeps GCC from loading a value again for each of its uses. */
+#ifdef __AVX512F__
+#define HELD(x) __asm__("" : "+v"(x))
+#else
+#define HELD(x)
+#endif
+
 #ifdef __clang__
 #define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
 typedef int32_t places __attribute__((vector_size(LANES * 4)));
 #define PICK(a, b, ...) __builtin_shuffle(a, b, (places){__VA_ARGS__})
 #endif
+typedef float quarter __attribute__((vector_size(LANES)));
 
-/* The four totals at once: neighbours are interleaved and added up until each group of four lanes holds a part of each. */
+/* The totals of four vectors: neighbours are interleaved and added up until each group of four lanes holds a part of each. */
 static inline void totals_of(const lanes *x, float *totals) {
     lanes pairs[2];
     for (int i = 0; i < 2; i++) {
@@ -41,20 +42,33 @@ static inline void totals_of(const lanes *x, float *totals) {
     }
     lanes all = PICK(pairs[0], pairs[1], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
               + PICK(pairs[0], pairs[1], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-    for (int i = 0; i < 4; i++) totals[i] = (all[i] + all[i + 4]) + (all[i + 8] + all[i + 12]);
+    quarter parts[4];
+    memcpy(parts, &all, sizeof all);
+    parts[0] = (parts[0] + parts[1]) + (parts[2] + parts[3]);
+    memcpy(totals, parts, sizeof parts[0]);
 }
 
-/* R rows of x against C rows of w: y[r, c] = base[r, c] + x[r] . w[c]. */
-static inline __attribute__((always_inline)) void tile(
-    const int R, const int C, const float *x, const float *w, int64_t width, const float *base, int64_t base_stride,
-    float *y, int64_t y_stride) {
+/* y[M, out] = base + x[M, in] w[out, in]^T. A base_stride of 0 is a bias; a base of 0 is none. */
+typedef struct {
+    const float *x, *w, *base;
+    float *y;
+    int64_t in, out, base_stride;
+} Product;
+
+static inline void answer(const Product *p, int64_t r, int64_t c, float value) {
+    p->y[r * p->out + c] = value + (p->base ? p->base[r * p->base_stride + c] : 0.0f);
+}
+
+/* A few tokens: R of them against C outputs, each sum in lanes along `in`. */
+static inline __attribute__((always_inline)) void tile(const int R, const int C, const Product *p, int64_t r0, int64_t c0) {
+    const float *x = p->x + r0 * p->in, *w = p->w + c0 * p->in;
     lanes sums[ROWS][COLUMNS];
     for (int r = 0; r < R; r++) for (int c = 0; c < C; c++) sums[r][c] = (lanes){0};
-    for (int64_t i = 0; i < width; i += LANES) {
+    for (int64_t i = 0; i < p->in; i += LANES) {
         lanes column[COLUMNS];
-        for (int c = 0; c < C; c++) column[c] = load(w + c * width + i);
+        for (int c = 0; c < C; c++) column[c] = load(w + c * p->in + i);
         for (int r = 0; r < R; r++) {
-            lanes row = load(x + r * width + i);
+            lanes row = load(x + r * p->in + i);
             HELD(row);
             for (int c = 0; c < C; c++) sums[r][c] += row * column[c];
         }
@@ -63,23 +77,53 @@ static inline __attribute__((always_inline)) void tile(
         float totals[COLUMNS];
         if (C == COLUMNS) totals_of(sums[r], totals);
         else for (int c = 0; c < C; c++) totals[c] = total_of(sums[r][c]);
-        for (int c = 0; c < C; c++) y[r * y_stride + c] = totals[c] + (base ? base[r * base_stride + c] : 0.0f);
+        for (int c = 0; c < C; c++) answer(p, r0 + r, c0 + c, totals[c]);
     }
 }
 
-#define TILE(R, C) tile(R, C, x + r * in, w + c * in, in, base ? base + r * base_stride + c : 0, base_stride, y + r * out + c, out)
-#define TILES(C) \
-    for (int64_t r = 0; r < M; r += ROWS) { \
-        switch (M - r) { case 1: TILE(1, C); break; case 2: TILE(2, C); break; case 3: TILE(3, C); break; default: TILE(4, C); } \
-    }
+static inline __attribute__((always_inline)) void tiles(const int C, const Product *p, int64_t r, int64_t M, int64_t c) {
+    for (; r + ROWS <= M; r += ROWS) tile(ROWS, C, p, r, c);
+    switch (M - r) { case 1: tile(1, C, p, r, c); break; case 2: tile(2, C, p, r, c); break; case 3: tile(3, C, p, r, c); }
+}
 
-/* y[M, out] = base + x[M, in] w[out, in]^T, shared by the threads of a parallel region; a base_stride of 0 is a bias. */
-static void product(const float *x, const float *w, const float *base, int64_t base_stride, float *y, int64_t M, int64_t in, int64_t out) {
+/* LANES tokens, turned so that each has a lane, against WIDE outputs. */
+static void panel(const Product *p, const float *turned, int64_t r0, int64_t c0) {
+    const float *w = p->w + c0 * p->in;
+    lanes sums[WIDE];
+    for (int c = 0; c < WIDE; c++) sums[c] = (lanes){0};
+    for (int64_t start = 0; start < p->in; start += LANES) {
+        for (int c = 0; c < WIDE; c++) __builtin_prefetch(w + (WIDE + c) * p->in + start, 0, 2); /* the weights of the next outputs */
+        for (int64_t i = start; i < start + LANES; i++) {
+            lanes tokens = load(turned + i * LANES);
+            for (int c = 0; c < WIDE; c++) sums[c] += w[c * p->in + i] * tokens;
+        }
+    }
+    for (int r = 0; r < LANES; r++) for (int c = 0; c < WIDE; c++) answer(p, r0 + r, c0 + c, sums[c][r]);
+}
+
+/* Shared by the threads of a parallel region, which do not wait for each other at the end. */
+static void multiply(Product product, const float *turned, int64_t M) {
+    const Product *p = &product;
+    const int64_t full = M / LANES * LANES;
     #pragma omp for schedule(static) nowait
-    for (int64_t block = 0; block < (out + COLUMNS - 1) / COLUMNS; block++) {
-        int64_t c = block * COLUMNS;
-        if (out - c >= COLUMNS) { TILES(COLUMNS) }
-        else for (; c < out; c++) { TILES(1) }
+    for (int64_t block = 0; block < (p->out + WIDE - 1) / WIDE; block++) {
+        int64_t c = block * WIDE;
+        if (p->out - c >= WIDE) {
+            for (int64_t r = 0; r < full; r += LANES) panel(p, turned + r * p->in, r, c);
+            tiles(COLUMNS, p, full, M, c);
+            tiles(COLUMNS, p, full, M, c + COLUMNS);
+        } else {
+            for (; c < p->out; c++) tiles(1, p, 0, M, c);
+        }
+    }
+}
+
+/* Of every LANES tokens x[LANES, in]: turned[in, LANES]. */
+static void turn(const float *x, int64_t M, int64_t in, float *turned) {
+    #pragma omp for schedule(static)
+    for (int64_t i = 0; i < M / LANES * in; i++) {
+        const float *from = x + i / in * in * LANES + i % in;
+        for (int l = 0; l < LANES; l++) turned[i * LANES + l] = from[l * in];
     }
 }
 
@@ -107,16 +151,18 @@ static void place_heads(float *x, int64_t heads, int64_t H, const float *norm, f
     }
 }
 
-/* q[M, N, H], k and v [M, K, H] of x[M, D], rotated; normed[M, D] is scratch. */
+/* q[M, N, H], k and v [M, K, H] of x[M, D], rotated; scratch: 2 M D floats. */
 void layer_heads(const Layer *layer, const float *x, const float *cos, const float *sin, float *q, float *k, float *v,
-                 float *normed, int64_t M, int threads) {
+                 float *scratch, int64_t M, int threads) {
     const int64_t D = layer->d_model, H = layer->head_dim, N = layer->num_heads, K = layer->num_kv_heads;
+    float *normed = scratch, *turned = scratch + M * D;
     #pragma omp parallel num_threads(threads)
     {
         normalise_rows(x, layer->input_norm, M, D, layer->norm_eps, normed);
-        product(normed, layer->q, layer->q_bias, 0, q, M, D, N * H);
-        product(normed, layer->k, layer->k_bias, 0, k, M, D, K * H);
-        product(normed, layer->v, layer->v_bias, 0, v, M, D, K * H);
+        turn(normed, M, D, turned);
+        multiply((Product){normed, layer->q, layer->q_bias, q, D, N * H, 0}, turned, M);
+        multiply((Product){normed, layer->k, layer->k_bias, k, D, K * H, 0}, turned, M);
+        multiply((Product){normed, layer->v, layer->v_bias, v, D, K * H, 0}, turned, M);
         #pragma omp barrier
         #pragma omp for schedule(static) nowait
         for (int64_t m = 0; m < M; m++) {
@@ -126,17 +172,19 @@ void layer_heads(const Layer *layer, const float *x, const float *cos, const flo
     }
 }
 
-/* out[M, D]: x with the layer's attention, seen[M, N, H], and its MLP added; scratch: M * (D + 2 F) floats. */
+/* out[M, D]: x with the layer's attention, seen[M, N, H], and its MLP added; scratch: M (D + 2 F + max(D, N H, F)) floats. */
 void layer_rest(const Layer *layer, const float *x, const float *seen, float *out, float *scratch, int64_t M, int threads) {
-    const int64_t D = layer->d_model, F = layer->d_ff;
-    float *normed = scratch, *gate = normed + M * D, *up = gate + M * F;
+    const int64_t D = layer->d_model, F = layer->d_ff, A = layer->num_heads * layer->head_dim;
+    float *normed = scratch, *gate = normed + M * D, *up = gate + M * F, *turned = up + M * F;
     #pragma omp parallel num_threads(threads)
     {
-        product(seen, layer->o, x, D, out, M, layer->num_heads * layer->head_dim, D);
+        turn(seen, M, A, turned);
+        multiply((Product){seen, layer->o, x, out, A, D, D}, turned, M);
         #pragma omp barrier
         normalise_rows(out, layer->mlp_norm, M, D, layer->norm_eps, normed);
-        product(normed, layer->gate, 0, 0, gate, M, D, F);
-        product(normed, layer->up, 0, 0, up, M, D, F);
+        turn(normed, M, D, turned);
+        multiply((Product){normed, layer->gate, 0, gate, D, F, 0}, turned, M);
+        multiply((Product){normed, layer->up, 0, up, D, F, 0}, turned, M);
         #pragma omp barrier
         #pragma omp for schedule(static)
         for (int64_t m = 0; m < M; m++) {
@@ -145,12 +193,22 @@ void layer_rest(const Layer *layer, const float *x, const float *seen, float *ou
                 gate[f] *= up[f] * (gate[f] < 0 ? small : 1.0f) / (1.0f + small);
             }
         }
-        product(gate, layer->down, out, D, out, M, F, D);
+        turn(gate, M, F, turned);
+        multiply((Product){gate, layer->down, out, out, F, D, D}, turned, M);
     }
 }
 
-/* y[M, out] = x[M, in] w[out, in]^T. */
-void linear(const float *x, const float *w, float *y, int64_t M, int64_t in, int64_t out, int threads) {
+/* y[M, D]: rows of x over their root mean square, times the weight. */
+void normalise_all(const float *x, const float *weight, float *y, int64_t M, int64_t D, float eps, int threads) {
     #pragma omp parallel num_threads(threads)
-    product(x, w, 0, 0, y, M, in, out);
+    normalise_rows(x, weight, M, D, eps, y);
+}
+
+/* y[M, out] = x[M, in] w[out, in]^T; turned: M * in floats. */
+void linear(const float *x, const float *w, float *y, float *turned, int64_t M, int64_t in, int64_t out, int threads) {
+    #pragma omp parallel num_threads(threads)
+    {
+        turn(x, M, in, turned);
+        multiply((Product){x, w, 0, y, in, out, 0}, turned, M);
+    }
 }

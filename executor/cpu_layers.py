@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from executor.transformer import Attend
 
 LANES = 16  # of lanes.h: dimensions must be multiples
-MOST_TOKENS = 128  # from about here on torch's products are as fast
+MOST_TOKENS = 256  # beyond, torch's products are about as fast
 
 _WEIGHTS = {  # in the order of the C structure
     "input_norm": "input_layernorm.weight",
@@ -52,7 +52,9 @@ class _Layer(ctypes.Structure):
 
 def usable(weight: Tensor, num_tokens: int) -> bool:
     """The C kernels can compute with such weights, and do it faster than torch."""
-    right = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.is_contiguous() and weight.shape[-1] % LANES == 0
+    right = (
+        weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.is_contiguous() and weight.shape[-1] % LANES == 0
+    )
     return right and num_tokens <= MOST_TOKENS and not torch.is_grad_enabled() and kernels() is not None
 
 
@@ -60,16 +62,32 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x[..., in] times the transposed weight[out, in]."""
     library = kernels()
     assert library is not None
-    x, y = x.contiguous(), x.new_empty(*x.shape[:-1], len(weight))
-    rows, width = x.numel() // x.shape[-1], x.shape[-1]
-    library.linear(*_pointers(x, weight, y), *map(ctypes.c_int64, (rows, width, len(weight))), torch.get_num_threads())
+    x, y, turned = x.contiguous(), x.new_empty(*x.shape[:-1], len(weight)), torch.empty_like(x)
+    sizes = map(ctypes.c_int64, (x.shape[:-1].numel(), x.shape[-1], len(weight)))
+    library.linear(*_pointers(x, weight, y, turned), *sizes, torch.get_num_threads())
     return y
 
 
-def of(layers: nn.ModuleList, config: TransformerConfig) -> list[CpuLayer]:
-    """The layers in C; none if their dimensions are not multiples of `LANES`."""
-    fits = all(size % LANES == 0 for size in (config.d_model, config.head_dim, config.d_ff))
-    return [CpuLayer(index, layer, config) for index, layer in enumerate(layers)] if fits else []
+def fit(config: TransformerConfig) -> bool:
+    """A model of this shape can be computed here."""
+    return all(size % LANES == 0 for size in (config.d_model, config.head_dim, config.d_ff))
+
+
+class CpuStack:
+    """The layers and the norm after them, used as `transformer.Stack` is."""
+
+    def __init__(self, layers: nn.ModuleList, norm: nn.RMSNorm, config: TransformerConfig):
+        self.layers = [CpuLayer(index, layer, config) for index, layer in enumerate(layers)]
+        self.weight_D, self.eps = norm.weight, config.norm_eps
+
+    def norm(self, x_BTD: Tensor) -> Tensor:
+        """Root-mean-square norm, as after the last layer."""
+        library, x_BTD = kernels(), x_BTD.contiguous()
+        assert library is not None
+        out_BTD = torch.empty_like(x_BTD)
+        sizes = map(ctypes.c_int64, (x_BTD.shape[:-1].numel(), x_BTD.shape[-1]))
+        library.normalise_all(*_pointers(x_BTD, self.weight_D, out_BTD), *sizes, ctypes.c_float(self.eps), torch.get_num_threads())
+        return out_BTD
 
 
 class CpuLayer:
@@ -78,6 +96,7 @@ class CpuLayer:
     def __init__(self, index: int, layer: nn.Module, config: TransformerConfig):
         self.index, self.config = index, config
         self.sizes = [getattr(config, name) for name in _SIZES]
+        self.scratch_per_token = config.d_model + 2 * config.d_ff + max(config.d_model, config.d_attention, config.d_ff)
         named = dict(layer.named_parameters())
         self.weights = [named.get(name) for name in _WEIGHTS.values()]
 
@@ -91,11 +110,10 @@ class CpuLayer:
         x_BTD, cos_BTH, sin_BTH = (x.expand(*shape, -1).contiguous() for x in (x_BTD, cos_BTH, sin_BTH))
         q_BTNH = x_BTD.new_empty(*shape, config.num_heads, config.head_dim)
         k_BTKH, v_BTKH = x_BTD.new_empty(2, *shape, config.num_kv_heads, config.head_dim)
-        out_BTD = torch.empty_like(x_BTD)
-        library.layer_heads(layer, *_pointers(x_BTD, cos_BTH, sin_BTH, q_BTNH, k_BTKH, v_BTKH, out_BTD), tokens, threads)
+        out_BTD, scratch = torch.empty_like(x_BTD), x_BTD.new_empty(shape.numel() * self.scratch_per_token)
+        library.layer_heads(layer, *_pointers(x_BTD, cos_BTH, sin_BTH, q_BTNH, k_BTKH, v_BTKH, scratch), tokens, threads)
         seen_BNTH = attend(self.index, q_BTNH.transpose(1, 2), k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2))
         seen_BTNH = seen_BNTH.transpose(1, 2).contiguous()
-        scratch = x_BTD.new_empty(shape.numel() * (config.d_model + 2 * config.d_ff))
         library.layer_rest(layer, *_pointers(x_BTD, seen_BTNH, out_BTD, scratch), tokens, threads)
         return out_BTD
 

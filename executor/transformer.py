@@ -9,7 +9,6 @@ Shapes: B batch, T query tokens, S cached tokens, D model, N query heads, K KV h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -29,9 +28,6 @@ class Attend(Protocol):
     def __call__(self, layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
         """Attention output, of the shape of `q_BNTH`."""
         ...
-
-
-LayerCall = Callable[[Tensor, Tensor, Tensor, Attend], Tensor]  # (x_BTD, cos_BTH, sin_BTH, attend) to x_BTD
 
 
 def attend_causal(layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, window: int | None = None) -> Tensor:
@@ -129,7 +125,7 @@ class Transformer(nn.Module):
         self.to(getattr(torch, config.dtype))
         self.fill_rope_tables()
         self.alone = ranks.size == 1
-        self._few_token_layers: Sequence[LayerCall] = ()
+        self._cpu_stack: cpu_layers.CpuStack | None = None
 
     def fill_rope_tables(self) -> None:
         """Compute the rotary tables, in double precision, on the device of the weights."""
@@ -159,9 +155,10 @@ class Transformer(nn.Module):
         attend = attend or partial(attend_causal, window=self.config.sliding_window)
         x_BTD = self.model.embed_tokens(tokens_BT)
         cos_BTH, sin_BTH = self.cos_SH[positions_BT], self.sin_SH[positions_BT]
-        for layer in self._layers(tokens_BT.numel()):
+        stack = self._stack(tokens_BT.numel())
+        for layer in stack.layers:
             x_BTD = layer(x_BTD, cos_BTH, sin_BTH, attend)
-        normed: Tensor = self.model.norm(x_BTD)
+        normed: Tensor = stack.norm(x_BTD)
         return normed
 
     def logits(self, x_BTD: Tensor) -> Tensor:
@@ -172,12 +169,13 @@ class Transformer(nn.Module):
         logits_BTV: Tensor = self.lm_head(x_BTD)
         return logits_BTV
 
-    def _layers(self, num_tokens: int) -> Iterable[LayerCall]:
-        """The layers, in the form that computes so many tokens fastest."""
-        if self.alone and cpu_layers.usable(self.model.embed_tokens.weight, num_tokens):
-            self._few_token_layers = self._few_token_layers or cpu_layers.of(self.model.layers, self.config)
-            return self._few_token_layers or self.model.layers
-        return self.model.layers
+    def _stack(self, num_tokens: int) -> Stack | cpu_layers.CpuStack:
+        """Layers and last norm, in the form that computes so many tokens fastest."""
+        if self.alone and cpu_layers.fit(self.config) and cpu_layers.usable(self.model.embed_tokens.weight, num_tokens):
+            if self._cpu_stack is None:
+                self._cpu_stack = cpu_layers.CpuStack(self.model.layers, self.model.norm, self.config)
+            return self._cpu_stack
+        return self.model
 
 
 def rotate(x_BNTH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor) -> Tensor:

@@ -57,5 +57,5 @@ def test_no_file_names_a_machine_path_and_none_is_a_pickle() -> None:
 
 def test_shipped_data_is_declared_as_package_data() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    for pattern in ("model_configs/*.json", "acceptance_curves/*.yaml", "published/*", "checkpoint/*", "cpu_attention.c", "*.yaml"):
+    for pattern in ("model_configs/*.json", "acceptance_curves/*.yaml", "published/*", "checkpoint/*", "*.c", "*.h", "*.yaml"):
         assert pattern in text

@@ -1,0 +1,91 @@
+"""Layers in C compute what torch's do, for every shape they are used for, and are not used for others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_models import tiny_model
+from torch import Tensor
+
+from executor import compiled, cpu_layers
+from executor.transformer import Transformer, attend_causal
+
+pytestmark = pytest.mark.skipif(compiled.kernels() is None, reason="needs a C compiler")
+
+SHAPE = {"d_model": 48, "head_dim": 16, "d_ff": 80, "num_layers": 2}
+FEATURES = {
+    "plain": {},
+    "grouped queries": {"num_heads": 6, "num_kv_heads": 2},
+    "biases": {"qkv_bias": True},
+    "norms of queries and keys": {"qk_norm": True, "num_kv_heads": 1},
+}
+
+
+@torch.inference_mode()
+def logits(model: Transformer, tokens_BT: Tensor) -> Tensor:
+    return model.logits(model(tokens_BT, torch.arange(3, 3 + tokens_BT.shape[1])[None], attend_causal))
+
+
+def in_torch(model: Transformer, tokens_BT: Tensor, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    with monkeypatch.context() as patched:
+        patched.setattr(cpu_layers, "usable", lambda weight, num_tokens: False)
+        return logits(model, tokens_BT)
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 3), (4, 1), (3, 5), (16, 1), (17, 1), (3, 11), (5, 16), (7, 9)])
+def test_logits_are_those_of_torch(shape: tuple[int, int], feature: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One token; tiles of four and what is left of them; whole panels of sixteen, and both."""
+    changes = {**SHAPE, **FEATURES[feature], "vocab_size": 43}
+    model = tiny_model(dtype="float32", **changes)
+    exact = tiny_model(dtype="float64", **changes)
+    exact.load_state_dict({name: x.double() for name, x in model.state_dict().items()})
+    tokens_BT = torch.randint(43, shape, generator=torch.Generator().manual_seed(0))
+    found, others, wanted = logits(model, tokens_BT), in_torch(model, tokens_BT, monkeypatch), logits(exact, tokens_BT)
+    assert found.dtype == torch.float32
+    assert found.shape == wanted.shape
+    error, others_error = (float((x.double() - wanted).abs().max()) for x in (found, others))
+    assert error <= max(4 * others_error, 1e-5 * float(wanted.abs().max()))
+    assert not torch.equal(found, others), "the same to the last bit: were these computed in C at all?"
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16, 40])
+@pytest.mark.parametrize(("width", "outputs"), [(16, 1), (32, 7), (64, 8), (16, 29), (256, 64)])
+def test_a_product_is_a_product(rows: int, width: int, outputs: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = torch.randn(rows, 1, width, generator=generator), torch.randn(outputs, width, generator=generator)
+    found = cpu_layers.linear(x.transpose(0, 1), weight)
+    torch.testing.assert_close(found.double(), x.transpose(0, 1).double() @ weight.double().T, atol=1e-5 * width**0.5, rtol=0)
+
+
+@torch.inference_mode()
+def test_they_are_used_where_they_can_be_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.zeros(8, 32)
+    assert cpu_layers.usable(weight, 1)
+    assert cpu_layers.usable(weight, cpu_layers.MOST_TOKENS)
+    assert not cpu_layers.usable(weight, cpu_layers.MOST_TOKENS + 1)
+    assert not cpu_layers.usable(weight.double(), 1)
+    assert not cpu_layers.usable(torch.zeros(8, 24), 1)
+    assert not cpu_layers.usable(torch.zeros(32, 8).T, 1)
+    assert not cpu_layers.usable(torch.zeros(8, 32, device="meta"), 1)
+    with torch.inference_mode(False), torch.enable_grad():
+        assert not cpu_layers.usable(weight, 1), "nothing could be trained through them"
+    monkeypatch.setattr(cpu_layers, "kernels", lambda: None)
+    assert not cpu_layers.usable(weight, 1)
+
+
+@pytest.mark.parametrize("odd", [{"d_ff": 88}, {"head_dim": 8}])
+def test_odd_dimensions_are_left_to_torch(odd: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(dtype="float32", tied_embeddings=True, **{**SHAPE, **odd})
+    tokens_BT = torch.tensor([[1, 2, 3]])
+    assert not cpu_layers.fit(model.config)
+    torch.testing.assert_close(logits(model, tokens_BT), in_torch(model, tokens_BT, monkeypatch))
+
+
+def test_weights_that_are_changed_in_place_are_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokens_BT = tiny_model(dtype="float32", **SHAPE), torch.tensor([[1, 2, 3]])
+    before = logits(model, tokens_BT)
+    model.model.layers[1].mlp.down_proj.weight.mul_(2)
+    after = logits(model, tokens_BT)
+    assert float((after - before).abs().max()) > 1e-2
+    torch.testing.assert_close(after, in_torch(model, tokens_BT, monkeypatch), atol=1e-4, rtol=1e-4)

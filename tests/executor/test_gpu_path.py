@@ -1,0 +1,156 @@
+"""The path taken on a GPU, without one: tensors where they belong, one wait a round, passes that can be replayed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from pretend_gpu import GPU, PretendedGpu, moved, pretended_graphs
+from tiny_models import perturbed, random_prompts, tiny_model
+from torch import Tensor
+
+from costmodel.strategy import CompressedDtype, Strategy
+from executor import attention, decode, passes
+from executor.batch import Batch, Prompt
+from executor.run import RUNNABLE, make_drafter, run_stream
+from executor.sampling import GREEDY, Sampling
+from executor.steering import Always
+from executor.transformer import Transformer
+
+DRAFTS = [(kind, policy) for kind, policy in RUNNABLE if (kind, policy) != ("self", "full")]
+SAMPLED = Sampling(temperature=0.8, top_p=0.9, seed=5)
+
+
+def plain_kernel(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, positions_BT: Tensor, window: int | None) -> Tensor:
+    """What the kernel of the GPU computes, of the whole cache at once."""
+    group = q_BNTH.shape[1] // k_BKSH.shape[1]
+    seen_BTS = attention.visible(positions_BT, torch.arange(k_BKSH.shape[2], device=q_BNTH.device), window)
+    k_BNSH, v_BNSH = k_BKSH.repeat_interleave(group, 1), v_BKSH.repeat_interleave(group, 1)
+    scores_BNTS = q_BNTH @ k_BNSH.transpose(2, 3) * q_BNTH.shape[3] ** -0.5
+    return scores_BNTS.masked_fill(~seen_BTS[:, None], float("-inf")).softmax(-1) @ v_BNSH
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
+    pretended = PretendedGpu()
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 2**40))
+    monkeypatch.setattr(attention, "_kernel", lambda device, dtype, width: plain_kernel if device.type == "cuda" else None)
+    monkeypatch.setattr(decode, "mark", lambda device: time.perf_counter())
+    capture, replay = pretended_graphs(pretended)
+    monkeypatch.setattr(passes, "capture", capture)
+    monkeypatch.setattr(passes, "replay", replay)
+    return pretended
+
+
+@dataclass
+class Run:
+    """What a run said, and how often the host had waited after each round."""
+
+    outputs: list[list[int]] = field(default_factory=list)
+    waits: list[int] = field(default_factory=list)
+
+
+def run(gpu: PretendedGpu | None, target: Transformer, draft: Transformer, strategy: Strategy, sampling: Sampling) -> Run:
+    found = Run()
+    prompts = [Prompt(str(row), tokens) for row, tokens in enumerate(random_prompts((1, 9, 40)))]
+    batch = Batch(target, prompts, max_new_tokens=26, gamma=strategy.gamma, sampling=sampling)
+    batch.prefill()
+    drafter = make_drafter(strategy, batch, draft)
+    decode.decode(
+        batch,
+        steer=Always(drafter, strategy.gamma),
+        progress=lambda emitted: found.waits.append(len(gpu.waits) if gpu is not None else 0),
+    )
+    found.outputs = batch.outputs()
+    return found
+
+
+def models() -> tuple[Transformer, Transformer]:
+    target = tiny_model()
+    return target, perturbed(target, 0.06)
+
+
+def strategy_of(kind: str, policy: str, gamma: int = 3) -> Strategy:
+    budget = None if policy == "full" else 20
+    return Strategy(kind, policy, budget, gamma if kind != "none" else 0, "small" if kind == "model" else None)
+
+
+GREEDY_RUNS = [(kind, policy, GREEDY) for kind, policy in DRAFTS]
+SAMPLED_RUNS = [
+    (kind, policy, SAMPLED) for kind, policy in (("none", "full"), ("ngram", "full"), ("self", "topk"), ("model", "snapkv"))
+]
+
+
+@pytest.mark.parametrize(("kind", "policy", "sampling"), GREEDY_RUNS + SAMPLED_RUNS)
+def test_every_draft_says_on_a_gpu_what_it_says_on_a_cpu_and_waits_once_a_round(
+    gpu: PretendedGpu, kind: str, policy: str, sampling: Sampling
+) -> None:
+    strategy = strategy_of(kind, policy)
+    expected = run(None, *models(), strategy, sampling)
+    with gpu:
+        found = run(gpu, *map(moved, models()), strategy, sampling)
+    assert found.outputs == expected.outputs
+    rounds = [after - before for before, after in pairwise(found.waits)]
+    assert len(rounds) >= 5
+    assert rounds == [1] * len(rounds), gpu.waits
+    drafts_replay = (kind, policy) not in {("none", "full"), ("ngram", "full")} and policy not in ("topk", "quest")
+    assert gpu.replayed >= len(rounds) * (1 + drafts_replay * strategy.gamma)
+
+
+@pytest.mark.parametrize("kv_dtype", ["int8", "fp8"])
+def test_a_compressed_cache_works_on_a_gpu_too(gpu: PretendedGpu, kv_dtype: CompressedDtype) -> None:
+    strategy = Strategy("self", "full", None, 3, None, kv_dtype)
+    expected = run(None, *models(), strategy, GREEDY)
+    with gpu:
+        found = run(gpu, *map(moved, models()), strategy, GREEDY)
+    assert found.outputs == expected.outputs
+    assert {after - before for before, after in pairwise(found.waits)} == {1}
+
+
+def test_rows_come_and_go_on_a_gpu(gpu: PretendedGpu) -> None:
+    """Prompts of different lengths and limits take turns, and rows without one are dropped in the end."""
+    strategy, (target, draft) = strategy_of("self", "snapkv"), models()
+    prompts = [Prompt(str(n), tokens, 3 + 5 * n) for n, tokens in enumerate(random_prompts((5, 33, 2, 48, 17)))]
+    run_all = partial(run_stream, prompts=prompts, strategy=strategy, batch_size=3, max_new_tokens=30)
+    expected = run_all(target, draft).outputs
+    with gpu:
+        assert run_all(moved(target), moved(draft)).outputs == expected
+    assert gpu.replayed > 20
+
+
+def test_the_pretended_gpu_holds_to_the_rules() -> None:
+    host = torch.arange(4)
+    with PretendedGpu() as gpu:
+        there = torch.arange(4, device=GPU)
+        assert there.device.type == "cuda"
+        assert (there + 1).cpu().tolist() == [1, 2, 3, 4]
+        assert len(gpu.waits) == 1
+        for waiting in (
+            lambda: bool((there > 1).any()),
+            lambda: int(there[2]),
+            lambda: there[there > 1],
+            lambda: there[host],
+            lambda: host.to(GPU),
+            lambda: there.copy_(host),
+            lambda: there.masked_select(there > 1),
+        ):
+            before = len(gpu.waits)
+            waiting()
+            assert len(gpu.waits) == before + 1
+        before = len(gpu.waits)
+        sent = host.to(GPU, non_blocking=True)
+        there[sent] = sent + 1
+        assert len(gpu.waits) == before
+        with pytest.raises(AssertionError, match="some on the host"):
+            there + host
+        gpu.capturing = True
+        for forbidden in (lambda: host.to(GPU, non_blocking=True), lambda: there.cpu(), lambda: bool(there.any())):
+            with pytest.raises(AssertionError, match="captured"):
+                forbidden()
+        gpu.capturing = False
+        there.cpu()
