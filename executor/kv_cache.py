@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from costmodel.transformer import TransformerConfig
-from executor.device import send
+from executor.device import in_large_pages, send
 
 
 class KvCache:
@@ -26,8 +26,7 @@ class KvCache:
 
     def __init__(self, config: TransformerConfig, batch_size: int, capacity: int, device: torch.device, dtype: torch.dtype):
         shape = (config.num_layers, batch_size, config.num_kv_heads, capacity, config.head_dim)
-        self.k_LBKSH = torch.zeros(shape, device=device, dtype=dtype)
-        self.v_LBKSH = torch.zeros(shape, device=device, dtype=dtype)
+        self.k_LBKSH, self.v_LBKSH = in_large_pages(shape, device, dtype), in_large_pages(shape, device, dtype)
         self._rows_B1 = torch.arange(batch_size, device=device)[:, None]
         self._scratch = torch.empty(0, device=device, dtype=dtype)
 

@@ -51,8 +51,15 @@ def test_no_file_names_a_machine_path_and_none_is_a_pickle() -> None:
     words = re.compile(r"/wor[k]/|/home/[a-z]|/roo[t]/|\.\./share[d]")
     for path in tracked():
         assert path.suffix not in (".pt", ".pth", ".bin", ".pkl")
-        if path.suffix in (".py", ".md", ".yaml", ".toml", ".c", "") and path.stat().st_size < 10**6:
+        if path.suffix in (".py", ".md", ".yaml", ".toml", ".c", ".h", "") and path.stat().st_size < 10**6:
             assert not words.search(path.read_text(encoding="utf-8")), path
+
+
+def test_no_merge_was_left_half_done() -> None:
+    marks = re.compile(r"^(<{7} |={7}$|>{7} )", re.MULTILINE)
+    for path in tracked():
+        if path.suffix in (".py", ".md", ".yaml", ".toml", ".c", ".h"):
+            assert not marks.search(path.read_text(encoding="utf-8")), path
 
 
 def test_shipped_data_is_declared_as_package_data() -> None:
