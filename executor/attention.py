@@ -127,12 +127,12 @@ def _kernel(device: torch.device, dtype: torch.dtype, width: int) -> Kernel | No
     if device.type == "cpu" and dtype == torch.float32 and width in cpu_attention.HEAD_DIMS:
         return cpu_attention.load()
     if device.type == "cuda" and dtype != torch.float64 and width in GPU_HEAD_DIMS:
-        return _gpu_attention()
+        return gpu_kernel()
     return None
 
 
 @cache
-def _gpu_attention() -> Kernel | None:
+def gpu_kernel() -> Kernel | None:
     """The Triton kernel, or None without Triton or where `MAGICDEC_GPU_KERNEL=off` is set."""
     if os.environ.get("MAGICDEC_GPU_KERNEL") == "off":
         return None

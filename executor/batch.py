@@ -15,6 +15,7 @@ from torch import Tensor
 
 from executor.kv_cache import KvCache
 from executor.memory import available_bytes, explained, too_large
+from executor.passes import Passes
 from executor.prefill import prefill
 from executor.sampling import GREEDY, Sampler, Sampling, row_seed
 from executor.transformer import Transformer
@@ -59,6 +60,7 @@ class Batch:
         lengths_B: Known tokens of each row, its prompt included. [tokens]
         remaining_B: Tokens it may still emit; 0 for a finished row. [tokens]
         bytes_per_row: KV cache of a row. [bytes]
+        passes: The model's passes over the cache.
         read_s: Time spent reading prompts. [s]
     """
 
@@ -86,6 +88,7 @@ class Batch:
         self.lengths_B = torch.zeros(rows, dtype=torch.long)
         self.remaining_B = torch.zeros_like(self.lengths_B)
         self.sampler = Sampler(sampling, rows, model.device)
+        self.passes = Passes(model)
         self.places = [-1] * rows
         self.waiting = list(range(len(prompts)))[::-1]  # the next one last
         self.read_s = 0.0
@@ -130,6 +133,7 @@ class Batch:
     def keep(self, rows_B: Tensor) -> None:
         """Go on with these rows alone, in this order; the others are done."""
         self.cache.keep(rows_B)
+        self.passes.forget()
         self.tokens_BS, self.lengths_B, self.remaining_B = (
             of_rows[rows_B] for of_rows in (self.tokens_BS, self.lengths_B, self.remaining_B)
         )

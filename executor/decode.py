@@ -15,7 +15,6 @@ from costmodel.errors import bad
 from executor.attention import SlotAttention
 from executor.batch import Batch, Progress
 from executor.device import between, mark, send
-from executor.passes import Passes
 from executor.steering import PLAIN, Steer
 from executor.stopping import StopTexts
 from executor.trace import Trace
@@ -49,7 +48,7 @@ def decode(
         progress: Called after each round with the tokens it emitted.
         finished: Called for each prompt when it is done.
     """
-    model, device, passes = batch.model, batch.model.device, Passes(batch.model)
+    model, device = batch.model, batch.model.device
     stops = torch.tensor(list(stop_tokens), dtype=torch.long)
     rows_B1 = torch.arange(len(batch))[:, None]
     trace = Trace()
@@ -72,7 +71,7 @@ def decode(
         watch = drafter.watch if drafter is not None else None
         attend = SlotAttention(batch.cache, batch.lengths_B - 1, gamma + 1, model.config.sliding_window, watch=watch)
         known_BT = positions_BT.clamp(max=model.config.max_context_len - 1)  # what lies beyond is never emitted
-        logits_BTV = model.logits(passes(input_BT, known_BT, attend))
+        logits_BTV = model.logits(batch.passes(input_BT, known_BT, attend))
         if not trace.round_s and not bool(logits_BTV.isfinite().all()):
             raise bad(model.config.name, "", "finite logits", "inf or nan: the weights are damaged or overflow this type")
         accepted_B, tokens_BT = batch.sampler.verify(draft_BG, draft_probs_BGV, logits_BTV, positions_BT + 1)
@@ -115,7 +114,6 @@ def decode(
             rows_B = running_B.nonzero()[:, 0]
             steer.keep(rows_B)
             batch.keep(rows_B)
-            passes.forget()
             rows_B1, row_began_s = rows_B1[:active], [row_began_s[row] for row in rows_B.tolist()]
     trace.row_finish_s, trace.row_tokens = ([done[place][part] for place in sorted(done)] for part in (0, 1))
     return trace

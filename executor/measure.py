@@ -20,6 +20,7 @@ from torch import Tensor
 from costmodel.strategy import Strategy
 from costmodel.workload import Workload
 from executor import compiled
+from executor.attention import gpu_kernel
 from executor.draft_attention import ChosenAttention
 from executor.rates import achieved
 from executor.readings import Reading
@@ -89,6 +90,7 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "cpu_kernel": compiled.kernels() is not None,
+        "gpu_kernel": gpu_kernel() is not None if cuda else None,
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

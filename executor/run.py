@@ -107,9 +107,14 @@ def make_drafter(strategy: Strategy, batch: Batch, draft: Transformer | None) ->
         kv_budget=strategy.kv_budget,
         vocab_size=batch.model.config.vocab_size,
     )
+    begin(drafter, batch)
+    return drafter
+
+
+def begin(drafter: Drafter, batch: Batch) -> None:
+    """Let a drafter know nothing but the prompts that a batch holds now."""
     for row, place in enumerate(batch.places):
         drafter.reset(row, batch.prompts[place].kv_budget)
-    return drafter
 
 
 def _own_cache(draft: Transformer | None, batch: Batch) -> tuple[Transformer, KvCache]:
@@ -161,27 +166,30 @@ def run_batch(
     with batch.memory_explained():
         batch.prefill(prefilled)
 
-    def run(steer: Steer) -> Trace:
+    def run(steer: Steer, told: Progress) -> Trace:
+        batch.rewind()
         with batch.memory_explained():
-            return decode(batch, steer=steer, stop_tokens=stop_tokens, stop_texts=stop_texts, progress=progress)
+            return decode(batch, steer=steer, stop_tokens=stop_tokens, stop_texts=stop_texts, progress=told)
 
     traces: list[Trace] = []
     plain_traces: list[Trace] = []
     plain_outputs = None
-    for _ in range(repeats):
+    drafter = make_drafter(strategy, batch, draft)
+    first = 1 if target.device.type == "cuda" else 0  # a turn not counted, in which kernels are compiled and passes captured
+    for turn in range(first + repeats):
+        told = progress if turn >= first else lambda emitted: None
         if compare:
-            batch.rewind()
-            plain_traces.append(run(PLAIN))
+            plain_traces.append(run(PLAIN, told))
             plain_outputs = batch.outputs()
-        batch.rewind()
-        drafter = make_drafter(strategy, batch, draft)
-        traces.append(run(Always(drafter, strategy.gamma)))
+        if drafter is not None:
+            begin(drafter, batch)
+        traces.append(run(Always(drafter, strategy.gamma), told))
     selects = compare and isinstance(drafter, ModelDrafter)
     return Result(
         batch.outputs(),
-        _median(traces),
+        _median(traces[first:]),
         plain_outputs,
-        _median(plain_traces) if compare else None,
+        _median(plain_traces[first:]) if compare else None,
         batch.read_s,
         select_step_s(drafter.reading, batch.lengths_B) if selects else None,
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 from costmodel.strategy import CompressedDtype, Strategy
 from executor import attention, decode, passes
 from executor.batch import Batch, Prompt
-from executor.run import RUNNABLE, make_drafter, run_stream
+from executor.run import RUNNABLE, make_drafter, run_batch, run_stream
 from executor.sampling import GREEDY, Sampling
 from executor.steering import Always
 from executor.transformer import Transformer
@@ -110,6 +110,19 @@ def test_a_compressed_cache_works_on_a_gpu_too(gpu: PretendedGpu, kv_dtype: Comp
         found = run(gpu, *map(moved, models()), strategy, GREEDY)
     assert found.outputs == expected.outputs
     assert {after - before for before, after in pairwise(found.waits)} == {1}
+
+
+@pytest.mark.parametrize(("kind", "policy"), [("self", "snapkv"), ("model", "full")])
+def test_a_comparison_on_a_gpu_counts_no_turn_in_which_passes_are_captured(gpu: PretendedGpu, kind: str, policy: str) -> None:
+    prompts = [Prompt(str(row), tokens) for row, tokens in enumerate(random_prompts((9, 40)))]
+    told: list[int] = []
+    compare = partial(run_batch, prompts=prompts, strategy=strategy_of(kind, policy), max_new_tokens=12, compare=True)
+    expected = compare(*models())
+    with gpu:
+        found = compare(*map(moved, models()), progress=told.append)
+    assert found.outputs == found.plain_outputs == expected.outputs
+    assert sum(told) == 2 * 2 * 12, "a plain and a speculative run of two rows, once each"
+    assert found.trace.accepted_by_position == expected.trace.accepted_by_position
 
 
 def test_rows_come_and_go_on_a_gpu(gpu: PretendedGpu) -> None:
