@@ -103,7 +103,7 @@ def prediction_head(target: TransformerConfig, kind: DraftKind) -> TransformerCo
 def index_bytes_per_entry(policy: KvPolicy, model: TransformerConfig, tensor_parallel: int) -> float:
     """What a policy keeps beside a layer's KV entry to choose among them, on one GPU. [bytes/entry]"""
     if policy == "quest":
-        return model.kv_width_per_gpu(tensor_parallel) / QUEST_PAGE * model.kv_bytes_per_element
+        return 2 * model.key_width_per_gpu(tensor_parallel) / QUEST_PAGE * model.kv_bytes_per_element
     return model.kv_heads_per_gpu(tensor_parallel) * PQ_BYTES if policy == "pq" else 0.0
 
 
@@ -125,12 +125,12 @@ def selection_work(
     if not selects_at_every_step(policy):
         return Work(0 * tokens, 0 * tokens)
     heads = model.kv_heads_per_gpu(tensor_parallel)
-    looked_at = model.kv_width_per_gpu(tensor_parallel) / 2 * model.kv_bytes_per_element  # a key
+    looked_at = model.key_width_per_gpu(tensor_parallel) * model.kv_bytes_per_element
     if policy != "topk":
         looked_at = index_bytes_per_entry(policy, model, tensor_parallel)
     scored = 1 / QUEST_PAGE if policy == "quest" else 1.0
     scores = heads * scored * SCORE_PASSES * SCORE_BYTES
-    products = 2 * model.d_attention / tensor_parallel * (2 * scored if policy == "quest" else 1.0)
+    products = 2 * model.num_heads * model.scored_width / tensor_parallel * (2 * scored if policy == "quest" else 1.0)
     return Work(tokens * products, tokens * (looked_at + scores))
 
 

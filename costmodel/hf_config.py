@@ -60,7 +60,7 @@ class _HfConfig(pydantic.BaseModel):
     vocab_size: _Positive
     max_position_embeddings: _Positive
     tie_word_embeddings: bool = False
-    attention_bias: bool = False
+    attention_bias: bool | None = None
     mlp_bias: bool = False
     hidden_act: Literal["silu"] = "silu"
     sliding_window: _Positive | None = None
@@ -112,6 +112,8 @@ class _HfConfig(pydantic.BaseModel):
             wrong("quantization_config", f"none for model_type {self.model_type!r} (give weights a type with --weight-dtype)")
         if kind.window == "some" and len(self.layer_types or ()) != self.num_hidden_layers:
             wrong("layer_types", f"sliding_attention or full_attention for each of {self.num_hidden_layers} layers")
+        if kind.window == "some" and "sliding_attention" in (self.layer_types or ()) and self.sliding_window is None:
+            wrong("sliding_window", "the tokens that layers of sliding_attention reach back")
         if kind.executable:
             if self.rope.mscale is not None or self.rope.mscale_all_dim is not None:
                 wrong("rope_scaling", "no mscale: that variant of YaRN is not executed here")
@@ -152,6 +154,7 @@ class _Kind:
     expert_bias: bool = False
     latent: bool = False
     may_have_bias: bool = False
+    bias_as_said: bool = False
     quantised: bool = False
     executable: bool = False
 
@@ -165,7 +168,15 @@ _KINDS: dict[Family, _Kind] = {
     "qwen3_moe": _Kind(qk_norm=True, experts=True, expert_width="moe_intermediate_size"),
     "deepseek_v3": _Kind(experts=True, expert_width="moe_intermediate_size", latent=True, quantised=True),
     "gpt_oss": _Kind(
-        qkv_bias=True, o_bias=True, sinks=True, window="some", experts=True, expert_bias=True, may_have_bias=True, quantised=True
+        qkv_bias=True,
+        o_bias=True,
+        sinks=True,
+        window="some",
+        experts=True,
+        expert_bias=True,
+        may_have_bias=True,
+        bias_as_said=True,
+        quantised=True,
     ),
     "gemma3": _Kind(qk_norm=True, norms=4, window="some"),
 }
@@ -190,6 +201,7 @@ def parse_hf_config(raw: object, *, where: str, name: str) -> TransformerConfig:
     kind = _KINDS[hf.model_type]
     quantised = hf.quantization_config.quant_method if hf.quantization_config else None
     window_layers = (hf.layer_types or []).count("sliding_attention") if kind.window == "some" else None
+    biases = kind.qkv_bias and not (kind.bias_as_said and hf.attention_bias is False)
     latent = _latent(hf) if kind.latent else None
     head_dim = latent.nope_dim + latent.rope_dim if latent else hf.head_dim or hf.hidden_size // hf.num_attention_heads
     return TransformerConfig(
@@ -204,8 +216,8 @@ def parse_hf_config(raw: object, *, where: str, name: str) -> TransformerConfig:
         vocab_size=hf.vocab_size,
         max_context_len=hf.max_position_embeddings,
         tied_embeddings=hf.tie_word_embeddings,
-        qkv_bias=kind.qkv_bias,
-        o_bias=kind.o_bias,
+        qkv_bias=biases,
+        o_bias=kind.o_bias and biases,
         qk_norm=kind.qk_norm,
         attention_sinks=kind.sinks,
         norms_per_layer=kind.norms,

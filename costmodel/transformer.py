@@ -248,7 +248,16 @@ class TransformerConfig:
         """Elements of keys and values that one GPU holds per token and layer."""
         if self.latent is not None:
             return self.latent.cached_width
-        return 2 * self.kv_heads_per_gpu(tensor_parallel) * self.head_dim
+        return 2 * self.key_width_per_gpu(tensor_parallel)
+
+    @property
+    def scored_width(self) -> int:
+        """Elements that a query head is multiplied with for the score of one entry; of a latent entry, all."""
+        return self.latent.cached_width if self.latent is not None else self.head_dim
+
+    def key_width_per_gpu(self, tensor_parallel: int = 1) -> float:
+        """Elements of a layer's KV entry on one GPU that scores are made with."""
+        return self.kv_heads_per_gpu(tensor_parallel) * self.scored_width
 
     @property
     def kv_bytes_per_token(self) -> float:
