@@ -128,8 +128,13 @@ def random_weights(name: str, device: str, dtype: str, positions: int) -> Transf
     """A model of a known shape with room for so many positions."""
     config = resolve_model(name)
     longer = replace(config, dtype=dtype, max_context_len=max(config.max_context_len, positions))
-    with torch.device(device):
-        model = Transformer(longer).eval().requires_grad_(False)
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))  # or the weights would be made in float32 first
+    try:
+        with torch.device(device):
+            model = Transformer(longer).eval().requires_grad_(False)
+    finally:
+        torch.set_default_dtype(usual)
     for parameter in model.parameters():
         if parameter.ndim == 2:
             parameter.normal_(std=0.02)

@@ -49,6 +49,9 @@ class PrefillAttention:
         v_BKSH = self.cache.v_LBKSH[layer, self.row : self.row + 1, :, :stop]
         positions_T = torch.arange(self.start, stop, device=q_BNTH.device)
         mask_TS = visible(positions_T, torch.arange(stop, device=q_BNTH.device), self.window)
+        if grouped and q_BNTH.device.type == "cuda":  # few of its fused kernels take a mask and groups together
+            group, grouped = q_BNTH.shape[1] // k_BKTH.shape[1], False
+            k_BKSH, v_BKSH = k_BKSH.repeat_interleave(group, 1), v_BKSH.repeat_interleave(group, 1)
         return F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=mask_TS, enable_gqa=grouped)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -21,7 +22,10 @@ FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopen
 
 @cache
 def kernels() -> ctypes.CDLL | None:
-    """The kernels, or None where there is no C compiler or `MAGICDEC_CPU_KERNEL=off` is set."""
+    """The kernels, or None where there is no C compiler or `MAGICDEC_CPU_KERNEL=off` is set.
+
+    `MAGICDEC_CFLAGS` adds flags of the compiler.
+    """
     if os.environ.get("MAGICDEC_CPU_KERNEL") == "off":
         return None
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -39,11 +43,12 @@ def sources() -> dict[str, str]:
 
 
 def _library(compiler: str) -> Path:
-    """The compiled kernels; one file for each version of the sources, processor and compiler."""
+    """The compiled kernels; one file for each version of the sources, processor, compiler and flags."""
     texts = sources()
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    flags = (*FLAGS, *shlex.split(os.environ.get("MAGICDEC_CFLAGS", "")))
     processor = next((line for line in _cpuinfo() if line.startswith(("flags", "Features"))), "")
-    key = hashlib.sha256("\n".join([*texts.values(), version, processor, *FLAGS]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\n".join([*texts.values(), version, processor, *flags]).encode()).hexdigest()[:16]
     library = cache_folder() / f"cpu_kernels-{key}.so"
     if library.is_file() and library.stat().st_uid != os.getuid():
         raise OSError(f"{library} belongs to another user")
@@ -53,7 +58,7 @@ def _library(compiler: str) -> Path:
                 (Path(folder) / name).write_text(text, encoding="utf-8")
             # Linked without an OpenMP library of its own: torch has brought one, and two would fight over the cores.
             linked = ["-Wl,--unresolved-symbols=ignore-all", "-nostdlib"]
-            command = [compiler, *FLAGS, *SOURCES, "-o", "built.so", *linked]
+            command = [compiler, *flags, *SOURCES, "-o", "built.so", *linked]
             subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
             os.replace(Path(folder) / "built.so", library)
     return library

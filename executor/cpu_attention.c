@@ -1,7 +1,7 @@
 /* Attention of a few queries per sequence over long cached keys and values, in float32 on a CPU.
  *
  * Each key and value is read from memory once, for all queries that share its KV head: blocks of slots stay in the first
- * cache levels while tiles of up to 8 query rows pass over them, with a running softmax (FlashAttention, arXiv 2205.14135).
+ * cache levels while tiles of a few query rows pass over them, with a running softmax (FlashAttention, arXiv 2205.14135).
  * Long sequences are split over threads and merged (split-KV). A row reads no slot beyond its own position.
  *
  * Shapes: B batch, N query heads, K KV heads, G = N / K, T query tokens, S slots, H head dim.
@@ -9,7 +9,7 @@
  */
 #include "lanes.h"
 
-enum { BLOCK = 16, TILE = 8, AHEAD = 64 };
+enum { BLOCK = 16, TILE = LANES / 2, AHEAD = 64 }; /* two vectors a row of a tile leave registers for what they meet */
 
 /* Ask for a later slot, to lie in the second-level cache when its block comes: what a block computes outlasts the processor's own guesses. */
 static inline void fetch(const float *from, int count) {
@@ -63,9 +63,14 @@ static inline __attribute__((always_inline)) void tile(
 }
 
 #define ROWS(R, H) case R: tile(R, H, q, k, v, count, from, seen, scale, top, sum, out); break;
+#ifdef __AVX512F__
+#define MORE_ROWS(H) ROWS(5, H) ROWS(6, H) ROWS(7, H) ROWS(8, H)
+#else
+#define MORE_ROWS(H)
+#endif
 #define WIDTH(H) \
     case H: \
-        switch (rows) { ROWS(1, H) ROWS(2, H) ROWS(3, H) ROWS(4, H) ROWS(5, H) ROWS(6, H) ROWS(7, H) ROWS(8, H) } \
+        switch (rows) { ROWS(1, H) ROWS(2, H) ROWS(3, H) ROWS(4, H) MORE_ROWS(H) } \
         break;
 
 static void any_tile(int rows, int width, const float *q, const float *k, const float *v, int count, const int *from,

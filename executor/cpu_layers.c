@@ -1,14 +1,14 @@
 /* A decoder layer over the few tokens of a decoding step, in float32 on a CPU: all of it but attention itself.
  *
- * Products of few rows are bound by reading the weights: each is read once, where the checkpoint put it. Sixteen tokens at a time
- * are turned to have a lane each, and meet one weight after another; of what is left, each token meets many weights at once.
+ * Products of few rows are bound by reading the weights: each is read once, where the checkpoint put it. As many
+ * tokens as there are lanes are turned to have one each, and meet one weight after another; of the rest, each meets many weights at once.
  *
  * Shapes: M tokens, D model, N query heads, K KV heads, H head dim, F MLP width; weights are [out, in].
  * Compiled on first use by compiled.py; needs no library.
  */
 #include "lanes.h"
 
-enum { ROWS = 4, COLUMNS = 4, WIDE = 8 };
+enum { ROWS = LANES / 4, COLUMNS = 4, WIDE = 8 }; /* all sums of a tile stay in registers */
 
 typedef struct {
     const float *input_norm, *q, *k, *v, *o, *mlp_norm, *gate, *up, *down;
@@ -18,8 +18,10 @@ typedef struct {
 } Layer;
 
 /* Keeps GCC from loading a value again for each of its uses. */
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
 #define HELD(x) __asm__("" : "+v"(x))
+#elif defined(__AVX__)
+#define HELD(x) __asm__("" : "+x"(x))
 #else
 #define HELD(x)
 #endif
@@ -30,21 +32,26 @@ typedef struct {
 typedef int32_t places __attribute__((vector_size(LANES * 4)));
 #define PICK(a, b, ...) __builtin_shuffle(a, b, (places){__VA_ARGS__})
 #endif
-typedef float quarter __attribute__((vector_size(LANES)));
+typedef float quad __attribute__((vector_size(16)));
+#ifdef __AVX512F__
+#define LOW(a, b) PICK(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
+#define HIGH(a, b) PICK(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
+#define LOW_PAIRS(a, b) PICK(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
+#define HIGH_PAIRS(a, b) PICK(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31)
+#else
+#define LOW(a, b) PICK(a, b, 0, 8, 1, 9, 4, 12, 5, 13)
+#define HIGH(a, b) PICK(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
+#define LOW_PAIRS(a, b) PICK(a, b, 0, 1, 8, 9, 4, 5, 12, 13)
+#define HIGH_PAIRS(a, b) PICK(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
+#endif
 
 /* The totals of four vectors: neighbours are interleaved and added up until each group of four lanes holds a part of each. */
 static inline void totals_of(const lanes *x, float *totals) {
-    lanes pairs[2];
-    for (int i = 0; i < 2; i++) {
-        lanes a = x[2 * i], b = x[2 * i + 1];
-        pairs[i] = PICK(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
-                 + PICK(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-    }
-    lanes all = PICK(pairs[0], pairs[1], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
-              + PICK(pairs[0], pairs[1], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-    quarter parts[4];
+    lanes first = LOW(x[0], x[1]) + HIGH(x[0], x[1]), second = LOW(x[2], x[3]) + HIGH(x[2], x[3]);
+    lanes all = LOW_PAIRS(first, second) + HIGH_PAIRS(first, second);
+    quad parts[LANES / 4];
     memcpy(parts, &all, sizeof all);
-    parts[0] = (parts[0] + parts[1]) + (parts[2] + parts[3]);
+    for (int i = 1; i < LANES / 4; i++) parts[0] += parts[i];
     memcpy(totals, parts, sizeof parts[0]);
 }
 
@@ -83,7 +90,7 @@ static inline __attribute__((always_inline)) void tile(const int R, const int C,
 
 static inline __attribute__((always_inline)) void tiles(const int C, const Product *p, int64_t r, int64_t M, int64_t c) {
     for (; r + ROWS <= M; r += ROWS) tile(ROWS, C, p, r, c);
-    switch (M - r) { case 1: tile(1, C, p, r, c); break; case 2: tile(2, C, p, r, c); break; case 3: tile(3, C, p, r, c); }
+    for (; r < M; r++) tile(1, C, p, r, c);
 }
 
 /* LANES tokens, turned so that each has a lane, against WIDE outputs. */

@@ -32,6 +32,12 @@ def in_large_pages(shape: Sequence[int], device: torch.device, dtype: torch.dtyp
     return memory.zero_()
 
 
+def wait(device: torch.device) -> None:
+    """Until the device has done all that was sent to it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def mark(device: torch.device) -> Mark:
     """A moment in what the device does."""
     if device.type != "cuda":

@@ -63,8 +63,11 @@ class KvCache:
         self.v_LBKSH[layer, row, :, start:stop] = v_KTH
 
     def keep(self, rows_B: Tensor) -> None:
-        """Keep these rows alone, in this order."""
-        self.k_LBKSH, self.v_LBKSH = self.k_LBKSH[:, rows_B], self.v_LBKSH[:, rows_B]
+        """Keep these rows alone, in rising order; moved within the same memory, layer by layer."""
+        for layers in (self.k_LBKSH, self.v_LBKSH):
+            for x_BKSH in layers:
+                x_BKSH[: len(rows_B)] = x_BKSH[rows_B]
+        self.k_LBKSH, self.v_LBKSH = self.k_LBKSH[:, : len(rows_B)], self.v_LBKSH[:, : len(rows_B)]
         self._rows_B1 = self._rows_B1[: len(rows_B)]
 
     def read(self, layer: int, stop: int) -> tuple[Tensor, Tensor]:

@@ -55,8 +55,8 @@ def snapkv_slots(q_NWH: Tensor, positions_W: Tensor, k_KSH: Tensor, kv_budget: i
     if length - first <= kv_budget:
         return slots_S[first:].expand(kv_heads, -1)
     exact = torch.promote_types(k_KSH.dtype, torch.float32)
-    q_KGWH, k_KSH = q_NWH.to(exact).reshape(kv_heads, -1, *q_NWH.shape[1:]), k_KSH.to(exact)
-    scores_KGWS = q_KGWH @ k_KSH.transpose(1, 2)[:, None] * width**-0.5
+    q_KRH, k_KSH = q_NWH.to(exact).reshape(kv_heads, -1, width), k_KSH.to(exact)  # rows of a head's group side by side
+    scores_KGWS = (q_KRH @ k_KSH.transpose(1, 2) * width**-0.5).view(kv_heads, -1, len(positions_W), length)
     seen_WS = (slots_S <= positions_W[:, None]) & (slots_S >= first)
     # Where a row has fewer tokens than the window, a query that is none sees nothing: its weights are dropped.
     weights_KGWS = scores_KGWS.masked_fill(~seen_WS, float("-inf")).softmax(-1).nan_to_num(0.0)

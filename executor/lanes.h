@@ -3,16 +3,20 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __AVX512F__
 enum { LANES = 16 };
+#else
+enum { LANES = 8 };
+#endif
 typedef float lanes __attribute__((vector_size(LANES * 4)));
 
 static inline lanes load(const float *from) { lanes x; memcpy(&x, from, sizeof x); return x; }
 static inline void store(float *to, lanes x) { memcpy(to, &x, sizeof x); }
 static inline float total_of(lanes x) {
-    float half[8];
-    for (int i = 0; i < 8; i++) half[i] = x[i] + x[i + 8];
-    for (int i = 0; i < 4; i++) half[i] += half[i + 4];
-    return (half[0] + half[2]) + (half[1] + half[3]);
+    float part[8];
+    for (int i = 0; i < 8; i++) part[i] = LANES == 16 ? x[i] + x[i + LANES - 8] : x[i];
+    for (int i = 0; i < 4; i++) part[i] += part[i + 4];
+    return (part[0] + part[2]) + (part[1] + part[3]);
 }
 
 /* e^x for x <= 0, relative error below 2e-7. */

@@ -16,7 +16,8 @@ CGROUP = Path("/sys/fs/cgroup")
 def available_bytes(device: torch.device) -> float:
     """Memory that can still be allocated: of the GPU, or of the machine and the container it may run in. [bytes]"""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, to be given out again
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
     found = [_container_bytes()]
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()

@@ -25,6 +25,7 @@ class Passes:
     def __init__(self, model: Transformer):
         self.model = model
         self._captured: dict[Hashable, Captured] = {}
+        self._aside: torch.cuda.Stream | None = None
 
     def __call__(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend) -> Tensor:
         """x_BTD of tokens and their positions, wherever those are; a replayed answer holds until the next one."""
@@ -38,7 +39,8 @@ class Passes:
                 x_BTD: Tensor = self.model(tokens_BT, positions_BT, attend.at(slots_BT, own_positions_BT))
                 return x_BTD
 
-            self._captured[key] = capture(function, arguments)
+            self._aside = self._aside or torch.cuda.Stream()
+            self._captured[key] = capture(function, arguments, self._aside)
         return replay(self._captured[key], arguments)
 
     def forget(self) -> None:
@@ -46,16 +48,15 @@ class Passes:
         self._captured.clear()
 
 
-def capture(function: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -> Captured:
-    """The kernels that a function of tensors launches; it must not look at their values."""
+def capture(function: Callable[..., Tensor], arguments: tuple[Tensor, ...], aside: torch.cuda.Stream) -> Captured:
+    """The kernels that a function of tensors launches on a stream; it must not look at their values."""
     places = tuple(argument.clone() for argument in arguments)
-    aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):  # kernels are compiled and workspaces made before anything is captured
         function(*places)
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=aside):
         answer = function(*places)
     return graph, places, answer
 

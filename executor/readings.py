@@ -34,14 +34,16 @@ class Reading(ABC):
 
     Attributes:
         known_B: Known entries of each row that the reading is up to date with; -1 for none. [tokens]
-        watch: Wants to see the queries of the pass that fills the cache; None if not.
     """
-
-    watch: Watch | None = None
 
     def __init__(self, model: Transformer, cache: KvCache, budgets_B: Tensor):
         self.model, self.cache, self.budgets_B = model, cache, budgets_B
         self.known_B = torch.full_like(budgets_B, -1)
+
+    @property
+    def watch(self) -> Watch | None:
+        """Told of the queries of the pass that fills the cache; None if it need not be."""
+        return None
 
     def reset(self, row: int, kv_budget: int) -> None:
         """Another prompt has taken a row."""
@@ -160,7 +162,6 @@ class SnapKvReading(CopyReading):
 
     def __init__(self, model: Transformer, cache: KvCache, budgets_B: Tensor, *, gamma: int, **how: int):
         super().__init__(model, cache, budgets_B, gamma=gamma, **how)
-        self.watch = self._note
         shape = (model.config.num_layers, len(budgets_B), model.config.num_heads, OBSERVED + gamma + 2, model.config.head_dim)
         self.queries_LBNWH = torch.zeros(shape, device=model.device, dtype=model.dtype)
         self._rows_B1 = torch.arange(len(budgets_B), device=model.device)[:, None]
@@ -168,6 +169,10 @@ class SnapKvReading(CopyReading):
     def keep(self, rows_B: Tensor) -> None:
         super().keep(rows_B)
         self.queries_LBNWH, self._rows_B1 = self.queries_LBNWH[:, rows_B], self._rows_B1[: len(rows_B)]
+
+    @property
+    def watch(self) -> Watch:
+        return self._note
 
     def _note(self, layer: int, q_BNTH: Tensor, positions_BT: Tensor) -> None:
         ring_BT = positions_BT % self.queries_LBNWH.shape[3]

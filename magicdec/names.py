@@ -75,7 +75,7 @@ def cpu_profile_file() -> Path:
     except OSError:
         lines = []
     processor = next((line for line in lines if line.startswith("model name")), platform.processor())
-    settings = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MAGICDEC_CPU_KERNEL")]
+    settings = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MAGICDEC_CPU_KERNEL", "MAGICDEC_CFLAGS")]
     facts = [processor, str(os.cpu_count()), *settings, version("torch"), __version__, str(SCHEMA_VERSION)]
     facts += compiled.sources().values()
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]

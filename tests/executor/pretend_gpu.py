@@ -163,4 +163,4 @@ def pretended_graphs(gpu: PretendedGpu) -> tuple[Callable[..., Captured], Callab
         finally:
             gpu.capturing = False
 
-    return lambda function, arguments: (function, tuple(x.clone() for x in arguments)), replay
+    return lambda function, arguments, aside: (function, tuple(x.clone() for x in arguments)), replay

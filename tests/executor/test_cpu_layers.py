@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_models import tiny_model
@@ -11,6 +16,11 @@ from executor import compiled, cpu_layers
 from executor.transformer import Transformer, attend_causal
 
 pytestmark = pytest.mark.skipif(compiled.kernels() is None, reason="needs a C compiler")
+
+
+def cpu_flags() -> str:
+    return next((line for line in compiled._cpuinfo() if line.startswith("flags")), "")
+
 
 SHAPE = {"d_model": 48, "head_dim": 16, "d_ff": 80, "num_layers": 2}
 FEATURES = {
@@ -89,3 +99,15 @@ def test_weights_that_are_changed_in_place_are_heeded(monkeypatch: pytest.Monkey
     after = logits(model, tokens_BT)
     assert float((after - before).abs().max()) > 1e-2
     torch.testing.assert_close(after, in_torch(model, tokens_BT, monkeypatch), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif("avx2" not in cpu_flags(), reason="needs a processor with AVX2")
+def test_processors_with_shorter_vectors_compute_the_same(tmp_path: Path) -> None:
+    """The same sources as a processor without AVX-512 compiles them."""
+    here = Path(__file__)
+    files = [str(here), str(here.with_name("test_attention.py"))]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", "logits or product or ragged"]
+    environment = {**os.environ, "MAGICDEC_CFLAGS": "-march=x86-64-v3", "XDG_CACHE_HOME": str(tmp_path)}
+    ran = subprocess.run(command, env=environment, cwd=here.parents[2], capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stdout[-2000:]
+    assert [file.suffix for file in (tmp_path / "magicdec").iterdir()] == [".so"]

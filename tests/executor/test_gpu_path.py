@@ -38,7 +38,10 @@ def plain_kernel(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, positions_BT: T
 def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
     pretended = PretendedGpu()
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 2**40))
+    monkeypatch.setattr(torch.cuda, "Stream", object)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    for name, value in {"mem_get_info": (2**40, 2**40), "memory_reserved": 0, "memory_allocated": 0}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     monkeypatch.setattr(attention, "_kernel", lambda device, dtype, width: plain_kernel if device.type == "cuda" else None)
     monkeypatch.setattr(decode, "mark", lambda device: time.perf_counter())
     capture, replay = pretended_graphs(pretended)
