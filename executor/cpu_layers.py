@@ -20,7 +20,7 @@ from executor.compiled import kernels
 if TYPE_CHECKING:
     from executor.transformer import Attend
 
-LANES = 16  # of lanes.h: dimensions must be multiples
+LANES = 16  # the most of lanes.h: dimensions must be multiples
 MOST_TOKENS = 256  # beyond, torch's products are about as fast
 
 _WEIGHTS = {  # in the order of the C structure
@@ -99,6 +99,7 @@ class CpuLayer:
         self.scratch_per_token = config.d_model + 2 * config.d_ff + max(config.d_model, config.d_attention, config.d_ff)
         named = dict(layer.named_parameters())
         self.weights = [named.get(name) for name in _WEIGHTS.values()]
+        assert all(weight is None or weight.is_contiguous() for weight in self.weights)
 
     def __call__(self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, attend: Attend) -> Tensor:
         library, threads, config = kernels(), torch.get_num_threads(), self.config
