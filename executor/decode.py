@@ -50,7 +50,6 @@ def decode(
     """
     model, device = batch.model, batch.model.device
     stops = torch.tensor(list(stop_tokens), dtype=torch.long)
-    rows_B1 = torch.arange(len(batch))[:, None]
     trace = Trace()
     began = time.perf_counter()
     row_began_s = [0.0] * len(batch)
@@ -61,7 +60,7 @@ def decode(
         drafter, gamma = steer.pick(active, context)
         active_B = batch.remaining_B > 0
         positions_BT = (batch.lengths_B - 1)[:, None] + torch.arange(gamma + 1)
-        input_BT = send(batch.tokens_BS[rows_B1, positions_BT[:, :1]], device)
+        input_BT = send(batch.tokens_BS.gather(1, positions_BT[:, :1]), device)
         draft_BG, draft_probs_BGV = input_BT[:, :0], None
         if drafter is not None:
             draft_BG, draft_probs_BGV = drafter.draft(batch.tokens_BS, batch.lengths_B, gamma, batch.sampler)
@@ -78,7 +77,7 @@ def decode(
         verified = mark(device)
         accepted_B, tokens_BT = _fetched(accepted_B, tokens_BT)
         emitted_B, ends_B = count_emitted(tokens_BT, accepted_B, batch.remaining_B, stops)
-        batch.tokens_BS[rows_B1, positions_BT + 1] = tokens_BT
+        batch.tokens_BS.scatter_(1, positions_BT + 1, tokens_BT)
         if stop_texts is not None:
             emitted_B, ends_B = stop_texts.cut(batch, emitted_B, ends_B)
         new_lengths_B = batch.lengths_B + emitted_B
@@ -114,7 +113,7 @@ def decode(
             rows_B = running_B.nonzero()[:, 0]
             steer.keep(rows_B)
             batch.keep(rows_B)
-            rows_B1, row_began_s = rows_B1[:active], [row_began_s[row] for row in rows_B.tolist()]
+            row_began_s = [row_began_s[row] for row in rows_B.tolist()]
     trace.row_finish_s, trace.row_tokens = ([done[place][part] for place in sorted(done)] for part in (0, 1))
     return trace
 

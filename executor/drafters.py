@@ -137,7 +137,7 @@ class ModelDrafter:
         self.reading.prepare(tokens_BS, lengths_B - 1)
         rows_B = torch.arange(len(lengths_B))
         positions_BT = first_B[:, None] + torch.arange(lag)
-        input_BT, last_B = tokens_BS[rows_B[:, None], positions_BT], lengths_B - 1 - first_B
+        input_BT, last_B = tokens_BS.gather(1, positions_BT), lengths_B - 1 - first_B
         rows_B, last_B = send(rows_B, self.model.device), send(last_B, self.model.device)
         proposed: list[tuple[Tensor, Tensor | None]] = []
         for step in range(gamma):
