@@ -78,12 +78,15 @@ class SlotAttention:
         positions_BT: Tensor | None = None,
         watch: Watch | None = None,
     ):
-        self.cache, self.window, self.also_store, self.watch = cache, window, also_store, watch
+        self.cache, self.window, self.also_store, self.watch, self.starts_B = cache, window, also_store, watch, starts_B
         self.slots_BT = send(starts_B[:, None] + torch.arange(query_len), cache.device)
         self.positions_BT = self.slots_BT if positions_BT is None else send(positions_BT, cache.device)
         self.stop = int(starts_B.max()) + query_len
-        first = int(starts_B.min()) + 1  # every query of every row sees the slots before this one
-        self.unmasked = 0 if window is not None and self.stop > window else min(first, self.stop)
+
+    @property
+    def alone(self) -> bool:
+        """Nothing is done but to store the new entries in one cache and to read that."""
+        return isinstance(self.cache, KvCache) and self.also_store is None and self.watch is None
 
     @property
     def replayable(self) -> bool:
@@ -117,6 +120,11 @@ class SlotAttention:
             scratch_2BKRS = self.cache.scratch(2, *k_BKSH.shape[:2], rows, self.stop)
             return _two_products(q_BNTH, k_BKSH, v_BKSH, self.mask_BTS, self.unmasked, scratch_2BKRS)
         return _fused(q_BNTH, k_BKSH, v_BKSH, self.mask_BTS, self.unmasked)
+
+    @cached_property
+    def unmasked(self) -> int:
+        """Every query of every row sees the slots before this one."""
+        return 0 if self.window is not None and self.stop > self.window else min(int(self.starts_B.min()) + 1, self.stop)
 
     @cached_property
     def mask_BTS(self) -> Tensor | None:

@@ -20,6 +20,16 @@ HEAD_DIMS = (32, 64, 128)
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int | None], Tensor]
 
 
+def num_splits(pairs: int, threads: int) -> int:
+    """Parts that the slots of each KV head are split into, so that all threads have work."""
+    return max(1, -(-4 * threads // pairs)) if threads > 1 else 1
+
+
+def scratch_size(rows: int, width: int, splits: int) -> int:
+    """Numbers that the parts of so many query rows take."""
+    return rows * splits * (width + 2)
+
+
 @cache
 def load() -> Kernel | None:
     """The kernel, or None where C kernels cannot be had."""
@@ -34,10 +44,10 @@ def load() -> Kernel | None:
         batch, heads, length, width = q_BNTH.shape
         kv_heads = k_BKSH.shape[1]
         threads = torch.get_num_threads()
-        splits = max(1, -(-4 * threads // (batch * kv_heads))) if threads > 1 else 1
+        splits = num_splits(batch * kv_heads, threads)
         q_BNTH = q_BNTH.contiguous()
         out_BNTH = torch.empty_like(q_BNTH)
-        scratch = torch.empty(batch * heads * splits * length * (width + 2), dtype=torch.float32, device="cpu")
+        scratch = torch.empty(scratch_size(batch * heads * length, width, splits), dtype=torch.float32, device="cpu")
         positions_BT = positions_BT.contiguous()
         if k_BKSH.stride() != v_BKSH.stride() or k_BKSH.stride()[2:] != (width, 1) or positions_BT.dtype != torch.int64:
             raise ValueError("keys and values must share one layout, slots contiguous, and positions be int64")

@@ -146,6 +146,10 @@ static void normalise_rows(const float *x, const float *weight, int64_t M, int64
     for (int64_t m = 0; m < M; m++) normalise(x + m * width, weight, width, eps, y + m * width);
 }
 
+/* In cpu_attention.c. */
+void attend(const float *q, const float *k, const float *v, const int64_t *positions, float *out, float *scratch, int64_t B, int64_t K,
+            int64_t G, int64_t T, int64_t H, int64_t stride_b, int64_t stride_k, int64_t window, int64_t splits, float scale, int threads);
+
 /* Norm, if any, and rotary embedding of one token's heads, in place. */
 static void place_heads(float *x, int64_t heads, int64_t H, const float *norm, float eps, const float *cos, const float *sin) {
     for (int64_t n = 0; n < heads; n++, x += H) {
@@ -202,6 +206,37 @@ void layer_rest(const Layer *layer, const float *x, const float *seen, float *ou
         }
         turn(gate, M, F, turned);
         multiply((Product){gate, layer->down, out, out, F, D, D}, turned, M);
+    }
+}
+
+/* y[B, n, m, H] of x[B, m, n, H]. */
+static void swap(const float *x, int64_t B, int64_t m, int64_t n, int64_t H, float *y) {
+    for (int64_t b = 0; b < B; b++) for (int64_t i = 0; i < m; i++) for (int64_t j = 0; j < n; j++) {
+        memcpy(y + ((b * n + j) * m + i) * H, x + ((b * m + i) * n + j) * H, sizeof(float) * H);
+    }
+}
+
+/* All layers of a pass over x[B, T, D], in place. The new keys and values are stored in caches k and v [L, B, K, S, H] of one layout, whose
+ * strides count elements, at slots[B, T]; each token sees its row's slots up to its own. Scratch is `attended`, as `attend` wants it, and
+ * `scratch`, of M = B T tokens: M H (3 N + 2 K) floats and what `layer_rest` needs. */
+void all_layers(const Layer *layers, int64_t num_layers, float *x, const float *cos, const float *sin, float *k, float *v,
+                const int64_t *slots, int64_t B, int64_t T, int64_t stride_l, int64_t stride_b, int64_t stride_k, int64_t window,
+                int64_t splits, float *attended, float *scratch, int threads) {
+    const int64_t M = B * T, H = layers->head_dim, N = layers->num_heads, K = layers->num_kv_heads;
+    float *q = scratch, *new_k = q + M * N * H, *new_v = new_k + M * K * H, *by_head = new_v + M * K * H, *seen = by_head + M * N * H;
+    float *rest = seen + M * N * H;
+    for (int64_t l = 0; l < num_layers; l++) {
+        float *k_l = k + l * stride_l, *v_l = v + l * stride_l;
+        layer_heads(layers + l, x, cos, sin, q, new_k, new_v, rest, M, threads);
+        for (int64_t m = 0; m < M; m++) for (int64_t h = 0; h < K; h++) {
+            int64_t place = m / T * stride_b + h * stride_k + slots[m] * H;
+            memcpy(k_l + place, new_k + (m * K + h) * H, sizeof(float) * H);
+            memcpy(v_l + place, new_v + (m * K + h) * H, sizeof(float) * H);
+        }
+        swap(q, B, T, N, H, by_head);
+        attend(by_head, k_l, v_l, slots, seen, attended, B, K, N / K, T, H, stride_b, stride_k, window, splits, 1.0f / sqrtf(H), threads);
+        swap(seen, B, N, T, H, q);
+        layer_rest(layers + l, x, q, x, rest, M, threads);
     }
 }
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from costmodel.transformer import TransformerConfig
+from executor import cpu_attention
+from executor.attention import SlotAttention
 from executor.compiled import kernels
 
 if TYPE_CHECKING:
@@ -78,7 +80,46 @@ class CpuStack:
 
     def __init__(self, layers: nn.ModuleList, norm: nn.RMSNorm, config: TransformerConfig):
         self.layers = [CpuLayer(index, layer, config) for index, layer in enumerate(layers)]
-        self.weight_D, self.eps = norm.weight, config.norm_eps
+        self.config, self.weight_D, self.eps = config, norm.weight, config.norm_eps
+        self._pointers: list[list[int | None]] = []
+
+    def run(self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, attend: Attend) -> Tensor:
+        """All layers: in one call where attention is no more than reading a cache, else one after the other."""
+        if isinstance(attend, SlotAttention) and attend.alone and self.config.head_dim in cpu_attention.HEAD_DIMS:
+            return self._at_once(x_BTD.clone(), cos_BTH, sin_BTH, attend)
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, cos_BTH, sin_BTH, attend)
+        return x_BTD
+
+    def _at_once(self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, attend: SlotAttention) -> Tensor:
+        library, threads, config = kernels(), torch.get_num_threads(), self.config
+        assert library is not None
+        (batch, length), width = x_BTD.shape[:2], config.head_dim
+        k_LBKSH, v_LBKSH, slots_BT = attend.cache.k_LBKSH, attend.cache.v_LBKSH, attend.slots_BT.contiguous()
+        if attend.stop > attend.cache.capacity:
+            raise IndexError(f"slot {attend.stop - 1} in a cache of {attend.cache.capacity}")
+        if k_LBKSH.stride() != v_LBKSH.stride() or k_LBKSH.stride()[3:] != (width, 1) or slots_BT.dtype != torch.int64:
+            raise ValueError("keys and values must share one layout, slots contiguous, and slots be int64")
+        cos_BTH, sin_BTH = (x.expand(batch, length, -1).contiguous() for x in (cos_BTH, sin_BTH))
+        splits = cpu_attention.num_splits(batch * config.num_kv_heads, threads)
+        attended = x_BTD.new_empty(cpu_attention.scratch_size(batch * length * config.num_heads, width, splits))
+        scratch = x_BTD.new_empty(batch * length * (self.layers[0].scratch_per_token + 3 * config.d_attention + 2 * config.d_kv))
+        library.all_layers(
+            self._structures(),
+            ctypes.c_int64(len(self.layers)),
+            *_pointers(x_BTD, cos_BTH, sin_BTH, k_LBKSH, v_LBKSH, slots_BT),
+            *map(ctypes.c_int64, (batch, length, *k_LBKSH.stride()[:3], attend.window or 0, splits)),
+            *_pointers(attended, scratch),
+            threads,
+        )
+        return x_BTD
+
+    def _structures(self) -> ctypes.Array[_Layer]:
+        """What C is told of all layers, made anew only when weights have moved."""
+        pointers = [layer.pointers() for layer in self.layers]
+        if pointers != self._pointers:
+            self._pointers, self._told = pointers, (_Layer * len(self.layers))(*(layer.structure() for layer in self.layers))
+        return self._told
 
     def norm(self, x_BTD: Tensor) -> Tensor:
         """Root-mean-square norm, as after the last layer."""
@@ -101,13 +142,20 @@ class CpuLayer:
         self.weights = [named.get(name) for name in _WEIGHTS.values()]
         assert all(weight is None or weight.is_contiguous() for weight in self.weights)
 
+    def pointers(self) -> list[int | None]:
+        """Where the weights are now."""
+        return [None if weight is None else weight.data_ptr() for weight in self.weights]
+
+    def structure(self) -> _Layer:
+        """What C is told of the layer: where its weights are now, and its shape."""
+        return _Layer(*self.pointers(), *self.sizes, self.config.norm_eps)
+
     def __call__(self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, attend: Attend) -> Tensor:
         library, threads, config = kernels(), torch.get_num_threads(), self.config
         assert library is not None
         shape = x_BTD.shape[:2]
         tokens = ctypes.c_int64(shape.numel())
-        pointers = (None if weight is None else weight.data_ptr() for weight in self.weights)
-        layer = ctypes.byref(_Layer(*pointers, *self.sizes, config.norm_eps))
+        layer = ctypes.byref(self.structure())
         x_BTD, cos_BTH, sin_BTH = (x.expand(*shape, -1).contiguous() for x in (x_BTD, cos_BTH, sin_BTH))
         q_BTNH = x_BTD.new_empty(*shape, config.num_heads, config.head_dim)
         k_BTKH, v_BTKH = x_BTD.new_empty(2, *shape, config.num_kv_heads, config.head_dim)

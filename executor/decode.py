@@ -120,5 +120,7 @@ def decode(
 
 def _fetched(accepted_B: Tensor, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Both on the host: here it waits for the device, once a round."""
+    if tokens_BT.device.type == "cpu":
+        return accepted_B, tokens_BT
     both = torch.cat([accepted_B[:, None], tokens_BT], dim=1).cpu()
     return both[:, 0], both[:, 1:]

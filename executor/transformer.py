@@ -97,6 +97,12 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(Layer(config, layer, ranks) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
 
+    def run(self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, attend: Attend) -> Tensor:
+        """All layers, one after the other."""
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, cos_BTH, sin_BTH, attend)
+        return x_BTD
+
 
 class Transformer(nn.Module):
     """A decoder of the given configuration, with uninitialised weights on the current default device.
@@ -156,9 +162,7 @@ class Transformer(nn.Module):
         x_BTD = self.model.embed_tokens(tokens_BT)
         cos_BTH, sin_BTH = self.cos_SH[positions_BT], self.sin_SH[positions_BT]
         stack = self._stack(tokens_BT.numel())
-        for layer in stack.layers:
-            x_BTD = layer(x_BTD, cos_BTH, sin_BTH, attend)
-        normed: Tensor = stack.norm(x_BTD)
+        normed: Tensor = stack.norm(stack.run(x_BTD, cos_BTH, sin_BTH, attend))
         return normed
 
     def logits(self, x_BTD: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ def count_accepted(draft_BG: Tensor, target_BT: Tensor) -> Tensor:
     Returns:
         accepted_B, 0 to G. The row emits target_BT[:, : accepted + 1].
     """
+    if draft_BG.shape[1] == 0:
+        return torch.zeros_like(target_BT[:, 0])
     agrees_BG = draft_BG == target_BT[:, :-1]
     return agrees_BG.int().cumprod(dim=1).sum(dim=1)
 
@@ -72,6 +74,8 @@ def count_emitted(target_BT: Tensor, accepted_B: Tensor, remaining_B: Tensor, st
         stop_tokens: Ids that end a row; the stop token itself is emitted.
     """
     offered_B = torch.minimum(accepted_B + 1, remaining_B)
+    if len(stop_tokens) == 0:
+        return offered_B, offered_B == remaining_B
     stops_BT = torch.isin(target_BT, stop_tokens)
     places_T = torch.arange(target_BT.shape[1], device=target_BT.device)
     first_stop_B = torch.where(stops_BT, places_T, target_BT.shape[1]).amin(dim=1)

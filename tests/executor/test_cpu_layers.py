@@ -13,6 +13,8 @@ from tiny_models import tiny_model
 from torch import Tensor
 
 from executor import compiled, cpu_layers
+from executor.attention import SlotAttention
+from executor.kv_cache import KvCache
 from executor.transformer import Transformer, attend_causal
 
 pytestmark = pytest.mark.skipif(compiled.kernels() is None, reason="needs a C compiler")
@@ -111,3 +113,36 @@ def test_processors_with_shorter_vectors_compute_the_same(tmp_path: Path) -> Non
     ran = subprocess.run(command, env=environment, cwd=here.parents[2], capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stdout[-2000:]
     assert [file.suffix for file in (tmp_path / "magicdec").iterdir()] == [".so"]
+
+
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize(("rows", "length"), [(1, 1), (3, 4), (17, 1), (5, 7)])
+def test_layers_at_once_are_layers_one_by_one_to_the_last_bit(rows: int, length: int, feature: str, window: int | None) -> None:
+    """The same pass over a cache, once watched, so that each layer's attention is called by itself."""
+    model = tiny_model(dtype="float32", **{**SHAPE, **FEATURES[feature], "head_dim": 32})
+    generator = torch.Generator().manual_seed(rows)
+    caches = [KvCache(model.config, rows, 60, torch.device("cpu"), torch.float32) for _ in range(2)]
+    for name in ("k_LBKSH", "v_LBKSH"):
+        noise = torch.randn(caches[0].k_LBKSH.shape, generator=generator)
+        for cache in caches:
+            getattr(cache, name).copy_(noise)
+    starts_B = torch.randint(0, 60 - length, (rows,), generator=generator)
+    tokens_BT = torch.randint(0, model.config.vocab_size, (rows, length), generator=generator)
+    positions_BT = starts_B[:, None] + torch.arange(length)
+    watched: list[int] = []
+    with torch.inference_mode():
+        at_once = model(tokens_BT, positions_BT, SlotAttention(caches[0], starts_B, length, window))
+        watch = lambda layer, q_BNTH, positions_BT: watched.append(layer)  # noqa: E731
+        one_by_one = model(tokens_BT, positions_BT, SlotAttention(caches[1], starts_B, length, window, watch=watch))
+    assert watched == [0, 1]
+    assert torch.equal(at_once, one_by_one)
+    assert torch.equal(caches[0].k_LBKSH, caches[1].k_LBKSH)
+    assert torch.equal(caches[0].v_LBKSH, caches[1].v_LBKSH)
+
+
+def test_a_slot_beyond_the_cache_is_refused() -> None:
+    model = tiny_model(dtype="float32", **{**SHAPE, "head_dim": 32})
+    cache = KvCache(model.config, 1, 8, torch.device("cpu"), torch.float32)
+    with torch.inference_mode(), pytest.raises(IndexError, match="slot 8 in a cache of 8"):
+        model(torch.tensor([[1, 2]]), torch.tensor([[7, 8]]), SlotAttention(cache, torch.tensor([7]), 2))
