@@ -158,6 +158,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     chosen = parser.parse_args()
+    if not 0 <= chosen.acceptance_rate <= 1:
+        parser.error(f"--acceptance-rate: expected 0 to 1, found {chosen.acceptance_rate}")
+    if chosen.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("--device: expected cpu, for torch finds no GPU here, found 'cuda'")
     dtype = chosen.dtype or ("float32" if chosen.device == "cpu" else "bfloat16")
     try:
         strategy = Strategy("self", chosen.kv_policy, chosen.kv_budget, chosen.gamma)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from executor.transformer import Attend
 
 LANES = 16  # the most of lanes.h: dimensions must be multiples
-MOST_TOKENS = 256  # beyond, torch's products are about as fast
+MOST_TOKENS = 256  # beyond, little is left to gain on torch
 
 _WEIGHTS = {  # in the order of the C structure
     "input_norm": "input_layernorm.weight",

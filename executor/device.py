@@ -7,6 +7,7 @@ host waits once a round, when it fetches what was accepted.
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import time
 from collections.abc import Sequence
@@ -30,6 +31,20 @@ def in_large_pages(shape: Sequence[int], device: torch.device, dtype: torch.dtyp
         whole = (memory.data_ptr() + memory.nbytes - first) // mmap.PAGESIZE * mmap.PAGESIZE
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(max(whole, 0)), mmap.MADV_HUGEPAGE)  # a wish: may fail
     return memory.zero_()
+
+
+class Scratch:
+    """Memory that is kept from step to step: fresh pages cost more than what is done in them."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype):
+        self._held = torch.empty(0, device=device, dtype=dtype)
+
+    def __call__(self, *shape: int) -> Tensor:
+        """A part of it in this shape; what was there before is anybody's."""
+        count = math.prod(shape)
+        if self._held.numel() < count:
+            self._held = self._held.new_empty(count + count // 4)
+        return self._held[:count].view(shape)
 
 
 def wait(device: torch.device) -> None:

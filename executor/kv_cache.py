@@ -5,13 +5,11 @@ Shapes: L layers, B batch, K KV heads, S slots, H head dim, T new tokens, C slot
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from costmodel.transformer import TransformerConfig
-from executor.device import in_large_pages, send
+from executor.device import Scratch, in_large_pages, send
 
 
 class KvCache:
@@ -28,7 +26,7 @@ class KvCache:
         shape = (config.num_layers, batch_size, config.num_kv_heads, capacity, config.head_dim)
         self.k_LBKSH, self.v_LBKSH = in_large_pages(shape, device, dtype), in_large_pages(shape, device, dtype)
         self._rows_B1 = torch.arange(batch_size, device=device)[:, None]
-        self._scratch = torch.empty(0, device=device, dtype=dtype)
+        self.scratch = Scratch(device, dtype)  # for attention scores
 
     @property
     def device(self) -> torch.device:
@@ -43,13 +41,6 @@ class KvCache:
     def nbytes(self) -> int:
         """Memory of keys and values. [bytes]"""
         return self.k_LBKSH.nbytes + self.v_LBKSH.nbytes
-
-    def scratch(self, *shape: int) -> Tensor:
-        """Memory for attention scores, kept from step to step: fresh pages cost more than the scores themselves."""
-        count = math.prod(shape)
-        if self._scratch.numel() < count:
-            self._scratch = self._scratch.new_empty(count + count // 4)
-        return self._scratch[:count].view(shape)
 
     def write(self, layer: int, slots_BT: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> None:
         """Store new tokens of every row at the given slots."""

@@ -125,7 +125,7 @@ def num_measurements() -> int:
 def _first_rows(cache: KvCache, batch_size: int) -> KvCache:
     part = KvCache.__new__(KvCache)
     part.k_LBKSH, part.v_LBKSH = cache.k_LBKSH[:, :batch_size], cache.v_LBKSH[:, :batch_size]
-    part._rows_B1, part._scratch = cache._rows_B1[:batch_size], cache._scratch
+    part._rows_B1, part.scratch = cache._rows_B1[:batch_size], cache.scratch
     return part
 
 

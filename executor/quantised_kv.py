@@ -8,12 +8,11 @@ Shapes: L layers, B batch, K KV heads, S slots, H head dim, T new tokens; ... an
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from costmodel.transformer import TransformerConfig
+from executor.device import Scratch
 
 LARGEST = {"int8": 127.0, "int4": 7.0, "fp8": 448.0}  # what a scale maps to 1
 STORED = {"int8": torch.int8, "int4": torch.uint8, "fp8": torch.float8_e4m3fn}
@@ -51,7 +50,7 @@ class QuantisedKv:
         self._stored = torch.zeros(shape, device=device, dtype=STORED[kv_dtype])
         self._scales = torch.zeros((*shape[:-1], 1), device=device, dtype=dtype)
         self._rows_B1 = torch.arange(batch_size, device=device)[:, None]
-        self._scratch = torch.empty(0, device=device, dtype=dtype)
+        self.scratch = Scratch(device, dtype)  # for attention scores
 
     @property
     def device(self) -> torch.device:
@@ -66,13 +65,6 @@ class QuantisedKv:
         """Keep these rows alone, in this order."""
         self._stored = self._bytes(self._stored)[:, :, rows_B].view(STORED[self.kv_dtype])
         self._scales, self._rows_B1 = self._scales[:, :, rows_B], self._rows_B1[: len(rows_B)]
-
-    def scratch(self, *shape: int) -> Tensor:
-        """Memory for attention scores, kept from step to step."""
-        count = math.prod(shape)
-        if self._scratch.numel() < count:
-            self._scratch = self._scratch.new_empty(count + count // 4)
-        return self._scratch[:count].view(shape)
 
     def write(self, layer: int, slots_BT: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> None:
         """Store new tokens of every row at the given slots."""
