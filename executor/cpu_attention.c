@@ -1,7 +1,9 @@
 /* Attention of a few queries per sequence over long cached keys and values, in float32 on a CPU.
  *
  * Each key and value is read from memory once, for all queries that share its KV head: blocks of slots stay in the first
- * cache levels while tiles of a few query rows pass over them, with a running softmax (FlashAttention, arXiv 2205.14135).
+ * cache levels while tiles of query rows pass over them, with a running softmax in powers of 2 (FlashAttention,
+ * arXiv 2205.14135). Keys are turned so that each slot has a lane, unless the rows are too few to be worth it. Of the next
+ * block a line is asked for with every few products: memory is to work while the processor does.
  * Long sequences are split over threads and merged (split-KV). A row reads no slot beyond its own position.
  *
  * Shapes: B batch, N query heads, K KV heads, G = N / K, T query tokens, S slots, H head dim.
@@ -9,128 +11,243 @@
  */
 #include "lanes.h"
 
-enum { BLOCK = 16, TILE = LANES / 2, AHEAD = 64 }; /* two vectors a row of a tile leave registers for what they meet */
+enum { BLOCK = 64, TILE = LANES * 3 / 4, FEW = 2, WIDEST = 256, LINE = 16 }; /* two vectors a row of a tile leave registers for what they meet */
 
-/* Ask for a later slot, to lie in the second-level cache when its block comes: what a block computes outlasts the processor's own guesses. */
-static inline void fetch(const float *from, int count) {
-    for (int i = 0; i < count; i += LANES) __builtin_prefetch(from + i, 0, 2);
+/* What the rows of a (sequence, KV head) have in common over a block of `count` slots. */
+typedef struct {
+    const float *k, *v, *next_k, *next_v;
+    int count, wide; /* `wide`: rounded up to pairs of vectors */
+    int H, tiles;
+    float scale;
+} Block;
+
+/* Asks for `count` floats of the next block, of which a tile's share counts; answers where the next ones are. */
+static inline __attribute__((always_inline)) const float *fetch(const float *ahead, const int count, int share) {
+    for (int i = 0; i < count; i += LINE) __builtin_prefetch(ahead + i, 0, 3);
+    return ahead + share;
 }
 
-/* R query rows against `count` slots of a block: updates the running maximum, sum and weighted values of each row.
- * `seen` says up to which of these slots each row may look; `from` where its window begins. */
-static inline __attribute__((always_inline)) void tile(
-    const int R, const int H, const float *restrict q, const float *restrict k, const float *restrict v, int count,
-    const int *from, const int *seen, float scale, float *restrict top, float *restrict sum, float *restrict out) {
-    float weight[TILE][BLOCK];
-    for (int s = 0; s < count; s++) {
-        lanes key[H / LANES];
-        fetch(k + (s + AHEAD) * H, H);
-        for (int h = 0; h < H / LANES; h++) key[h] = load(k + s * H + h * LANES);
-        for (int r = 0; r < R; r++) {
-            lanes dot = load(q + r * H) * key[0];
-            for (int h = 1; h < H / LANES; h++) dot += load(q + r * H + h * LANES) * key[h];
-            weight[r][s] = total_of(dot) * scale;
-        }
+/* LANES keys from slot s on: where they lie, or with zeros for what is not there. */
+static inline const float *keys_at(const Block *block, int s, float *padded) {
+    const int there = block->count - s, H = block->H;
+    if (there >= LANES) return block->k + s * H;
+    memcpy(padded, block->k + s * H, sizeof(float) * there * H);
+    memset(padded + there * H, 0, sizeof(float) * (LANES - there) * H);
+    return padded;
+}
+
+/* One vector with the totals of LANES vectors. */
+static inline __attribute__((always_inline)) lanes totals_of(const lanes *x) {
+    lanes part[LANES / 4];
+    for (int i = 0; i < LANES / 4; i++) part[i] = parts_of_totals(x + 4 * i);
+    for (int n = LANES / 8; n > 0; n /= 2) {
+        for (int i = 0; i < n; i++) part[i] = EVEN_FOURS(part[2 * i], part[2 * i + 1]) + ODD_FOURS(part[2 * i], part[2 * i + 1]);
     }
-    for (int r = 0; r < R; r++) {
-        for (int s = 0; s < count; s++) weight[r][s] = (s >= from[r] && s < seen[r]) ? weight[r][s] : -INFINITY;
-        float best = top[r];
-        for (int s = 0; s < count; s++) best = weight[r][s] > best ? weight[r][s] : best;
-        if (best == -INFINITY) {
-            memset(weight[r], 0, sizeof weight[r]);
-            continue;
+    return part[0];
+}
+
+/* Scores of a few rows, each slot's products along its key. */
+static inline __attribute__((always_inline)) void scores_along(const int H, int rows, const Block *block, const float *q, float (*weight)[BLOCK]) {
+    float padded[LANES * WIDEST];
+    const float *ahead = block->next_k;
+    for (int s = 0; s < block->count; s += LANES) {
+        const float *keys = keys_at(block, s, padded);
+        for (int r = 0; r < rows; r++) {
+            lanes dot[LANES];
+            for (int i = 0; i < LANES; i++) {
+                if (r == 0) ahead = fetch(ahead, H, H);
+                dot[i] = load(q + r * H) * load(keys + i * H);
+                for (int h = LANES; h < H; h += LANES) dot[i] += load(q + r * H + h) * load(keys + i * H + h);
+            }
+            store(weight[r] + s, totals_of(dot) * block->scale);
         }
-        float shrink = top[r] == -INFINITY ? 0.0f : exp_negative(top[r] - best), total = 0.0f;
-        for (int s = 0; s < count; s++) {
-            float w = weight[r][s] == -INFINITY ? 0.0f : exp_negative(weight[r][s] - best);
-            weight[r][s] = w;
-            total += w;
-        }
-        top[r] = best;
-        sum[r] = sum[r] * shrink + total;
-        for (int h = 0; h < H; h++) out[r * H + h] *= shrink;
-    }
-    for (int h = 0; h < H; h += 2 * LANES) {
-        lanes left[TILE], right[TILE];
-        for (int r = 0; r < R; r++) left[r] = load(out + r * H + h), right[r] = load(out + r * H + h + LANES);
-        for (int s = 0; s < count; s++) {
-            fetch(v + (s + AHEAD) * H + h, 2 * LANES);
-            lanes a = load(v + s * H + h), b = load(v + s * H + h + LANES);
-            for (int r = 0; r < R; r++) left[r] += weight[r][s] * a, right[r] += weight[r][s] * b;
-        }
-        for (int r = 0; r < R; r++) store(out + r * H + h, left[r]), store(out + r * H + h + LANES, right[r]);
     }
 }
 
-#define ROWS(R, H) case R: tile(R, H, q, k, v, count, from, seen, scale, top, sum, out); break;
+static void scores_of_few(int rows, const Block *block, const float *q, float (*weight)[BLOCK]) {
+    switch (block->H) {
+        case 32: scores_along(32, rows, block, q, weight); break;
+        case 64: scores_along(64, rows, block, q, weight); break;
+        case 128: scores_along(128, rows, block, q, weight); break;
+        default: scores_along(block->H, rows, block, q, weight);
+    }
+}
+
+/* LANES dimensions of LANES keys, turned: to[dimension][slot]. */
+static inline void turn(const float *keys, int H, float *to) {
+    lanes fours[LANES / 4][4]; /* of each group of four slots: dimension 4 l + j in the l-th four of vector j */
+    for (int i = 0; i < LANES / 4; i++) {
+        lanes x[4];
+        for (int j = 0; j < 4; j++) x[j] = load(keys + (4 * i + j) * H);
+        lanes a = LOW(x[0], x[1]), b = HIGH(x[0], x[1]), c = LOW(x[2], x[3]), d = HIGH(x[2], x[3]);
+        fours[i][0] = LOW_PAIRS(a, c), fours[i][1] = HIGH_PAIRS(a, c), fours[i][2] = LOW_PAIRS(b, d), fours[i][3] = HIGH_PAIRS(b, d);
+    }
+    for (int j = 0; j < 4; j++) {
+        float *at = to + j * BLOCK;
 #ifdef __AVX512F__
-#define MORE_ROWS(H) ROWS(5, H) ROWS(6, H) ROWS(7, H) ROWS(8, H)
+        lanes a = LOW_FOURS(fours[0][j], fours[1][j]), b = LOW_FOURS(fours[2][j], fours[3][j]);
+        lanes c = HIGH_FOURS(fours[0][j], fours[1][j]), d = HIGH_FOURS(fours[2][j], fours[3][j]);
+        store(at, EVEN_FOURS(a, b)), store(at + 4 * BLOCK, ODD_FOURS(a, b));
+        store(at + 8 * BLOCK, EVEN_FOURS(c, d)), store(at + 12 * BLOCK, ODD_FOURS(c, d));
 #else
-#define MORE_ROWS(H)
+        store(at, EVEN_FOURS(fours[0][j], fours[1][j])), store(at + 4 * BLOCK, ODD_FOURS(fours[0][j], fours[1][j]));
 #endif
-#define WIDTH(H) \
-    case H: \
-        switch (rows) { ROWS(1, H) ROWS(2, H) ROWS(3, H) ROWS(4, H) MORE_ROWS(H) } \
-        break;
-
-static void any_tile(int rows, int width, const float *q, const float *k, const float *v, int count, const int *from,
-                     const int *seen, float scale, float *top, float *sum, float *out) {
-    switch (width) { WIDTH(32) WIDTH(64) WIDTH(128) }
+    }
 }
+
+/* turned[H][BLOCK] of a block's keys. */
+static void turn_keys(const Block *block, float *turned) {
+    float padded[LANES * WIDEST];
+    for (int s = 0; s < block->count; s += LANES) {
+        const float *keys = keys_at(block, s, padded);
+        for (int h = 0; h < block->H; h += LANES) turn(keys + h, block->H, turned + h * BLOCK + s);
+    }
+}
+
+/* Scores of R rows against turned keys, a slot a lane. */
+static inline __attribute__((always_inline)) void scores_of(
+    const int R, const Block *block, const float *restrict turned, int tile, const float *restrict q, float (*restrict weight)[BLOCK]) {
+    const int H = block->H, count = block->count, share = 2 * LANES / block->tiles;
+    const float *ahead = block->next_k + BLOCK * H / block->tiles * tile, scale = block->scale;
+    for (int s = 0; s < count; s += 2 * LANES) {
+        lanes left[TILE], right[TILE];
+        for (int r = 0; r < R; r++) left[r] = right[r] = all(0.0f);
+        for (int h = 0; h < H; h++) {
+            ahead = fetch(ahead, 2 * LANES, share);
+            lanes a = load(turned + h * BLOCK + s), b = load(turned + h * BLOCK + s + LANES);
+            for (int r = 0; r < R; r++) left[r] += q[r * H + h] * a, right[r] += q[r * H + h] * b;
+        }
+        for (int r = 0; r < R; r++) store(weight[r] + s, left[r] * scale), store(weight[r] + s + LANES, right[r] * scale);
+    }
+}
+
+/* One row's scores become weights; its running maximum, sum and weighted values follow. */
+static inline void weigh(const Block *block, float *restrict weight, float *restrict top, float *restrict sum, float *restrict out) {
+    lanes most = load(weight), total = all(0.0f);
+    for (int s = LANES; s < block->wide; s += LANES) most = larger(most, load(weight + s));
+    const float best = largest_of(most);
+    if (best > *top) {
+        const float shrink = exp2_of(all(*top - best))[0];
+        for (int h = 0; h < block->H; h += LANES) store(out + h, load(out + h) * shrink);
+        *sum *= shrink;
+        *top = best;
+    }
+    const float base = *top == -INFINITY ? 0.0f : *top; /* it has seen no slot yet */
+    for (int s = 0; s < block->wide; s += LANES) {
+        lanes x = exp2_of(load(weight + s) - base);
+        store(weight + s, x);
+        total += x;
+    }
+    *sum += total_of(total);
+}
+
+/* Weighted values of R rows, C vectors of them at once. */
+static inline __attribute__((always_inline)) void add_values(
+    const int R, const int C, const Block *block, int tile, const float (*restrict weight)[BLOCK], float *restrict out) {
+    const int H = block->H, count = block->count, share = C * LANES / block->tiles;
+    const float *ahead = block->next_v + BLOCK * H / block->tiles * tile;
+    for (int h = 0; h < H; h += C * LANES) {
+        const float *v = block->v + h;
+        lanes sums[TILE][4];
+        for (int r = 0; r < R; r++) for (int c = 0; c < C; c++) sums[r][c] = load(out + r * H + h + c * LANES);
+        for (int s = 0; s < count; s++, v += H) {
+            ahead = fetch(ahead, C * LANES, share);
+            lanes value[4];
+            for (int c = 0; c < C; c++) value[c] = load(v + c * LANES);
+            for (int r = 0; r < R; r++) for (int c = 0; c < C; c++) sums[r][c] += weight[r][s] * value[c];
+        }
+        for (int r = 0; r < R; r++) for (int c = 0; c < C; c++) store(out + r * H + h + c * LANES, sums[r][c]);
+    }
+}
+
+/* Both for every height of a tile. */
+#define DEFINE(R) \
+    static void scores_##R(const Block *block, const float *turned, int tile, const float *q, float (*weight)[BLOCK]) { scores_of(R, block, turned, tile, q, weight); } \
+    static void values_##R(const Block *block, int tile, const float (*weight)[BLOCK], float *out) { \
+        if (R <= 2 && block->H % (4 * LANES) == 0) add_values(R, 4, block, tile, weight, out); \
+        else add_values(R, 2, block, tile, weight, out); \
+    }
+DEFINE(1) DEFINE(2) DEFINE(3) DEFINE(4) DEFINE(5) DEFINE(6)
+#ifdef __AVX512F__
+DEFINE(7) DEFINE(8) DEFINE(9) DEFINE(10) DEFINE(11) DEFINE(12)
+#define EACH(f) 0, f##1, f##2, f##3, f##4, f##5, f##6, f##7, f##8, f##9, f##10, f##11, f##12
+#else
+#define EACH(f) 0, f##1, f##2, f##3, f##4, f##5, f##6
+#endif
+static void (*const scores[])(const Block *, const float *, int, const float *, float (*)[BLOCK]) = {EACH(scores_)};
+static void (*const values[])(const Block *, int, const float (*)[BLOCK], float *) = {EACH(values_)};
+
+/* A tile of rows over a block, whose turned keys are given unless the rows are few. Row r sees slots [from[r], seen[r]); all where these are null. */
+static void pass(int rows, const Block *block, const float *turned, int tile, const float *q, const int *from, const int *seen,
+                 float *top, float *sum, float *out) {
+    float weight[TILE][BLOCK] __attribute__((aligned(64)));
+    if (turned) scores[rows](block, turned, tile, q, weight);
+    else scores_of_few(rows, block, q, weight);
+    for (int r = 0; r < rows; r++) {
+        if (seen) for (int s = 0; s < block->wide; s++) weight[r][s] = s >= from[r] && s < seen[r] ? weight[r][s] : -INFINITY;
+        weigh(block, weight[r], top + r, sum + r, out + r * block->H);
+    }
+    values[rows](block, tile, (const float (*)[BLOCK])weight, out);
+}
+
+static inline int within(int64_t x, int most) { return x < 0 ? 0 : x > most ? most : (int)x; }
 
 /* All rows of one (sequence, KV head) over slots [first, last). */
 static void span(const float *q, const float *k, const float *v, int rows, int T, int H, float scale, const int64_t *positions,
                  int64_t window, int64_t first, int64_t last, float *top, float *sum, float *out) {
-    for (int r = 0; r < rows; r++) { top[r] = -INFINITY; sum[r] = 0.0f; }
+    float turned[BLOCK * WIDEST] __attribute__((aligned(64)));
+    const int tiles = (rows + TILE - 1) / TILE, height = (rows + tiles - 1) / tiles, few = rows <= FEW;
+    for (int r = 0; r < rows; r++) top[r] = -INFINITY, sum[r] = 0.0f;
     memset(out, 0, sizeof(float) * rows * H);
     for (int64_t start = first; start < last; start += BLOCK) {
-        int count = last - start < BLOCK ? (int)(last - start) : BLOCK;
-        for (int row = 0; row < rows; row += TILE) {
-            int part = rows - row < TILE ? rows - row : TILE, from[TILE], seen[TILE];
-            for (int r = 0; r < part; r++) {
-                int64_t position = positions[(row + r) % T], begin = window > 0 ? position - window + 1 - start : 0;
-                int64_t end = position + 1 - start;
-                seen[r] = end > count ? count : end < 0 ? 0 : (int)end;
-                from[r] = begin > count ? count : begin < 0 ? 0 : (int)begin;
+        const int count = within(last - start, BLOCK), wide = (count + 2 * LANES - 1) / (2 * LANES) * 2 * LANES;
+        const float *next_k = k + (start + BLOCK) * H, *next_v = v + (start + BLOCK) * H;
+        const Block block = {k + start * H, v + start * H, next_k, next_v, count, wide, H, tiles, scale * LOG2_E};
+        const int cut = count < wide || start + count > positions[0] + 1 || window > 0;
+        if (!few) turn_keys(&block, turned);
+        for (int row = 0; row < rows; row += height) {
+            const int part = rows - row < height ? rows - row : height;
+            int from[TILE], seen[TILE];
+            for (int r = 0; cut && r < part; r++) {
+                const int64_t position = positions[(row + r) % T];
+                seen[r] = within(position + 1 - start, count);
+                from[r] = window > 0 ? within(position - window + 1 - start, count) : 0;
             }
-            any_tile(part, H, q + row * H, k + start * H, v + start * H, count, from, seen, scale, top + row, sum + row, out + row * H);
+            pass(part, &block, few ? 0 : turned, row / height, q + row * H, cut ? from : 0, cut ? seen : 0, top + row, sum + row, out + row * H);
         }
     }
 }
 
-/* out[B,N,T,H] of queries q[B,N,T,H], times scale, over k, v [B,K,S,H] with the given strides (elements) of B and K.
- * positions[B,T] is the last slot each query sees; window 0 is none. scratch: B * K * splits * G * T * (H + 2) floats. */
+/* out[B,N,T,H] of queries q[B,N,T,H], times scale, over k, v [B,K,S,H] with the given strides (elements) of B and K; H is a multiple of 32,
+ * at most 256. positions[B,T] is the last slot each query sees; window 0 is none. scratch: B * K * splits * G * T * (H + 2) floats. */
 void attend(const float *q, const float *k, const float *v, const int64_t *positions, float *out, float *scratch, int64_t B, int64_t K,
             int64_t G, int64_t T, int64_t H, int64_t stride_b, int64_t stride_k, int64_t window, int64_t splits, float scale, int threads) {
     const int64_t rows = G * T, items = B * K * splits, size = rows * (H + 2);
-    #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (int64_t item = 0; item < items; item++) {
-        int64_t pair = item / splits, b = pair / K, kv = pair % K;
-        const int64_t *seen = positions + b * T;
-        int64_t last = seen[T - 1] + 1, first = window > 0 && seen[0] + 1 > window ? seen[0] + 1 - window : 0;
-        int64_t share = (last - first + splits - 1) / splits, low = first + item % splits * share;
-        int64_t high = low + share < last ? low + share : last;
-        int64_t offset = b * stride_b + kv * stride_k;
-        float *part = scratch + item * size;
-        span(q + pair * rows * H, k + offset, v + offset, rows, T, H, scale, seen, window, low, high, part + rows * H, part + rows * (H + 1), part);
-    }
-    #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t pair = 0; pair < B * K; pair++) {
-        for (int64_t r = 0; r < rows; r++) {
-            float best = -INFINITY, total = 0.0f, *into = out + (pair * rows + r) * H;
-            for (int64_t i = 0; i < splits; i++) {
-                float top = scratch[(pair * splits + i) * size + rows * H + r];
-                best = top > best ? top : best;
-            }
+    #pragma omp parallel num_threads(threads)
+    {
+        #pragma omp for schedule(dynamic, 1)
+        for (int64_t item = 0; item < items; item++) {
+            int64_t pair = item / splits, b = pair / K, kv = pair % K;
+            const int64_t *seen = positions + b * T;
+            int64_t last = seen[T - 1] + 1, first = window > 0 && seen[0] + 1 > window ? seen[0] + 1 - window : 0;
+            int64_t share = (last - first + splits - 1) / splits, low = first + item % splits * share;
+            int64_t high = low + share < last ? low + share : last;
+            int64_t offset = b * stride_b + kv * stride_k;
+            float *part = scratch + item * size;
+            span(q + pair * rows * H, k + offset, v + offset, rows, T, H, scale, seen, window, low, high, part + rows * H, part + rows * (H + 1), part);
+        }
+        #pragma omp for schedule(static)
+        for (int64_t row = 0; row < B * K * rows; row++) {
+            const float *parts = scratch + row / rows * splits * size, *tops = parts + rows * H + row % rows, *sums = tops + rows;
+            float best = -INFINITY, total = 0.0f, *into = out + row * H;
+            for (int64_t i = 0; i < splits; i++) best = tops[i * size] > best ? tops[i * size] : best;
             memset(into, 0, sizeof(float) * H);
             for (int64_t i = 0; i < splits; i++) {
-                const float *part = scratch + (pair * splits + i) * size;
-                if (part[rows * H + r] == -INFINITY) continue;
-                float scale = exp_negative(part[rows * H + r] - best);
-                total += scale * part[rows * (H + 1) + r];
-                for (int64_t h = 0; h < H; h++) into[h] += scale * part[r * H + h];
+                const float *part = parts + i * size + row % rows * H, share = exp2_of(all(tops[i * size] - best))[0];
+                total += share * sums[i * size];
+                for (int64_t h = 0; h < H; h += LANES) store(into + h, load(into + h) + load(part + h) * share);
             }
-            for (int64_t h = 0; h < H; h++) into[h] /= total;
+            for (int64_t h = 0; h < H; h += LANES) store(into + h, load(into + h) / total);
         }
     }
 }

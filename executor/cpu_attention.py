@@ -15,7 +15,7 @@ from torch import Tensor
 
 from executor.compiled import kernels
 
-HEAD_DIMS = (32, 64, 128)
+HEAD_DIMS = range(32, 257, 32)
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int | None], Tensor]
 

@@ -26,31 +26,12 @@ typedef struct {
 #define HELD(x)
 #endif
 
-#ifdef __clang__
-#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-typedef int32_t places __attribute__((vector_size(LANES * 4)));
-#define PICK(a, b, ...) __builtin_shuffle(a, b, (places){__VA_ARGS__})
-#endif
-typedef float quad __attribute__((vector_size(16)));
-#ifdef __AVX512F__
-#define LOW(a, b) PICK(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
-#define HIGH(a, b) PICK(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
-#define LOW_PAIRS(a, b) PICK(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
-#define HIGH_PAIRS(a, b) PICK(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31)
-#else
-#define LOW(a, b) PICK(a, b, 0, 8, 1, 9, 4, 12, 5, 13)
-#define HIGH(a, b) PICK(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
-#define LOW_PAIRS(a, b) PICK(a, b, 0, 1, 8, 9, 4, 5, 12, 13)
-#define HIGH_PAIRS(a, b) PICK(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
-#endif
-
-/* The totals of four vectors: neighbours are interleaved and added up until each group of four lanes holds a part of each. */
+/* The totals of four vectors. */
 static inline void totals_of(const lanes *x, float *totals) {
-    lanes first = LOW(x[0], x[1]) + HIGH(x[0], x[1]), second = LOW(x[2], x[3]) + HIGH(x[2], x[3]);
-    lanes all = LOW_PAIRS(first, second) + HIGH_PAIRS(first, second);
-    quad parts[LANES / 4];
-    memcpy(parts, &all, sizeof all);
+    typedef float four __attribute__((vector_size(16)));
+    lanes all_parts = parts_of_totals(x);
+    four parts[LANES / 4];
+    memcpy(parts, &all_parts, sizeof all_parts);
     for (int i = 1; i < LANES / 4; i++) parts[0] += parts[i];
     memcpy(totals, parts, sizeof parts[0]);
 }
@@ -199,9 +180,9 @@ void layer_rest(const Layer *layer, const float *x, const float *seen, float *ou
         #pragma omp barrier
         #pragma omp for schedule(static)
         for (int64_t m = 0; m < M; m++) {
-            for (int64_t f = m * F; f < (m + 1) * F; f++) {
-                float small = exp_negative(-fabsf(gate[f]));
-                gate[f] *= up[f] * (gate[f] < 0 ? small : 1.0f) / (1.0f + small);
+            for (int64_t f = m * F; f < (m + 1) * F; f += LANES) {
+                lanes x = load(gate + f), e = exp2_of(larger(-x, all(0.0f)) * -LOG2_E), sigmoid = e / (1.0f + exp2_of(larger(x, -x) * -LOG2_E));
+                store(gate + f, x * sigmoid * load(up + f)); /* no exponential is of a positive number */
             }
         }
         turn(gate, M, F, turned);

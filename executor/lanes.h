@@ -1,7 +1,10 @@
-/* Vectors of floats for the kernels of this folder, and the exponential; written so that compilers vectorise them. */
+/* Vectors of floats for the kernels of this folder, and the exponential; written so that compilers keep them in registers. */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 
 #ifdef __AVX512F__
 enum { LANES = 16 };
@@ -9,9 +12,42 @@ enum { LANES = 16 };
 enum { LANES = 8 };
 #endif
 typedef float lanes __attribute__((vector_size(LANES * 4)));
+typedef int32_t wholes __attribute__((vector_size(LANES * 4)));
 
 static inline lanes load(const float *from) { lanes x; memcpy(&x, from, sizeof x); return x; }
 static inline void store(float *to, lanes x) { memcpy(to, &x, sizeof x); }
+static inline lanes all(float x) { return (lanes){0} + x; }
+
+/* Lanes of two vectors: first and second half of each group of four, alternating one by one or in pairs; groups of four. */
+#ifdef __clang__
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (wholes){__VA_ARGS__})
+#endif
+#ifdef __AVX512F__
+#define LOW(a, b) PICK(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
+#define HIGH(a, b) PICK(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
+#define LOW_PAIRS(a, b) PICK(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
+#define HIGH_PAIRS(a, b) PICK(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31)
+#define EVEN_FOURS(a, b) PICK(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
+#define ODD_FOURS(a, b) PICK(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31)
+#define LOW_FOURS(a, b) PICK(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+#define HIGH_FOURS(a, b) PICK(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31)
+#else
+#define LOW(a, b) PICK(a, b, 0, 8, 1, 9, 4, 12, 5, 13)
+#define HIGH(a, b) PICK(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
+#define LOW_PAIRS(a, b) PICK(a, b, 0, 1, 8, 9, 4, 5, 12, 13)
+#define HIGH_PAIRS(a, b) PICK(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
+#define EVEN_FOURS(a, b) PICK(a, b, 0, 1, 2, 3, 8, 9, 10, 11)
+#define ODD_FOURS(a, b) PICK(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
+#endif
+
+/* Neighbouring lanes of four vectors added up until each group of four lanes holds a part of each total. */
+static inline lanes parts_of_totals(const lanes *x) {
+    lanes first = LOW(x[0], x[1]) + HIGH(x[0], x[1]), second = LOW(x[2], x[3]) + HIGH(x[2], x[3]);
+    return LOW_PAIRS(first, second) + HIGH_PAIRS(first, second);
+}
+
 static inline float total_of(lanes x) {
     float part[8];
     for (int i = 0; i < 8; i++) part[i] = LANES == 16 ? x[i] + x[i + LANES - 8] : x[i];
@@ -19,18 +55,39 @@ static inline float total_of(lanes x) {
     return (part[0] + part[2]) + (part[1] + part[3]);
 }
 
-/* e^x for x <= 0, relative error below 2e-7. */
-static inline float exp_negative(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    float n = floorf(x * 1.44269504f + 0.5f);
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    union { int32_t i; float f; } scale = {((int32_t)n + 127) << 23};
-    return p * scale.f;
+static inline lanes larger(lanes a, lanes b) {
+#if defined(__AVX512F__)
+    return (lanes)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+    return (lanes)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    wholes first = a > b;
+    return (lanes)((first & (wholes)a) | (~first & (wholes)b));
+#endif
+}
+
+static inline float largest_of(lanes x) {
+#ifdef __AVX512F__
+    return _mm512_reduce_max_ps((__m512)x);
+#else
+    float best = x[0];
+    for (int i = 1; i < LANES; i++) best = x[i] > best ? x[i] : best;
+    return best;
+#endif
+}
+
+#define LOG2_E 1.44269504f
+
+/* 2^x of each lane for x <= 0: relative error below 2e-7, exactly 0 from -127 on. The polynomial is that of Cephes' exp2f. */
+static inline lanes exp2_of(lanes x) {
+    x = larger(x, all(-127.0f));
+    wholes n = __builtin_convertvector(x - 0.5f, wholes);
+    lanes r = x - __builtin_convertvector(n, lanes);
+    lanes p = r * 1.535336188319500e-4f + 1.339887440266574e-3f;
+    p = p * r + 9.618437357674640e-3f;
+    p = p * r + 5.550332471162809e-2f;
+    p = p * r + 2.402264791363012e-1f;
+    p = p * r + 6.931472028550421e-1f;
+    p = p * r + 1.0f;
+    return (lanes)((wholes)p + (n << 23));
 }
