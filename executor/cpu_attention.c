@@ -23,7 +23,7 @@ typedef struct {
 
 /* Asks for `count` floats of the next block, of which a tile's share counts; answers where the next ones are. */
 static inline __attribute__((always_inline)) const float *fetch(const float *ahead, const int count, int share) {
-    for (int i = 0; i < count; i += LINE) __builtin_prefetch(ahead + i, 0, 3);
+    for (int i = 0; i < count; i += LINE) __builtin_prefetch(ahead + i, 0, 0);
     return ahead + share;
 }
 

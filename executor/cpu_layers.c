@@ -1,14 +1,14 @@
-/* A decoder layer over the few tokens of a decoding step, in float32 on a CPU: all of it but attention itself.
+/* Decoder layers over the few tokens of a decoding step, in float32 on a CPU: all of a pass but the LM head.
  *
  * Products of few rows are bound by reading the weights: each is read once, where the checkpoint put it. As many
  * tokens as there are lanes are turned to have one each, and meet one weight after another; of the rest, each meets many weights at once.
  *
- * Shapes: M tokens, D model, N query heads, K KV heads, H head dim, F MLP width; weights are [out, in].
+ * Shapes: B batch, T tokens a row, M tokens in all, P positions, V vocabulary, D model, N query heads, K KV heads, H head dim, F MLP width; weights are [out, in].
  * Compiled on first use by compiled.py; needs no library.
  */
 #include "lanes.h"
 
-enum { ROWS = LANES / 4, COLUMNS = 4, WIDE = 8 }; /* all sums of a tile stay in registers */
+enum { ROWS = LANES / 4, COLUMNS = 4, WIDE = 8, PAIR_WIDE = LANES / 2 }; /* all sums of a tile stay in registers */
 
 typedef struct {
     const float *input_norm, *q, *k, *v, *o, *mlp_norm, *gate, *up, *down;
@@ -16,6 +16,12 @@ typedef struct {
     int64_t d_model, num_heads, num_kv_heads, head_dim, d_ff;
     float norm_eps;
 } Layer;
+
+typedef struct {
+    const float *embedding, *norm, *cos, *sin; /* [V, D], [D], [P, H] twice */
+    int64_t vocab_size, num_positions, num_layers;
+    const Layer *layers;
+} Stack;
 
 /* Keeps GCC from loading a value again for each of its uses. */
 #if defined(__AVX512F__)
@@ -74,19 +80,21 @@ static inline __attribute__((always_inline)) void tiles(const int C, const Produ
     for (; r < M; r++) tile(1, C, p, r, c);
 }
 
-/* LANES tokens, turned so that each has a lane, against WIDE outputs. */
-static void panel(const Product *p, const float *turned, int64_t r0, int64_t c0) {
-    const float *w = p->w + c0 * p->in;
-    lanes sums[WIDE];
-    for (int c = 0; c < WIDE; c++) sums[c] = (lanes){0};
-    for (int64_t start = 0; start < p->in; start += LANES) {
-        for (int c = 0; c < WIDE; c++) __builtin_prefetch(w + (WIDE + c) * p->in + start, 0, 2); /* the weights of the next outputs */
+/* N times LANES tokens, turned so that each has a lane, against C outputs. */
+static inline __attribute__((always_inline)) void panel(const int N, const int C, const Product *p, const float *turned, int64_t r0, int64_t c0) {
+    const int64_t in = p->in;
+    const float *x = turned + r0 * in, *w = p->w + c0 * in;
+    lanes sums[2][WIDE];
+    for (int n = 0; n < N; n++) for (int c = 0; c < C; c++) sums[n][c] = all(0.0f);
+    for (int64_t start = 0; start < in; start += LANES) {
+        for (int c = 0; c < C; c++) __builtin_prefetch(w + (C + c) * in + start, 0, 2); /* the weights of the next outputs */
         for (int64_t i = start; i < start + LANES; i++) {
-            lanes tokens = load(turned + i * LANES);
-            for (int c = 0; c < WIDE; c++) sums[c] += w[c * p->in + i] * tokens;
+            lanes tokens[2];
+            for (int n = 0; n < N; n++) tokens[n] = load(x + (n * in + i) * LANES);
+            for (int c = 0; c < C; c++) for (int n = 0; n < N; n++) sums[n][c] += w[c * in + i] * tokens[n];
         }
     }
-    for (int r = 0; r < LANES; r++) for (int c = 0; c < WIDE; c++) answer(p, r0 + r, c0 + c, sums[c][r]);
+    for (int n = 0; n < N; n++) for (int r = 0; r < LANES; r++) for (int c = 0; c < C; c++) answer(p, r0 + n * LANES + r, c0 + c, sums[n][c][r]);
 }
 
 /* Shared by the threads of a parallel region, which do not wait for each other at the end. */
@@ -97,7 +105,9 @@ static void multiply(Product product, const float *turned, int64_t M) {
     for (int64_t block = 0; block < (p->out + WIDE - 1) / WIDE; block++) {
         int64_t c = block * WIDE;
         if (p->out - c >= WIDE) {
-            for (int64_t r = 0; r < full; r += LANES) panel(p, turned + r * p->in, r, c);
+            int64_t r = 0;
+            for (; r + 2 * LANES <= full; r += 2 * LANES) for (int i = 0; i < WIDE; i += PAIR_WIDE) panel(2, PAIR_WIDE, p, turned, r, c + i);
+            for (; r < full; r += LANES) panel(1, WIDE, p, turned, r, c);
             tiles(COLUMNS, p, full, M, c);
             tiles(COLUMNS, p, full, M, c + COLUMNS);
         } else {
@@ -143,8 +153,8 @@ static void place_heads(float *x, int64_t heads, int64_t H, const float *norm, f
     }
 }
 
-/* q[M, N, H], k and v [M, K, H] of x[M, D], rotated; scratch: 2 M D floats. */
-void layer_heads(const Layer *layer, const float *x, const float *cos, const float *sin, float *q, float *k, float *v,
+/* q[M, N, H], k and v [M, K, H] of x[M, D], rotated as cos and sin [P, H] say for positions[M]; scratch: 2 M D floats. */
+void layer_heads(const Layer *layer, const float *x, const float *cos, const float *sin, const int64_t *positions, float *q, float *k, float *v,
                  float *scratch, int64_t M, int threads) {
     const int64_t D = layer->d_model, H = layer->head_dim, N = layer->num_heads, K = layer->num_kv_heads;
     float *normed = scratch, *turned = scratch + M * D;
@@ -158,8 +168,9 @@ void layer_heads(const Layer *layer, const float *x, const float *cos, const flo
         #pragma omp barrier
         #pragma omp for schedule(static) nowait
         for (int64_t m = 0; m < M; m++) {
-            place_heads(q + m * N * H, N, H, layer->q_norm, layer->norm_eps, cos + m * H, sin + m * H);
-            place_heads(k + m * K * H, K, H, layer->k_norm, layer->norm_eps, cos + m * H, sin + m * H);
+            const float *cos_m = cos + positions[m] * H, *sin_m = sin + positions[m] * H;
+            place_heads(q + m * N * H, N, H, layer->q_norm, layer->norm_eps, cos_m, sin_m);
+            place_heads(k + m * K * H, K, H, layer->k_norm, layer->norm_eps, cos_m, sin_m);
         }
     }
 }
@@ -197,18 +208,30 @@ static void swap(const float *x, int64_t B, int64_t m, int64_t n, int64_t H, flo
     }
 }
 
-/* All layers of a pass over x[B, T, D], in place. The new keys and values are stored in caches k and v [L, B, K, S, H] of one layout, whose
- * strides count elements, at slots[B, T]; each token sees its row's slots up to its own. Scratch is `attended`, as `attend` wants it, and
- * `scratch`, of M = B T tokens: M H (3 N + 2 K) floats and what `layer_rest` needs. */
-void all_layers(const Layer *layers, int64_t num_layers, float *x, const float *cos, const float *sin, float *k, float *v,
-                const int64_t *slots, int64_t B, int64_t T, int64_t stride_l, int64_t stride_b, int64_t stride_k, int64_t window,
-                int64_t splits, float *attended, float *scratch, int threads) {
-    const int64_t M = B * T, H = layers->head_dim, N = layers->num_heads, K = layers->num_kv_heads;
+/* y[M, D]: rows of x over their root mean square, times the weight. */
+void normalise_all(const float *x, const float *weight, float *y, int64_t M, int64_t D, float eps, int threads) {
+    #pragma omp parallel num_threads(threads)
+    normalise_rows(x, weight, M, D, eps, y);
+}
+
+/* x[M, D]: final hidden states, normalised, of M = B T tokens at their positions. The new keys and values are stored in caches k and v
+ * [L, B, K, S, H] of one layout, whose strides count elements, at slots[B, T]; each token sees its row's slots up to its own. Scratch is
+ * `attended`, as `attend` wants it, and `scratch`: M H (3 N + 2 K) floats and what `layer_rest` needs. Answers 0, or 1 if there is no
+ * such token or position, and then has done nothing. */
+int whole_pass(const Stack *stack, const int64_t *tokens, const int64_t *positions, float *x, float *k, float *v, const int64_t *slots,
+               int64_t B, int64_t T, int64_t stride_l, int64_t stride_b, int64_t stride_k, int64_t window, int64_t splits,
+               float *attended, float *scratch, int threads) {
+    const Layer *layers = stack->layers;
+    const int64_t M = B * T, D = layers->d_model, H = layers->head_dim, N = layers->num_heads, K = layers->num_kv_heads;
     float *q = scratch, *new_k = q + M * N * H, *new_v = new_k + M * K * H, *by_head = new_v + M * K * H, *seen = by_head + M * N * H;
     float *rest = seen + M * N * H;
-    for (int64_t l = 0; l < num_layers; l++) {
+    for (int64_t m = 0; m < M; m++) {
+        if (tokens[m] < 0 || tokens[m] >= stack->vocab_size || positions[m] < 0 || positions[m] >= stack->num_positions) return 1;
+        memcpy(x + m * D, stack->embedding + tokens[m] * D, sizeof(float) * D);
+    }
+    for (int64_t l = 0; l < stack->num_layers; l++) {
         float *k_l = k + l * stride_l, *v_l = v + l * stride_l;
-        layer_heads(layers + l, x, cos, sin, q, new_k, new_v, rest, M, threads);
+        layer_heads(layers + l, x, stack->cos, stack->sin, positions, q, new_k, new_v, rest, M, threads);
         for (int64_t m = 0; m < M; m++) for (int64_t h = 0; h < K; h++) {
             int64_t place = m / T * stride_b + h * stride_k + slots[m] * H;
             memcpy(k_l + place, new_k + (m * K + h) * H, sizeof(float) * H);
@@ -219,12 +242,8 @@ void all_layers(const Layer *layers, int64_t num_layers, float *x, const float *
         swap(seen, B, N, T, H, q);
         layer_rest(layers + l, x, q, x, rest, M, threads);
     }
-}
-
-/* y[M, D]: rows of x over their root mean square, times the weight. */
-void normalise_all(const float *x, const float *weight, float *y, int64_t M, int64_t D, float eps, int threads) {
-    #pragma omp parallel num_threads(threads)
-    normalise_rows(x, weight, M, D, eps, y);
+    normalise_all(x, stack->norm, x, M, D, layers->norm_eps, threads);
+    return 0;
 }
 
 /* y[M, out] = x[M, in] w[out, in]^T; turned: M * in floats. */

@@ -54,12 +54,14 @@ def decode(
     began = time.perf_counter()
     row_began_s = [0.0] * len(batch)
     done: dict[int, tuple[float, int]] = {}  # by place of the prompt: time and tokens
+    running_B = batch.remaining_B > 0
     active, context = len(batch), float(batch.lengths_B.double().mean())
     while active:
         started, start = time.perf_counter(), mark(device)
         drafter, gamma = steer.pick(active, context)
-        active_B = batch.remaining_B > 0
-        positions_BT = (batch.lengths_B - 1)[:, None] + torch.arange(gamma + 1)
+        last_B = batch.lengths_B - 1
+        positions_BT = last_B[:, None] + torch.arange(gamma + 1)
+        next_BT = positions_BT + 1
         input_BT = send(batch.tokens_BS.gather(1, positions_BT[:, :1]), device)
         draft_BG, draft_probs_BGV = input_BT[:, :0], None
         if drafter is not None:
@@ -68,16 +70,16 @@ def decode(
             input_BT = torch.cat([input_BT, draft_BG], dim=1)
         drafted = mark(device)
         watch = drafter.watch if drafter is not None else None
-        attend = SlotAttention(batch.cache, batch.lengths_B - 1, gamma + 1, model.config.sliding_window, watch=watch)
+        attend = SlotAttention(batch.cache, last_B, gamma + 1, model.config.sliding_window, watch=watch)
         known_BT = positions_BT.clamp(max=model.config.max_context_len - 1)  # what lies beyond is never emitted
         logits_BTV = model.logits(batch.passes(input_BT, known_BT, attend))
         if not trace.round_s and not bool(logits_BTV.isfinite().all()):
             raise bad(model.config.name, "", "finite logits", "inf or nan: the weights are damaged or overflow this type")
-        accepted_B, tokens_BT = batch.sampler.verify(draft_BG, draft_probs_BGV, logits_BTV, positions_BT + 1)
+        accepted_B, tokens_BT = batch.sampler.verify(draft_BG, draft_probs_BGV, logits_BTV, next_BT)
         verified = mark(device)
         accepted_B, tokens_BT = _fetched(accepted_B, tokens_BT)
         emitted_B, ends_B = count_emitted(tokens_BT, accepted_B, batch.remaining_B, stops)
-        batch.tokens_BS.scatter_(1, positions_BT + 1, tokens_BT)
+        batch.tokens_BS.scatter_(1, next_BT, tokens_BT)
         if stop_texts is not None:
             emitted_B, ends_B = stop_texts.cut(batch, emitted_B, ends_B)
         new_lengths_B = batch.lengths_B + emitted_B
@@ -85,8 +87,8 @@ def decode(
             drafter.observe(batch.lengths_B, new_lengths_B)
         batch.lengths_B = new_lengths_B
         batch.remaining_B = torch.where(ends_B, 0, batch.remaining_B - emitted_B)
-        trace.count(accepted_B, active_B, gamma)
-        ended = (ends_B & active_B).nonzero()[:, 0].tolist()
+        trace.count(accepted_B, running_B, gamma)
+        ended = (ends_B & running_B).nonzero()[:, 0].tolist()
         ended_at = time.perf_counter()
         trace.add_round(
             draft_s=between(start, drafted),
@@ -111,6 +113,7 @@ def decode(
         context = float((batch.lengths_B * running_B).sum()) / max(active, 1)
         if shrink and not batch.waiting and 0 < active <= len(batch) // 2:
             rows_B = running_B.nonzero()[:, 0]
+            running_B = running_B[rows_B]
             steer.keep(rows_B)
             batch.keep(rows_B)
             row_began_s = [row_began_s[row] for row in rows_B.tolist()]

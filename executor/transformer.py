@@ -97,11 +97,14 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(Layer(config, layer, ranks) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
 
-    def run(self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, attend: Attend) -> Tensor:
-        """All layers, one after the other."""
+    def run(self, tokens_BT: Tensor, positions_BT: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        """Final hidden states x_BTD, normalised. `rope` holds cosine and sine of every position."""
+        x_BTD = self.embed_tokens(tokens_BT)
+        cos_BTH, sin_BTH = (table_SH[positions_BT] for table_SH in rope)
         for layer in self.layers:
             x_BTD = layer(x_BTD, cos_BTH, sin_BTH, attend)
-        return x_BTD
+        normed: Tensor = self.norm(x_BTD)
+        return normed
 
 
 class Transformer(nn.Module):
@@ -159,11 +162,7 @@ class Transformer(nn.Module):
             x_BTD.
         """
         attend = attend or partial(attend_causal, window=self.config.sliding_window)
-        x_BTD = self.model.embed_tokens(tokens_BT)
-        cos_BTH, sin_BTH = self.cos_SH[positions_BT], self.sin_SH[positions_BT]
-        stack = self._stack(tokens_BT.numel())
-        normed: Tensor = stack.norm(stack.run(x_BTD, cos_BTH, sin_BTH, attend))
-        return normed
+        return self._stack(tokens_BT.numel()).run(tokens_BT, positions_BT, (self.cos_SH, self.sin_SH), attend)
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """logits_BTV of hidden states."""
@@ -174,10 +173,10 @@ class Transformer(nn.Module):
         return logits_BTV
 
     def _stack(self, num_tokens: int) -> Stack | cpu_layers.CpuStack:
-        """Layers and last norm, in the form that computes so many tokens fastest."""
+        """The stack in the form that computes so many tokens fastest."""
         if self.alone and cpu_layers.fit(self.config) and cpu_layers.usable(self.model.embed_tokens.weight, num_tokens):
             if self._cpu_stack is None:
-                self._cpu_stack = cpu_layers.CpuStack(self.model.layers, self.model.norm, self.config)
+                self._cpu_stack = cpu_layers.CpuStack(self.model, self.config)
             return self._cpu_stack
         return self.model
 
