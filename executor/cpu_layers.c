@@ -254,3 +254,18 @@ void linear(const float *x, const float *w, float *y, float *turned, int64_t M, 
         multiply((Product){x, w, 0, y, in, out, 0}, turned, M);
     }
 }
+
+/* places[M]: of the largest number in each row of x[M, V], the first of equals. */
+void likeliest(const float *x, int64_t *places, int64_t M, int64_t V, int threads) {
+    #pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t m = 0; m < M; m++) {
+        const float *row = x + m * V;
+        lanes largest = all(row[0]);
+        int64_t i = 0;
+        for (; i + LANES <= V; i += LANES) largest = larger(largest, load(row + i));
+        float best = largest_of(largest);
+        for (; i < V; i++) best = row[i] > best ? row[i] : best;
+        for (i = 0; i < V - 1 && row[i] != best; i++) {}
+        places[m] = i;
+    }
+}

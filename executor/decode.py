@@ -86,7 +86,7 @@ def decode(
         if drafter is not None:
             drafter.observe(batch.lengths_B, new_lengths_B)
         batch.lengths_B = new_lengths_B
-        batch.remaining_B = torch.where(ends_B, 0, batch.remaining_B - emitted_B)
+        batch.remaining_B = (batch.remaining_B - emitted_B).masked_fill_(ends_B, 0)
         trace.count(accepted_B, running_B, gamma)
         ended = (ends_B & running_B).nonzero()[:, 0].tolist()
         ended_at = time.perf_counter()

@@ -135,16 +135,15 @@ class ModelDrafter:
         if not self.shared:
             self._catch_up(tokens_BS, first_B)
         self.reading.prepare(tokens_BS, lengths_B - 1)
-        rows_B = torch.arange(len(lengths_B))
         positions_BT = first_B[:, None] + torch.arange(lag)
-        input_BT, last_B = tokens_BS.gather(1, positions_BT), lengths_B - 1 - first_B
-        rows_B, last_B = send(rows_B, self.model.device), send(last_B, self.model.device)
+        input_BT = tokens_BS.gather(1, positions_BT)
         proposed: list[tuple[Tensor, Tensor | None]] = []
         for step in range(gamma):
             known_BT = positions_BT.clamp(max=self.model.config.max_context_len - 1)  # what lies beyond is never emitted
             x_BTD = self.passes(self._own_ids(input_BT), known_BT, self.reading.attend(positions_BT))
-            logits_BV = self.model.logits(x_BTD[rows_B, last_B])[:, : self.vocab_size]
-            positions_BT, last_B = (lengths_B + step)[:, None], torch.zeros_like(last_B)
+            x_BD = x_BTD[:, 0] if x_BTD.shape[1] == 1 else self._of_last(x_BTD, lengths_B - 1 - first_B)
+            logits_BV = self.model.logits(x_BD)[:, : self.vocab_size]
+            positions_BT = (lengths_B + step)[:, None]
             proposed.append(sampler.propose(self._padded(logits_BV), positions_BT[:, 0]))
             input_BT = proposed[-1][0][:, None]
         self.read_B = lengths_B + gamma - 1
@@ -161,6 +160,12 @@ class ModelDrafter:
         for row in (self.read_B < wanted_B).nonzero()[:, 0].tolist():
             first, stop = int(self.read_B[row]), int(wanted_B[row])
             prefill(self.model, self.cache, row, self._own_ids(tokens_BS[row, first:stop]), first)
+
+    def _of_last(self, x_BTD: Tensor, last_B: Tensor) -> Tensor:
+        """Of each row the token whose number among the new ones is given, on the host."""
+        rows_B = torch.arange(len(last_B))
+        x_BD: Tensor = x_BTD[send(rows_B, self.model.device), send(last_B, self.model.device)]
+        return x_BD
 
     def _own_ids(self, tokens: Tensor) -> Tensor:
         """Two models' vocabularies differ by padding, whose ids are no tokens."""

@@ -19,6 +19,7 @@ from costmodel.strategy import Strategy
 from costmodel.transformer import TransformerConfig
 from executor.attention import SlotAttention
 from executor.batch import Batch, Prompt
+from executor.cpu_layers import likeliest
 from executor.decode import decode
 from executor.device import send
 from executor.kv_cache import KvCache
@@ -136,7 +137,7 @@ def decoding_pass(model: Transformer, cache: KvCache, query_len: int, context_le
     starts_B = torch.full((batch_size,), context_len)
     positions_BT = starts_B[:, None] + torch.arange(query_len)
     attend = SlotAttention(cache, starts_B, query_len)
-    model.logits(model(send(tokens_BT, cache.device), send(positions_BT, cache.device), attend)).argmax(-1)
+    likeliest(model.logits(model(send(tokens_BT, cache.device), send(positions_BT, cache.device), attend)))
 
 
 def _product_rate(dtype: torch.dtype, size: int = 2048) -> float:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from costmodel.errors import InputError, Problem
+from executor.cpu_layers import likeliest
 from executor.device import send
 from executor.verify import accept_sampled, count_accepted
 
@@ -69,7 +70,7 @@ def logits_to_probs(logits: Tensor, sampling: Sampling) -> Tensor:
     Temperature comes first, then top-k, top-p and min-p, each on what the one before left, as engines do it.
     """
     if sampling.greedy:
-        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+        return F.one_hot(likeliest(logits), logits.shape[-1]).to(logits.dtype)
     scaled = (logits.double() - logits.amax(-1, keepdim=True)) / sampling.temperature  # the largest is 0: none overflows
     if sampling.top_k is not None and sampling.top_k < scaled.shape[-1]:
         least = scaled.topk(sampling.top_k, -1).values[..., -1:]
@@ -140,7 +141,7 @@ class Sampler:
     def propose(self, logits_BV: Tensor, positions_B: Tensor) -> tuple[Tensor, Tensor | None]:
         """A draft token for each position, and the distribution it was drawn from; None for one-hot ones."""
         if self.sampling.greedy:
-            return logits_BV.argmax(-1), None
+            return likeliest(logits_BV), None
         probs_BV = logits_to_probs(logits_BV, self.sampling)
         return draw(probs_BV, uniform(self.seeds_B, send(positions_B, logits_BV.device), DRAFT)), probs_BV
 
@@ -159,7 +160,7 @@ class Sampler:
             accepted_B and tokens_BT.
         """
         if self.sampling.greedy:
-            target_BT = logits_BTV.argmax(-1)
+            target_BT = likeliest(logits_BTV)
             return count_accepted(draft_BG, target_BT), target_BT
         positions_BT = send(positions_BT, logits_BTV.device)
         target_probs_BTV = logits_to_probs(logits_BTV, self.sampling)

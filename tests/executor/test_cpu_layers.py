@@ -146,3 +146,30 @@ def test_a_slot_beyond_the_cache_is_refused() -> None:
     cache = KvCache(model.config, 1, 8, torch.device("cpu"), torch.float32)
     with torch.inference_mode(), pytest.raises(IndexError, match="slot 8 in a cache of 8"):
         model(torch.tensor([[1, 2]]), torch.tensor([[7, 8]]), SlotAttention(cache, torch.tensor([7]), 2))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (2, 3, 16), (16, 1, 2048), (5, 37)])
+def test_the_likeliest_is_the_first_of_the_largest(shape: tuple[int, ...]) -> None:
+    """Few different numbers, so that there are equals, and rows with infinities."""
+    logits = torch.randint(-3, 3, shape, generator=torch.Generator().manual_seed(0)).float()
+    logits.view(-1, shape[-1])[-1, 0] = float("-inf")
+    found = cpu_layers.likeliest(logits)
+    assert found.shape == shape[:-1]
+    rows = logits.view(-1, shape[-1]).tolist()
+    assert found.view(-1).tolist() == [row.index(max(row)) for row in rows]
+    assert torch.equal(cpu_layers.likeliest(logits.double()), logits.double().argmax(-1))
+
+
+@pytest.mark.parametrize("wrong", ["token", "position"])
+@pytest.mark.parametrize("watched", [False, True])
+def test_no_such_token_or_position_is_an_error(watched: bool, wrong: str) -> None:
+    """In one call and layer by layer."""
+    model = tiny_model(dtype="float32", **{**SHAPE, "head_dim": 32})
+    cache = KvCache(model.config, 1, 8, torch.device("cpu"), torch.float32)
+    watch = (lambda layer, q_BNTH, positions_BT: None) if watched else None
+    token = model.config.vocab_size if wrong == "token" else 1
+    position = model.config.max_context_len if wrong == "position" else 1
+    for sign in (1, -1):
+        tokens_BT, positions_BT = (torch.tensor([[x]]) for x in ((token, position) if sign > 0 else (-1, -1)))
+        with torch.inference_mode(), pytest.raises(IndexError):
+            model(tokens_BT, positions_BT, SlotAttention(cache, torch.tensor([3]), 1, watch=watch))
