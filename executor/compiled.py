@@ -16,7 +16,7 @@ from pathlib import Path
 from executor.user_cache import cache_folder
 
 SOURCES = ("cpu_attention.c", "cpu_layers.c")
-HEADERS = ("lanes.h",)
+HEADERS = ("cpu_attention.h", "lanes.h")
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-shared", "-fPIC")
 
 

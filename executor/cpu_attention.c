@@ -4,11 +4,13 @@
  * cache levels while tiles of query rows pass over them, with a running softmax in powers of 2 (FlashAttention,
  * arXiv 2205.14135). Keys are turned so that each slot has a lane, unless the rows are too few to be worth it. Of the next
  * block a line is asked for with every few products: memory is to work while the processor does.
- * Long sequences are split over threads and merged (split-KV). A row reads no slot beyond its own position.
+ * Threads claim parts of sequences, one ahead of the one they are at; parts of the same are merged (split-KV). A row reads no slot
+ * beyond its own position.
  *
  * Shapes: B batch, N query heads, K KV heads, G = N / K, T query tokens, S slots, H head dim.
  * Compiled on first use by compiled.py; needs no library.
  */
+#include "cpu_attention.h"
 #include "lanes.h"
 
 enum { BLOCK = 64, TILE = LANES * 3 / 4, FEW = 2, WIDEST = 256, LINE = 16 }; /* two vectors a row of a tile leave registers for what they meet */
@@ -192,62 +194,82 @@ static void pass(int rows, const Block *block, const float *turned, int tile, co
 
 static inline int within(int64_t x, int most) { return x < 0 ? 0 : x > most ? most : (int)x; }
 
-/* All rows of one (sequence, KV head) over slots [first, last). */
-static void span(const float *q, const float *k, const float *v, int rows, int T, int H, float scale, const int64_t *positions,
-                 int64_t window, int64_t first, int64_t last, float *top, float *sum, float *out) {
+/* Slots [first, last) of a (sequence, KV head), which its query rows q see up to their positions. */
+typedef struct {
+    const float *q, *k, *v;
+    const int64_t *positions;
+    int64_t first, last;
+} Part;
+
+static Part part_of(const Attention *a, int64_t item) {
+    const int64_t pair = item / a->splits, b = pair / a->K, offset = b * a->stride_b + pair % a->K * a->stride_k, *seen = a->positions + b * a->T;
+    const int64_t last = seen[a->T - 1] + 1, first = a->window > 0 && seen[0] + 1 > a->window ? seen[0] + 1 - a->window : 0;
+    const int64_t share = (last - first + a->splits - 1) / a->splits, low = first + item % a->splits * share;
+    return (Part){a->q + pair * a->G * a->T * a->H, a->k + offset, a->v + offset, seen, low, low + share < last ? low + share : last};
+}
+
+/* All rows over a part: out[rows][H] is to be divided by the sums, both relative to 2^top. What is read after it is asked for at its end. */
+static void span(const Attention *a, Part part, Part after, float *top, float *sum, float *out) {
+    const int rows = (int)(a->G * a->T), H = (int)a->H, tiles = (rows + TILE - 1) / TILE, height = (rows + tiles - 1) / tiles, few = rows <= FEW;
     float turned[BLOCK * WIDEST] __attribute__((aligned(64)));
-    const int tiles = (rows + TILE - 1) / TILE, height = (rows + tiles - 1) / tiles, few = rows <= FEW;
     for (int r = 0; r < rows; r++) top[r] = -INFINITY, sum[r] = 0.0f;
     memset(out, 0, sizeof(float) * rows * H);
-    for (int64_t start = first; start < last; start += BLOCK) {
-        const int count = within(last - start, BLOCK), wide = (count + 2 * LANES - 1) / (2 * LANES) * 2 * LANES;
-        const float *next_k = k + (start + BLOCK) * H, *next_v = v + (start + BLOCK) * H;
-        const Block block = {k + start * H, v + start * H, next_k, next_v, count, wide, H, tiles, scale * LOG2_E};
-        const int cut = count < wide || start + count > positions[0] + 1 || window > 0;
+    for (int64_t start = part.first; start < part.last; start += BLOCK) {
+        const int count = within(part.last - start, BLOCK), wide = (count + 2 * LANES - 1) / (2 * LANES) * 2 * LANES;
+        const int more = start + BLOCK < part.last;
+        const int64_t next = (more ? start + BLOCK : after.first) * H;
+        const Block block = {
+            part.k + start * H, part.v + start * H, (more ? part.k : after.k) + next, (more ? part.v : after.v) + next,
+            count, wide, H, tiles, a->scale * LOG2_E,
+        };
+        const int cut = count < wide || start + count > part.positions[0] + 1 || a->window > 0;
         if (!few) turn_keys(&block, turned);
         for (int row = 0; row < rows; row += height) {
-            const int part = rows - row < height ? rows - row : height;
+            const int some = rows - row < height ? rows - row : height;
             int from[TILE], seen[TILE];
-            for (int r = 0; cut && r < part; r++) {
-                const int64_t position = positions[(row + r) % T];
+            for (int r = 0; cut && r < some; r++) {
+                const int64_t position = part.positions[(row + r) % a->T];
                 seen[r] = within(position + 1 - start, count);
-                from[r] = window > 0 ? within(position - window + 1 - start, count) : 0;
+                from[r] = a->window > 0 ? within(position - a->window + 1 - start, count) : 0;
             }
-            pass(part, &block, few ? 0 : turned, row / height, q + row * H, cut ? from : 0, cut ? seen : 0, top + row, sum + row, out + row * H);
+            pass(some, &block, few ? 0 : turned, row / height, part.q + row * H, cut ? from : 0, cut ? seen : 0, top + row, sum + row, out + row * H);
         }
     }
 }
 
-/* out[B,N,T,H] of queries q[B,N,T,H], times scale, over k, v [B,K,S,H] with the given strides (elements) of B and K; H is a multiple of 32,
- * at most 256. positions[B,T] is the last slot each query sees; window 0 is none. scratch: B * K * splits * G * T * (H + 2) floats. */
+static inline int64_t claim(const Attention *a) { return __atomic_fetch_add(a->claimed, 1, __ATOMIC_RELAXED); }
+
+void attend_together(const Attention *a) {
+    const int64_t rows = a->G * a->T, items = a->B * a->K * a->splits, H = a->H, size = rows * (H + 2);
+    for (int64_t item = claim(a), next; item < items; item = next) {
+        next = claim(a);
+        float *part = a->scratch + item * size;
+        span(a, part_of(a, item), part_of(a, next < items ? next : item), part + rows * H, part + rows * (H + 1), part);
+    }
+    #pragma omp barrier
+    #pragma omp single nowait
+    *a->claimed = 0;
+    #pragma omp for schedule(static)
+    for (int64_t row = 0; row < a->B * a->K * rows; row++) {
+        const int64_t pair = row / rows, t = row % a->T, n = pair % a->K * a->G + row % rows / a->T;
+        const float *parts = a->scratch + pair * a->splits * size, *tops = parts + rows * H + row % rows, *sums = tops + rows;
+        float *into = a->out + (a->by_token ? (pair / a->K * a->T + t) * a->K * a->G + n : row) * H, best = -INFINITY, total = 0.0f;
+        for (int64_t i = 0; i < a->splits; i++) best = tops[i * size] > best ? tops[i * size] : best;
+        memset(into, 0, sizeof(float) * H);
+        for (int64_t i = 0; i < a->splits; i++) {
+            const float *part = parts + i * size + row % rows * H, share = exp2_of(all(tops[i * size] - best))[0];
+            total += share * sums[i * size];
+            for (int64_t h = 0; h < H; h += LANES) store(into + h, load(into + h) + load(part + h) * share);
+        }
+        for (int64_t h = 0; h < H; h += LANES) store(into + h, load(into + h) / total);
+    }
+}
+
+/* The same with threads of its own; q and out are [B,N,T,H]. */
 void attend(const float *q, const float *k, const float *v, const int64_t *positions, float *out, float *scratch, int64_t B, int64_t K,
             int64_t G, int64_t T, int64_t H, int64_t stride_b, int64_t stride_k, int64_t window, int64_t splits, float scale, int threads) {
-    const int64_t rows = G * T, items = B * K * splits, size = rows * (H + 2);
+    int64_t claimed = 0;
+    const Attention a = {q, k, v, positions, out, scratch, B, K, G, T, H, stride_b, stride_k, window, splits, scale, 0, &claimed};
     #pragma omp parallel num_threads(threads)
-    {
-        #pragma omp for schedule(dynamic, 1)
-        for (int64_t item = 0; item < items; item++) {
-            int64_t pair = item / splits, b = pair / K, kv = pair % K;
-            const int64_t *seen = positions + b * T;
-            int64_t last = seen[T - 1] + 1, first = window > 0 && seen[0] + 1 > window ? seen[0] + 1 - window : 0;
-            int64_t share = (last - first + splits - 1) / splits, low = first + item % splits * share;
-            int64_t high = low + share < last ? low + share : last;
-            int64_t offset = b * stride_b + kv * stride_k;
-            float *part = scratch + item * size;
-            span(q + pair * rows * H, k + offset, v + offset, rows, T, H, scale, seen, window, low, high, part + rows * H, part + rows * (H + 1), part);
-        }
-        #pragma omp for schedule(static)
-        for (int64_t row = 0; row < B * K * rows; row++) {
-            const float *parts = scratch + row / rows * splits * size, *tops = parts + rows * H + row % rows, *sums = tops + rows;
-            float best = -INFINITY, total = 0.0f, *into = out + row * H;
-            for (int64_t i = 0; i < splits; i++) best = tops[i * size] > best ? tops[i * size] : best;
-            memset(into, 0, sizeof(float) * H);
-            for (int64_t i = 0; i < splits; i++) {
-                const float *part = parts + i * size + row % rows * H, share = exp2_of(all(tops[i * size] - best))[0];
-                total += share * sums[i * size];
-                for (int64_t h = 0; h < H; h += LANES) store(into + h, load(into + h) + load(part + h) * share);
-            }
-            for (int64_t h = 0; h < H; h += LANES) store(into + h, load(into + h) / total);
-        }
-    }
+    attend_together(&a);
 }

@@ -6,6 +6,7 @@
  * Shapes: B batch, T tokens a row, M tokens in all, P positions, V vocabulary, D model, N query heads, K KV heads, H head dim, F MLP width; weights are [out, in].
  * Compiled on first use by compiled.py; needs no library.
  */
+#include "cpu_attention.h"
 #include "lanes.h"
 
 enum { ROWS = LANES / 4, COLUMNS = 4, WIDE = 8, PAIR_WIDE = LANES / 2 }; /* all sums of a tile stay in registers */
@@ -137,10 +138,6 @@ static void normalise_rows(const float *x, const float *weight, int64_t M, int64
     for (int64_t m = 0; m < M; m++) normalise(x + m * width, weight, width, eps, y + m * width);
 }
 
-/* In cpu_attention.c. */
-void attend(const float *q, const float *k, const float *v, const int64_t *positions, float *out, float *scratch, int64_t B, int64_t K,
-            int64_t G, int64_t T, int64_t H, int64_t stride_b, int64_t stride_k, int64_t window, int64_t splits, float scale, int threads);
-
 /* Norm, if any, and rotary embedding of one token's heads, in place. */
 static void place_heads(float *x, int64_t heads, int64_t H, const float *norm, float eps, const float *cos, const float *sin) {
     for (int64_t n = 0; n < heads; n++, x += H) {
@@ -153,59 +150,77 @@ static void place_heads(float *x, int64_t heads, int64_t H, const float *norm, f
     }
 }
 
+/* What follows is shared by the threads of a parallel region; none of them leaves before all are done. */
+
 /* q[M, N, H], k and v [M, K, H] of x[M, D], rotated as cos and sin [P, H] say for positions[M]; scratch: 2 M D floats. */
-void layer_heads(const Layer *layer, const float *x, const float *cos, const float *sin, const int64_t *positions, float *q, float *k, float *v,
-                 float *scratch, int64_t M, int threads) {
+static void heads(const Layer *layer, const float *x, const float *cos, const float *sin, const int64_t *positions, float *q, float *k, float *v,
+                  float *scratch, int64_t M) {
     const int64_t D = layer->d_model, H = layer->head_dim, N = layer->num_heads, K = layer->num_kv_heads;
     float *normed = scratch, *turned = scratch + M * D;
-    #pragma omp parallel num_threads(threads)
-    {
-        normalise_rows(x, layer->input_norm, M, D, layer->norm_eps, normed);
-        turn(normed, M, D, turned);
-        multiply((Product){normed, layer->q, layer->q_bias, q, D, N * H, 0}, turned, M);
-        multiply((Product){normed, layer->k, layer->k_bias, k, D, K * H, 0}, turned, M);
-        multiply((Product){normed, layer->v, layer->v_bias, v, D, K * H, 0}, turned, M);
-        #pragma omp barrier
-        #pragma omp for schedule(static) nowait
-        for (int64_t m = 0; m < M; m++) {
-            const float *cos_m = cos + positions[m] * H, *sin_m = sin + positions[m] * H;
-            place_heads(q + m * N * H, N, H, layer->q_norm, layer->norm_eps, cos_m, sin_m);
-            place_heads(k + m * K * H, K, H, layer->k_norm, layer->norm_eps, cos_m, sin_m);
-        }
+    normalise_rows(x, layer->input_norm, M, D, layer->norm_eps, normed);
+    turn(normed, M, D, turned);
+    multiply((Product){normed, layer->q, layer->q_bias, q, D, N * H, 0}, turned, M);
+    multiply((Product){normed, layer->k, layer->k_bias, k, D, K * H, 0}, turned, M);
+    multiply((Product){normed, layer->v, layer->v_bias, v, D, K * H, 0}, turned, M);
+    #pragma omp barrier
+    #pragma omp for schedule(static)
+    for (int64_t m = 0; m < M; m++) {
+        const float *cos_m = cos + positions[m] * H, *sin_m = sin + positions[m] * H;
+        place_heads(q + m * N * H, N, H, layer->q_norm, layer->norm_eps, cos_m, sin_m);
+        place_heads(k + m * K * H, K, H, layer->k_norm, layer->norm_eps, cos_m, sin_m);
     }
 }
 
 /* out[M, D]: x with the layer's attention, seen[M, N, H], and its MLP added; scratch: M (D + 2 F + max(D, N H, F)) floats. */
-void layer_rest(const Layer *layer, const float *x, const float *seen, float *out, float *scratch, int64_t M, int threads) {
+static void rest(const Layer *layer, const float *x, const float *seen, float *out, float *scratch, int64_t M) {
     const int64_t D = layer->d_model, F = layer->d_ff, A = layer->num_heads * layer->head_dim;
     float *normed = scratch, *gate = normed + M * D, *up = gate + M * F, *turned = up + M * F;
-    #pragma omp parallel num_threads(threads)
-    {
-        turn(seen, M, A, turned);
-        multiply((Product){seen, layer->o, x, out, A, D, D}, turned, M);
-        #pragma omp barrier
-        normalise_rows(out, layer->mlp_norm, M, D, layer->norm_eps, normed);
-        turn(normed, M, D, turned);
-        multiply((Product){normed, layer->gate, 0, gate, D, F, 0}, turned, M);
-        multiply((Product){normed, layer->up, 0, up, D, F, 0}, turned, M);
-        #pragma omp barrier
-        #pragma omp for schedule(static)
-        for (int64_t m = 0; m < M; m++) {
-            for (int64_t f = m * F; f < (m + 1) * F; f += LANES) {
-                lanes x = load(gate + f), e = exp2_of(larger(-x, all(0.0f)) * -LOG2_E), sigmoid = e / (1.0f + exp2_of(larger(x, -x) * -LOG2_E));
-                store(gate + f, x * sigmoid * load(up + f)); /* no exponential is of a positive number */
-            }
+    turn(seen, M, A, turned);
+    multiply((Product){seen, layer->o, x, out, A, D, D}, turned, M);
+    #pragma omp barrier
+    normalise_rows(out, layer->mlp_norm, M, D, layer->norm_eps, normed);
+    turn(normed, M, D, turned);
+    multiply((Product){normed, layer->gate, 0, gate, D, F, 0}, turned, M);
+    multiply((Product){normed, layer->up, 0, up, D, F, 0}, turned, M);
+    #pragma omp barrier
+    #pragma omp for schedule(static)
+    for (int64_t m = 0; m < M; m++) {
+        for (int64_t f = m * F; f < (m + 1) * F; f += LANES) {
+            lanes x = load(gate + f), e = exp2_of(larger(-x, all(0.0f)) * -LOG2_E), sigmoid = e / (1.0f + exp2_of(larger(x, -x) * -LOG2_E));
+            store(gate + f, x * sigmoid * load(up + f)); /* no exponential is of a positive number */
         }
-        turn(gate, M, F, turned);
-        multiply((Product){gate, layer->down, out, out, F, D, D}, turned, M);
+    }
+    turn(gate, M, F, turned);
+    multiply((Product){gate, layer->down, out, out, F, D, D}, turned, M);
+    #pragma omp barrier
+}
+
+/* Of every token's heads: q[B, T, N, H] to by_head[B, N, T, H], and k, v [B, T, K, H] to its slot of their caches [B, K, S, H]. */
+static void store_heads(const Attention *a, const float *q, const float *k, const float *v, float *by_head, float *k_cache, float *v_cache) {
+    const int64_t N = a->K * a->G, T = a->T, H = a->H;
+    #pragma omp for schedule(static)
+    for (int64_t m = 0; m < a->B * T; m++) {
+        const int64_t b = m / T, t = m % T;
+        for (int64_t n = 0; n < N; n++) memcpy(by_head + ((b * N + n) * T + t) * H, q + (m * N + n) * H, sizeof(float) * H);
+        for (int64_t n = 0; n < a->K; n++) {
+            const int64_t place = b * a->stride_b + n * a->stride_k + a->positions[m] * H;
+            memcpy(k_cache + place, k + (m * a->K + n) * H, sizeof(float) * H);
+            memcpy(v_cache + place, v + (m * a->K + n) * H, sizeof(float) * H);
+        }
     }
 }
 
-/* y[B, n, m, H] of x[B, m, n, H]. */
-static void swap(const float *x, int64_t B, int64_t m, int64_t n, int64_t H, float *y) {
-    for (int64_t b = 0; b < B; b++) for (int64_t i = 0; i < m; i++) for (int64_t j = 0; j < n; j++) {
-        memcpy(y + ((b * n + j) * m + i) * H, x + ((b * m + i) * n + j) * H, sizeof(float) * H);
-    }
+/* From here on with threads of its own. */
+
+void layer_heads(const Layer *layer, const float *x, const float *cos, const float *sin, const int64_t *positions, float *q, float *k, float *v,
+                 float *scratch, int64_t M, int threads) {
+    #pragma omp parallel num_threads(threads)
+    heads(layer, x, cos, sin, positions, q, k, v, scratch, M);
+}
+
+void layer_rest(const Layer *layer, const float *x, const float *seen, float *out, float *scratch, int64_t M, int threads) {
+    #pragma omp parallel num_threads(threads)
+    rest(layer, x, seen, out, scratch, M);
 }
 
 /* y[M, D]: rows of x over their root mean square, times the weight. */
@@ -224,25 +239,26 @@ int whole_pass(const Stack *stack, const int64_t *tokens, const int64_t *positio
     const Layer *layers = stack->layers;
     const int64_t M = B * T, D = layers->d_model, H = layers->head_dim, N = layers->num_heads, K = layers->num_kv_heads;
     float *q = scratch, *new_k = q + M * N * H, *new_v = new_k + M * K * H, *by_head = new_v + M * K * H, *seen = by_head + M * N * H;
-    float *rest = seen + M * N * H;
+    float *rest_scratch = seen + M * N * H;
     for (int64_t m = 0; m < M; m++) {
         if (tokens[m] < 0 || tokens[m] >= stack->vocab_size || positions[m] < 0 || positions[m] >= stack->num_positions) return 1;
         memcpy(x + m * D, stack->embedding + tokens[m] * D, sizeof(float) * D);
     }
-    for (int64_t l = 0; l < stack->num_layers; l++) {
-        float *k_l = k + l * stride_l, *v_l = v + l * stride_l;
-        layer_heads(layers + l, x, stack->cos, stack->sin, positions, q, new_k, new_v, rest, M, threads);
-        for (int64_t m = 0; m < M; m++) for (int64_t h = 0; h < K; h++) {
-            int64_t place = m / T * stride_b + h * stride_k + slots[m] * H;
-            memcpy(k_l + place, new_k + (m * K + h) * H, sizeof(float) * H);
-            memcpy(v_l + place, new_v + (m * K + h) * H, sizeof(float) * H);
+    int64_t claimed = 0;
+    #pragma omp parallel num_threads(threads)
+    {
+        for (int64_t l = 0; l < stack->num_layers; l++) {
+            float *k_l = k + l * stride_l, *v_l = v + l * stride_l;
+            const Attention a = {
+                by_head, k_l, v_l, slots, seen, attended, B, K, N / K, T, H, stride_b, stride_k, window, splits, 1.0f / sqrtf(H), 1, &claimed,
+            };
+            heads(layers + l, x, stack->cos, stack->sin, positions, q, new_k, new_v, rest_scratch, M);
+            store_heads(&a, q, new_k, new_v, by_head, k_l, v_l);
+            attend_together(&a);
+            rest(layers + l, x, seen, x, rest_scratch, M);
         }
-        swap(q, B, T, N, H, by_head);
-        attend(by_head, k_l, v_l, slots, seen, attended, B, K, N / K, T, H, stride_b, stride_k, window, splits, 1.0f / sqrtf(H), threads);
-        swap(seen, B, N, T, H, q);
-        layer_rest(layers + l, x, q, x, rest, M, threads);
+        normalise_rows(x, stack->norm, M, D, layers->norm_eps, x);
     }
-    normalise_all(x, stack->norm, x, M, D, layers->norm_eps, threads);
     return 0;
 }
 
