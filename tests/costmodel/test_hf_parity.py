@@ -6,6 +6,7 @@ forbidden pairs are computed too: those are taken off by the mask.
 
 from __future__ import annotations
 
+import inspect
 import json
 from functools import cache
 from typing import Any
@@ -112,13 +113,14 @@ def ours(case: str) -> TransformerConfig:
 def counted(case: str, batch: int, query_len: int, cached: int) -> tuple[int, Any]:
     """FLOP that torch counts in one pass, and the cache after it."""
     model, entries = hf_model(case), None
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"  # renamed in 5.24
     generator = torch.Generator().manual_seed(0)
     if cached:
         tokens = torch.randint(0, SHAPE["vocab_size"], (batch, cached), generator=generator)
-        entries = model(tokens, use_cache=True).past_key_values
+        entries = getattr(model(tokens, use_cache=True), name)
     tokens = torch.randint(0, SHAPE["vocab_size"], (batch, query_len), generator=generator)
     with FlopCounterMode(display=False) as counter:
-        entries = model(tokens, past_key_values=entries, use_cache=True).past_key_values
+        entries = getattr(model(tokens, **{name: entries}, use_cache=True), name)
     return counter.get_total_flops(), entries
 
 
