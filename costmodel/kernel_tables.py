@@ -119,7 +119,7 @@ def _known(system: str) -> System:
 def _read(folder: Path, system: str, part: str, library: str, name: str) -> tuple[dict[str, NDArray[Any]], str]:
     """Columns of the newest version of a table, and where they come from."""
     try:
-        import pyarrow.parquet as parquet  # type: ignore[import-untyped]
+        import pyarrow.parquet as parquet
     except ImportError:
         raise bad("--from-aiconfigurator", "", "pyarrow, to read Parquet files (pip install pyarrow)", "no such package") from None
     roots = [root for root in (folder, folder / "systems" / "data", folder / "data") if (root / system).is_dir()]

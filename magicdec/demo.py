@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from costmodel.plan import render_plan
-from costmodel.units import format_seconds
+from costmodel.units import format_rate, format_seconds
 from costmodel.workload import Workload
 from magicdec import text
 from magicdec.api import ask
@@ -19,6 +19,7 @@ from magicdec.planning import Wishes, make_plan
 
 REPEATS = 3  # plain and speculative decoding take turns; medians are shown
 WISHES = Wishes(kv_policies=("streaming_llm",))  # its acceptance was measured on the reference model
+MEMORY_CHANGE = 0.15  # of the bandwidth, which is told: other guests of a host come and go
 OVERVIEW = ((1, 1024), (1, 8192), (4, 8192), (16, 1024), (16, 8192))
 
 
@@ -50,10 +51,19 @@ def real_prompts(tokenizer: Any, batch_size: int, context_len: int) -> list[Any]
     ]
 
 
+def memory_note(bytes_per_s: float, profiled_bytes_per_s: float) -> str:
+    """Why predictions may be off: memory is not what it was when the profile was measured. Empty where it is."""
+    if abs(bytes_per_s / profiled_bytes_per_s - 1) < MEMORY_CHANGE:
+        return ""
+    now, then = format_rate(bytes_per_s, "B/s"), format_rate(profiled_bytes_per_s, "B/s")
+    return f"note: memory gives {now} now and gave {then} when the profile was measured, so times are not as predicted; try --remeasure"
+
+
 def run_demo(
     *, batch_size: int, context_len: int, max_new_tokens: int, folder: Path, remeasure: bool
 ) -> tuple[dict[str, Any], str]:
     """The whole path; the JSON document and the text for people. Files go to `folder` as they are made."""
+    from executor.probe import read_rate
     from magicdec import running
 
     def say(words: str) -> None:
@@ -85,4 +95,5 @@ def run_demo(
     document = running.document(execution, plan)
     record = json.dumps(asdict(execution.measurement))
     (folder / "measurements.jsonl").write_text(record + "\n", encoding="utf-8")
-    return document, text.comparison_text(document)
+    note = memory_note(read_rate(), hardware.peak.memory_bandwidth_bytes_per_s)
+    return document, "\n".join(filter(None, [text.comparison_text(document), note]))

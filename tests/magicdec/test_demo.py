@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from magicdec.cli import main
+from magicdec.demo import memory_note
 from reports.runs import read_runs
 
 
@@ -26,3 +27,10 @@ def test_demo_predicts_plans_runs_compares_and_keeps_its_files(tmp_path: Path, m
     ((run,), _) = read_runs([str(folder / "plan.yaml"), str(folder / "measurements.jsonl")])
     assert {"target step", "verify step"} <= set(run.table().index)
     assert len(list((tmp_path / "cache" / "magicdec").glob("cpu-*.yaml"))) == 1
+
+
+def test_the_demo_says_when_memory_is_not_what_it_was() -> None:
+    assert memory_note(50e9, 52e9) == ""
+    words = memory_note(75e9, 50e9)
+    assert "75.0 GB/s now" in words
+    assert "50.0 GB/s when the profile was measured" in words
