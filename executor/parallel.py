@@ -104,5 +104,6 @@ def joined(device: str) -> Iterator[Ranks]:
     dist.init_process_group("nccl" if on_gpus else "gloo")
     try:
         yield Ranks(dist.get_rank(), size)
+        dist.barrier()  # gloo's threads still hold tensors, and let go of them in time: at exit they would abort the process
     finally:
         dist.destroy_process_group()

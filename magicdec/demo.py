@@ -56,7 +56,7 @@ def memory_note(bytes_per_s: float, profiled_bytes_per_s: float) -> str:
     if abs(bytes_per_s / profiled_bytes_per_s - 1) < MEMORY_CHANGE:
         return ""
     now, then = format_rate(bytes_per_s, "B/s"), format_rate(profiled_bytes_per_s, "B/s")
-    return f"note: memory gives {now} now and gave {then} when the profile was measured, so times are not as predicted; try --remeasure"
+    return f"note: memory gives {now} now and gave {then} when the profile was measured; --remeasure measures it anew"
 
 
 def run_demo(
