@@ -234,7 +234,7 @@ void normalise_all(const float *x, const float *weight, float *y, int64_t M, int
  * `attended`, as `attend` wants it, and `scratch`: M H (3 N + 2 K) floats and what `layer_rest` needs. Answers 0, or 1 if there is no
  * such token or position, and then has done nothing. */
 int whole_pass(const Stack *stack, const int64_t *tokens, const int64_t *positions, float *x, float *k, float *v, const int64_t *slots,
-               int64_t B, int64_t T, int64_t stride_l, int64_t stride_b, int64_t stride_k, int64_t window, int64_t splits,
+               int64_t B, int64_t T, int64_t stride_l, int64_t stride_b, int64_t stride_k, int64_t window, int64_t splits, float scale,
                float *attended, float *scratch, int threads) {
     const Layer *layers = stack->layers;
     const int64_t M = B * T, D = layers->d_model, H = layers->head_dim, N = layers->num_heads, K = layers->num_kv_heads;
@@ -250,7 +250,7 @@ int whole_pass(const Stack *stack, const int64_t *tokens, const int64_t *positio
         for (int64_t l = 0; l < stack->num_layers; l++) {
             float *k_l = k + l * stride_l, *v_l = v + l * stride_l;
             const Attention a = {
-                by_head, k_l, v_l, slots, seen, attended, B, K, N / K, T, H, stride_b, stride_k, window, splits, 1.0f / sqrtf(H), 1, &claimed,
+                by_head, k_l, v_l, slots, seen, attended, B, K, N / K, T, H, stride_b, stride_k, window, splits, scale, 1, &claimed,
             };
             heads(layers + l, x, stack->cos, stack->sin, positions, q, new_k, new_v, rest_scratch, M);
             store_heads(&a, q, new_k, new_v, by_head, k_l, v_l);

@@ -80,8 +80,9 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def likeliest(logits: Tensor) -> Tensor:
-    """The id of the largest of the last dimension, the first of equals. torch takes as long for it as for a layer."""
-    library = kernels() if logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.is_contiguous() else None
+    """The id of the largest of the last dimension, the first of equals, where none is NaN: torch takes as long as for a layer."""
+    right = logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.is_contiguous() and logits.numel() > 0
+    library = kernels() if right else None
     if library is None:
         return logits.argmax(-1)
     places = torch.empty(logits.shape[:-1], dtype=torch.long, device="cpu")
@@ -107,10 +108,10 @@ class CpuStack:
 
     def run(self, tokens_BT: Tensor, positions_BT: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         """A whole pass in one call where attention is no more than reading a cache, else layer by layer."""
-        positions_BT = positions_BT.expand(tokens_BT.shape).contiguous()
+        positions_BT = positions_BT.expand(tokens_BT.shape).long().contiguous()
         if isinstance(attend, SlotAttention) and attend.alone and self.config.head_dim in cpu_attention.HEAD_DIMS:
             return self._whole_pass(tokens_BT.contiguous(), positions_BT, rope, attend)
-        if not 0 <= int(positions_BT.min()) <= int(positions_BT.max()) < len(rope[0]):
+        if positions_BT.numel() and not 0 <= int(positions_BT.min()) <= int(positions_BT.max()) < len(rope[0]):
             raise IndexError(f"a position beyond {len(rope[0])}")
         x_BTD = F.embedding(tokens_BT, self.embedding_VD)
         for layer in self.layers:
@@ -126,8 +127,8 @@ class CpuStack:
             raise IndexError(f"slot {attend.stop - 1} in a cache of {attend.cache.capacity}")
         if k_LBKSH.stride() != v_LBKSH.stride() or k_LBKSH.stride()[3:] != (width, 1):
             raise ValueError("keys and values must share one layout, slots contiguous")
-        if not tokens_BT.dtype == positions_BT.dtype == slots_BT.dtype == torch.int64:
-            raise ValueError("tokens, positions and slots must be int64")
+        if slots_BT.shape != tokens_BT.shape or not tokens_BT.dtype == slots_BT.dtype == torch.int64:
+            raise ValueError("tokens and slots must be int64, and as many")
         splits = cpu_attention.num_splits(batch * config.num_kv_heads, threads)
         x_BTD = self.embedding_VD.new_empty(batch, length, config.d_model)
         attended = x_BTD.new_empty(cpu_attention.scratch_size(batch * length * config.num_heads, width, splits))
@@ -136,6 +137,7 @@ class CpuStack:
             self._told_of(rope),
             *_pointers(tokens_BT, positions_BT, x_BTD, k_LBKSH, v_LBKSH, slots_BT),
             *map(ctypes.c_int64, (batch, length, *k_LBKSH.stride()[:3], attend.window or 0, splits)),
+            ctypes.c_float(width**-0.5),
             *_pointers(attended, scratch),
             threads,
         )

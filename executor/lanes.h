@@ -55,6 +55,7 @@ static inline float total_of(lanes x) {
     return (part[0] + part[2]) + (part[1] + part[3]);
 }
 
+/* The larger of each pair of lanes; b where either is NaN. */
 static inline lanes larger(lanes a, lanes b) {
 #if defined(__AVX512F__)
     return (lanes)_mm512_max_ps((__m512)a, (__m512)b);
@@ -78,9 +79,9 @@ static inline float largest_of(lanes x) {
 
 #define LOG2_E 1.44269504f
 
-/* 2^x of each lane for x <= 0: relative error below 2e-7, exactly 0 from -127 on. The polynomial is that of Cephes' exp2f. */
+/* 2^x of each lane for x <= 0: relative error below 2e-7 down to -126, exactly 0 from -127 on. The polynomial is that of Cephes' exp2f. */
 static inline lanes exp2_of(lanes x) {
-    x = larger(x, all(-127.0f));
+    x = larger(all(-127.0f), x);
     wholes n = __builtin_convertvector(x - 0.5f, wholes);
     lanes r = x - __builtin_convertvector(n, lanes);
     lanes p = r * 1.535336188319500e-4f + 1.339887440266574e-3f;

@@ -117,10 +117,12 @@ def test_processors_with_shorter_vectors_compute_the_same(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("feature", FEATURES)
-@pytest.mark.parametrize(("rows", "length"), [(1, 1), (3, 4), (17, 1), (5, 7)])
-def test_layers_at_once_are_layers_one_by_one_to_the_last_bit(rows: int, length: int, feature: str, window: int | None) -> None:
+@pytest.mark.parametrize(("rows", "length", "head_dim"), [(1, 1, 32), (3, 4, 32), (17, 1, 64), (5, 7, 96)])
+def test_layers_at_once_are_layers_one_by_one_to_the_last_bit(
+    rows: int, length: int, head_dim: int, feature: str, window: int | None
+) -> None:
     """The same pass over a cache, once watched, so that each layer's attention is called by itself."""
-    model = tiny_model(dtype="float32", **{**SHAPE, **FEATURES[feature], "head_dim": 32})
+    model = tiny_model(dtype="float32", **{**SHAPE, **FEATURES[feature], "head_dim": head_dim})
     generator = torch.Generator().manual_seed(rows)
     caches = [KvCache(model.config, rows, 60, torch.device("cpu"), torch.float32) for _ in range(2)]
     for name in ("k_LBKSH", "v_LBKSH"):
@@ -173,3 +175,34 @@ def test_no_such_token_or_position_is_an_error(watched: bool, wrong: str) -> Non
         tokens_BT, positions_BT = (torch.tensor([[x]]) for x in ((token, position) if sign > 0 else (-1, -1)))
         with torch.inference_mode(), pytest.raises(IndexError):
             model(tokens_BT, positions_BT, SlotAttention(cache, torch.tensor([3]), 1, watch=watch))
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_positions_may_be_of_a_shorter_type(watched: bool) -> None:
+    model = tiny_model(dtype="float32", **{**SHAPE, "head_dim": 32})
+    watch = (lambda layer, q_BNTH, positions_BT: None) if watched else None
+    found = []
+    for dtype in (torch.int32, torch.int64):
+        cache = KvCache(model.config, 1, 8, torch.device("cpu"), torch.float32)
+        with torch.inference_mode():
+            attend = SlotAttention(cache, torch.tensor([0]), 3, watch=watch)
+            found.append(model(torch.tensor([[1, 2, 3]]), torch.arange(3, dtype=dtype)[None], attend))
+    assert torch.equal(*found)
+
+
+def test_nothing_is_done_with_no_tokens() -> None:
+    model = tiny_model(dtype="float32", **SHAPE)
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0, dtype=torch.long)).shape == (1, 0, SHAPE["d_model"])
+
+
+def test_a_damaged_key_is_not_passed_over() -> None:
+    """A score that is no number makes the answer none: that is how damaged weights are noticed."""
+    model = tiny_model(dtype="float32", **{**SHAPE, "head_dim": 32})
+    cache = KvCache(model.config, 1, 80, torch.device("cpu"), torch.float32)
+    cache.k_LBKSH[0, 0, 0, 20, 5] = float("nan")
+    for length in (1, 5):
+        with torch.inference_mode():
+            positions_BT = torch.arange(70, 70 + length)[None]
+            out_BTD = model(torch.ones(1, length, dtype=torch.long), positions_BT, SlotAttention(cache, torch.tensor([70]), length))
+        assert bool(out_BTD.isnan().any())
