@@ -15,6 +15,13 @@
 
 enum { BLOCK = 64, TILE = LANES * 3 / 4, FEW = 2, WIDEST = 256, LINE = 16 }; /* two vectors a row of a tile leave registers for what they meet */
 
+/* Asked for as used once, data is kept in Zen's second level and out of its third; other processors may drop it from the first before its turn. */
+#if defined(__znver1__) || defined(__znver2__) || defined(__znver3__) || defined(__znver4__) || defined(__znver5__)
+enum { AHEAD = 0 };
+#else
+enum { AHEAD = 3 };
+#endif
+
 /* What the rows of a (sequence, KV head) have in common over a block of `count` slots. */
 typedef struct {
     const float *k, *v, *next_k, *next_v;
@@ -25,7 +32,7 @@ typedef struct {
 
 /* Asks for `count` floats of the next block, of which a tile's share counts; answers where the next ones are. */
 static inline __attribute__((always_inline)) const float *fetch(const float *ahead, const int count, int share) {
-    for (int i = 0; i < count; i += LINE) __builtin_prefetch(ahead + i, 0, 0);
+    for (int i = 0; i < count; i += LINE) __builtin_prefetch(ahead + i, 0, AHEAD);
     return ahead + share;
 }
 

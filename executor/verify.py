@@ -20,7 +20,7 @@ def count_accepted(draft_BG: Tensor, target_BT: Tensor) -> Tensor:
         accepted_B, 0 to G. The row emits target_BT[:, : accepted + 1].
     """
     if draft_BG.shape[1] == 0:
-        return torch.zeros_like(target_BT[:, 0])
+        return target_BT.new_zeros(len(target_BT))
     agrees_BG = draft_BG == target_BT[:, :-1]
     return agrees_BG.int().cumprod(dim=1).sum(dim=1)
 
