@@ -88,7 +88,7 @@ static inline __attribute__((always_inline)) void panel(const int N, const int C
     lanes sums[2][WIDE];
     for (int n = 0; n < N; n++) for (int c = 0; c < C; c++) sums[n][c] = all(0.0f);
     for (int64_t start = 0; start < in; start += LANES) {
-        for (int c = 0; c < C; c++) __builtin_prefetch(w + (C + c) * in + start, 0, 2); /* the weights of the next outputs */
+        for (int c = 0; c < C; c++) __builtin_prefetch(w + (C + c) * in + start, 0, 3); /* the weights of the next outputs */
         for (int64_t i = start; i < start + LANES; i++) {
             lanes tokens[2];
             for (int n = 0; n < N; n++) tokens[n] = load(x + (n * in + i) * LANES);
