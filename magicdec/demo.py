@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from costmodel.hardware import HardwareProfile
 from costmodel.plan import render_plan
 from costmodel.units import format_rate, format_seconds
 from costmodel.workload import Workload
@@ -51,12 +53,22 @@ def real_prompts(tokenizer: Any, batch_size: int, context_len: int) -> list[Any]
     ]
 
 
-def memory_note(bytes_per_s: float, profiled_bytes_per_s: float) -> str:
-    """Why predictions may be off: memory is not what it was when the profile was measured. Empty where it is."""
+def memory_change(bytes_per_s: float, profiled_bytes_per_s: float) -> str:
+    """How memory differs from what it was when the profile was measured; empty if it does not."""
     if abs(bytes_per_s / profiled_bytes_per_s - 1) < MEMORY_CHANGE:
         return ""
     now, then = format_rate(bytes_per_s, "B/s"), format_rate(profiled_bytes_per_s, "B/s")
-    return f"note: memory gives {now} now and gave {then} when the profile was measured; --remeasure measures it anew"
+    return f"memory gives {now} now and gave {then} when the profile was measured"
+
+
+def hardware_as_it_is(*, remeasure: bool, say: Callable[[str], None], read_rate: Callable[[], float]) -> HardwareProfile:
+    """This machine's profile, measured anew if it is asked for or if memory is not what it was."""
+    hardware = find_hardware(CPU, remeasure=remeasure, progress=say)
+    change = memory_change(read_rate(), hardware.peak.memory_bandwidth_bytes_per_s)
+    if remeasure or not change:
+        return hardware
+    say(change)
+    return find_hardware(CPU, remeasure=True, progress=say)
 
 
 def run_demo(
@@ -69,7 +81,7 @@ def run_demo(
     def say(words: str) -> None:
         click.echo(words, err=True)
 
-    hardware = find_hardware(CPU, remeasure=remeasure, progress=say)
+    hardware = hardware_as_it_is(remeasure=remeasure, say=say, read_rate=read_rate)
     say(f"this machine: {hardware.description}\n\nwhat the planner says of the reference model here:\n{predictions()}\n")
     question = ask(REFERENCE, CPU)
     plan = make_plan(question, Workload(batch_size, context_len, max_new_tokens), WISHES)[0]
@@ -95,5 +107,5 @@ def run_demo(
     document = running.document(execution, plan)
     record = json.dumps(asdict(execution.measurement))
     (folder / "measurements.jsonl").write_text(record + "\n", encoding="utf-8")
-    note = memory_note(read_rate(), hardware.peak.memory_bandwidth_bytes_per_s)
-    return document, "\n".join(filter(None, [text.comparison_text(document), note]))
+    change = memory_change(read_rate(), hardware.peak.memory_bandwidth_bytes_per_s)
+    return document, text.comparison_text(document) + (f"\nnote: {change}: times move with it" if change else "")

@@ -1,13 +1,15 @@
 """The main job at a small size, with a profile of this machine measured and kept."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from costmodel.hardware import HardwareProfile, resolve_profile
 from magicdec.cli import main
-from magicdec.demo import memory_note
+from magicdec.demo import hardware_as_it_is, memory_change
 from reports.runs import read_runs
 
 
@@ -30,7 +32,26 @@ def test_demo_predicts_plans_runs_compares_and_keeps_its_files(tmp_path: Path, m
 
 
 def test_the_demo_says_when_memory_is_not_what_it_was() -> None:
-    assert memory_note(50e9, 52e9) == ""
-    words = memory_note(75e9, 50e9)
-    assert "75.0 GB/s now" in words
-    assert "50.0 GB/s when the profile was measured" in words
+    assert memory_change(50e9, 52e9) == ""
+    assert memory_change(75e9, 50e9) == "memory gives 75.0 GB/s now and gave 50.0 GB/s when the profile was measured"
+
+
+@pytest.mark.parametrize(
+    ("reads", "remeasure", "measured"), [(50e9, False, [False]), (80e9, False, [False, True]), (80e9, True, [True])]
+)
+def test_the_demo_measures_the_machine_anew_when_memory_has_changed(
+    reads: float, remeasure: bool, measured: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    profile = resolve_profile("l40")
+    known = replace(profile, peak=replace(profile.peak, memory_bandwidth_bytes_per_s=51e9))
+
+    def find(name: str, *, remeasure: bool, progress: object) -> HardwareProfile:
+        asked.append(remeasure)
+        return known
+
+    monkeypatch.setattr("magicdec.demo.find_hardware", find)
+    said: list[str] = []
+    assert hardware_as_it_is(remeasure=remeasure, say=said.append, read_rate=lambda: reads) is known
+    assert asked == measured
+    assert len(said) == len(measured) - 1
