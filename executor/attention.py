@@ -60,8 +60,7 @@ class SlotAttention:
 
     Args:
         cache: Where they are stored and what they read.
-        starts_B: Slot of each row's first new token, on the host.
-        query_len: New tokens per row. [tokens]
+        slots_BT: The slot of each, on the host.
         window: Slots a token reaches back, its own included; None for all. [tokens]
         also_store: A second cache that keeps the new keys and values, at their positions.
         positions_BT: Those positions, on the host; the slots themselves by default.
@@ -71,17 +70,16 @@ class SlotAttention:
     def __init__(
         self,
         cache: KvCache | QuantisedKv,
-        starts_B: Tensor,
-        query_len: int,
+        slots_BT: Tensor,
         window: int | None = None,
         also_store: KvCache | None = None,
         positions_BT: Tensor | None = None,
         watch: Watch | None = None,
     ):
-        self.cache, self.window, self.also_store, self.watch, self.starts_B = cache, window, also_store, watch, starts_B
-        self.slots_BT = send(starts_B[:, None] + torch.arange(query_len), cache.device)
+        self.cache, self.window, self.also_store, self.watch, self._host_slots_BT = cache, window, also_store, watch, slots_BT
+        self.slots_BT = send(slots_BT, cache.device)
         self.positions_BT = self.slots_BT if positions_BT is None else send(positions_BT, cache.device)
-        self.stop = int(starts_B.max()) + query_len
+        self.stop = int(slots_BT.max()) + 1
 
     @property
     def alone(self) -> bool:
@@ -124,7 +122,7 @@ class SlotAttention:
     @cached_property
     def unmasked(self) -> int:
         """Every query of every row sees the slots before this one."""
-        return 0 if self.window is not None and self.stop > self.window else min(int(self.starts_B.min()) + 1, self.stop)
+        return 0 if self.window is not None and self.stop > self.window else int(self._host_slots_BT.min()) + 1
 
     @cached_property
     def mask_BTS(self) -> Tensor | None:

@@ -126,10 +126,11 @@ class Batch:
         return prompt
 
     def finish(self, row: int) -> list[int]:
-        """Keep what a row has emitted and answer with it; the row may be taken by another prompt."""
+        """Keep what a row has emitted and answer with it; the row emits no more, and may be taken by another prompt."""
         place = self.places[row]
         output = self.tokens_BS[row, len(self.prompts[place].tokens) : int(self.lengths_B[row])].tolist()
         self._outputs[place] = output
+        self.remaining_B[row] = 0
         return output
 
     def keep(self, rows_B: Tensor) -> None:

@@ -54,13 +54,12 @@ def decode(
     began = time.perf_counter()
     row_began_s = [0.0] * len(batch)
     done: dict[int, tuple[float, int]] = {}  # by place of the prompt: time and tokens
-    running_B = batch.remaining_B > 0
-    active, context = len(batch), float(batch.lengths_B.double().mean())
+    running_B, active, known = _standing(batch)
     while active:
         started, start = time.perf_counter(), mark(device)
+        context = known / active
         drafter, gamma = steer.pick(active, context)
-        last_B = batch.lengths_B - 1
-        positions_BT = last_B[:, None] + torch.arange(gamma + 1)
+        positions_BT = batch.lengths_B[:, None] + torch.arange(-1, gamma)
         next_BT = positions_BT + 1
         input_BT = send(batch.tokens_BS.gather(1, positions_BT[:, :1]), device)
         draft_BG, draft_probs_BGV = input_BT[:, :0], None
@@ -70,9 +69,10 @@ def decode(
             input_BT = torch.cat([input_BT, draft_BG], dim=1)
         drafted = mark(device)
         watch = drafter.watch if drafter is not None else None
-        attend = SlotAttention(batch.cache, last_B, gamma + 1, model.config.sliding_window, watch=watch)
-        known_BT = positions_BT.clamp(max=model.config.max_context_len - 1)  # what lies beyond is never emitted
-        logits_BTV = model.logits(batch.passes(input_BT, known_BT, attend))
+        attend = SlotAttention(batch.cache, positions_BT, model.config.sliding_window, watch=watch)
+        if attend.stop > model.config.max_context_len:  # what lies beyond is never emitted
+            positions_BT = positions_BT.clamp(max=model.config.max_context_len - 1)
+        logits_BTV = model.logits(batch.passes(input_BT, positions_BT, attend))
         if not trace.round_s and not bool(logits_BTV.isfinite().all()):
             raise bad(model.config.name, "", "finite logits", "inf or nan: the weights are damaged or overflow this type")
         accepted_B, tokens_BT = batch.sampler.verify(draft_BG, draft_probs_BGV, logits_BTV, next_BT)
@@ -86,20 +86,22 @@ def decode(
         if drafter is not None:
             drafter.observe(batch.lengths_B, new_lengths_B)
         batch.lengths_B = new_lengths_B
-        batch.remaining_B = (batch.remaining_B - emitted_B).masked_fill_(ends_B, 0)
+        batch.remaining_B = batch.remaining_B - emitted_B
         trace.count(accepted_B, running_B, gamma)
         ended = (ends_B & running_B).nonzero()[:, 0].tolist()
+        emitted = int(emitted_B.sum())
         ended_at = time.perf_counter()
         trace.add_round(
             draft_s=between(start, drafted),
             verify_s=between(drafted, verified),
             round_s=ended_at - started,
-            emitted=int(emitted_B.sum()),
+            emitted=emitted,
             active=active,
             gamma=gamma,
             context=context,
         )
-        progress(trace.emitted[-1])
+        progress(emitted)
+        known += emitted
         for row in ended:
             place, output = batch.places[row], batch.finish(row)
             done[place] = (ended_at - began - row_began_s[row], len(output))
@@ -108,10 +110,9 @@ def decode(
                 prompt = batch.take(row)
                 steer.reset(row, prompt.kv_budget)
                 row_began_s[row] = time.perf_counter() - began
-        running_B = batch.remaining_B > 0
-        active = int(running_B.sum())
-        context = float((batch.lengths_B * running_B).sum()) / max(active, 1)
-        if shrink and not batch.waiting and 0 < active <= len(batch) // 2:
+        if ended:
+            running_B, active, known = _standing(batch)
+        if ended and shrink and not batch.waiting and 0 < active <= len(batch) // 2:
             rows_B = running_B.nonzero()[:, 0]
             running_B = running_B[rows_B]
             steer.keep(rows_B)
@@ -119,6 +120,12 @@ def decode(
             row_began_s = [row_began_s[row] for row in rows_B.tolist()]
     trace.row_finish_s, trace.row_tokens = ([done[place][part] for place in sorted(done)] for part in (0, 1))
     return trace
+
+
+def _standing(batch: Batch) -> tuple[Tensor, int, int]:
+    """Which rows still run, how many they are, and the tokens they know in all."""
+    running_B = batch.remaining_B > 0
+    return running_B, int(running_B.sum()), int((batch.lengths_B * running_B).sum())
 
 
 def _fetched(accepted_B: Tensor, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:

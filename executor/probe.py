@@ -134,10 +134,9 @@ def decoding_pass(model: Transformer, cache: KvCache, query_len: int, context_le
     """One pass of every row of a cache, from tokens to the likeliest next ones."""
     batch_size = cache.k_LBKSH.shape[1]
     tokens_BT = torch.zeros((batch_size, query_len), dtype=torch.long)
-    starts_B = torch.full((batch_size,), context_len)
-    positions_BT = starts_B[:, None] + torch.arange(query_len)
-    attend = SlotAttention(cache, starts_B, query_len)
-    likeliest(model.logits(model(send(tokens_BT, cache.device), send(positions_BT, cache.device), attend)))
+    positions_BT = torch.arange(context_len, context_len + query_len).expand(batch_size, -1)
+    attend = SlotAttention(cache, positions_BT)
+    likeliest(model.logits(model(send(tokens_BT, cache.device), attend.slots_BT, attend)))
 
 
 def _product_rate(dtype: torch.dtype, size: int = 2048) -> float:

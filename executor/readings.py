@@ -87,7 +87,7 @@ class FullReading(Reading):
     """Every entry, from the cache itself, to which the draft's own are added."""
 
     def attend(self, positions_BT: Tensor) -> Attend:
-        return SlotAttention(self.cache, positions_BT[:, 0], positions_BT.shape[1], self.model.config.sliding_window)
+        return SlotAttention(self.cache, positions_BT, self.model.config.sliding_window)
 
 
 class CopyReading(Reading):
@@ -123,11 +123,11 @@ class CopyReading(Reading):
 
     def attend(self, positions_BT: Tensor) -> Attend:
         # Recent entries are neighbours in the copy as in the cache, so a window reaches as far in either.
-        starts_B = self.copied_B + (positions_BT[:, 0] - self.known_B)
+        slots_BT = positions_BT + (self.copied_B - self.known_B)[:, None]
         own = self.cache if self.fill_cache else None
         watch = self.watch if self.fill_cache else None
         window = self.model.config.sliding_window
-        return SlotAttention(self.copy, starts_B, positions_BT.shape[1], window, own, positions_BT, watch)
+        return SlotAttention(self.copy, slots_BT, window, own, positions_BT, watch)
 
     @property
     def _ceilings_B(self) -> Tensor:
@@ -216,7 +216,7 @@ class QuantisedReading(Reading):
         self.copy.keep(rows_B)
 
     def attend(self, positions_BT: Tensor) -> Attend:
-        return SlotAttention(self.copy, positions_BT[:, 0], positions_BT.shape[1], self.model.config.sliding_window)
+        return SlotAttention(self.copy, positions_BT, self.model.config.sliding_window)
 
     def _begin(self, row: int, tokens_S: Tensor, known: int) -> None:
         self.copy.write_row(row, self.cache.k_LBKSH[:, row, :, :known], self.cache.v_LBKSH[:, row, :, :known])

@@ -46,6 +46,11 @@ def shaped(num_heads: int, num_kv_heads: int, head_dim: int, dtype: str) -> Tran
     return replace(TINY, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, dtype=dtype)
 
 
+def consecutive(starts: list[int], count: int) -> Tensor:
+    """slots_BT of so many new tokens a row."""
+    return torch.tensor(starts)[:, None] + torch.arange(count)
+
+
 def check_slots(config: TransformerConfig, starts: list[int], query_len: int, window: int | None, spare: int = 3) -> None:
     """A random cache, its unused slots included, against the reference."""
     dtype, batch_size = getattr(torch, config.dtype), len(starts)
@@ -57,8 +62,8 @@ def check_slots(config: TransformerConfig, starts: list[int], query_len: int, wi
     k_BKTH, v_BKTH = torch.randn(2, batch_size, config.num_kv_heads, query_len, config.head_dim, generator=generator).to(dtype)
     before = cache.k_LBKSH.clone()
     with torch.inference_mode():
-        found = SlotAttention(cache, torch.tensor(starts), query_len, window)(1, q_BNTH, k_BKTH, v_BKTH)
-    slots_BT = [list(range(start, start + query_len)) for start in starts]
+        found = SlotAttention(cache, consecutive(starts, query_len), window)(1, q_BNTH, k_BKTH, v_BKTH)
+    slots_BT = consecutive(starts, query_len).tolist()
     for row, start in enumerate(starts):
         assert torch.equal(cache.k_LBKSH[1, row, :, start : start + query_len], k_BKTH[row])
         assert torch.equal(cache.v_LBKSH[1, row, :, start : start + query_len], v_BKTH[row])
@@ -135,7 +140,7 @@ def test_what_lies_in_stale_slots_does_not_matter(dtype: str) -> None:
             cache.v_LBKSH[0, row, :, start:] = filling
         q_BNTH = torch.randn(2, 4, 3, 32, generator=generator).to(cache.k_LBKSH.dtype)
         k_BKTH, v_BKTH = torch.randn(2, 2, 2, 3, 32, generator=generator).to(cache.k_LBKSH.dtype)
-        outputs.append(SlotAttention(cache, torch.tensor([3, 40]), 3)(0, q_BNTH, k_BKTH, v_BKTH))
+        outputs.append(SlotAttention(cache, consecutive([3, 40], 3))(0, q_BNTH, k_BKTH, v_BKTH))
     assert torch.equal(*outputs)
 
 
@@ -144,7 +149,7 @@ def test_one_attention_serves_every_layer(dtype: str) -> None:
     config = shaped(4, 2, 32, dtype)
     cache = KvCache(config, 2, 20, CPU, getattr(torch, dtype))
     generator = torch.Generator().manual_seed(0)
-    attend = SlotAttention(cache, torch.tensor([0, 7]), 2)
+    attend = SlotAttention(cache, consecutive([0, 7], 2))
     kept, wanted = [], []
     for layer in (0, 1):
         q_BNTH = torch.randn(2, 4, 2, 32, generator=generator).to(cache.k_LBKSH.dtype)
@@ -161,7 +166,7 @@ def test_a_second_cache_keeps_the_new_keys_at_their_positions() -> None:
     q_BNTH = torch.ones(2, 4, 2, 8, dtype=torch.float64)
     k_BKTH, v_BKTH = torch.randn(2, 2, 2, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     positions_BT = torch.tensor([[30, 31], [9, 10]])
-    SlotAttention(compact, torch.tensor([4, 2]), 2, None, whole, positions_BT)(1, q_BNTH, k_BKTH, v_BKTH)
+    SlotAttention(compact, consecutive([4, 2], 2), None, whole, positions_BT)(1, q_BNTH, k_BKTH, v_BKTH)
     for row, (slot, position) in enumerate(((4, 30), (2, 9))):
         for cache, at in ((compact, slot), (whole, position)):
             assert torch.equal(cache.k_LBKSH[1, row, :, at : at + 2], k_BKTH[row])
@@ -181,11 +186,11 @@ def test_reading_a_cache_in_steps_or_at_once_is_the_same(dtype: str) -> None:
     for cache in caches:
         for row in range(2):
             cache.write_row(0, row, 0, past[0, row], past[1, row])
-    starts_B = torch.tensor([30, 11])
-    at_once = SlotAttention(caches[0], starts_B, 5)(0, q_BNTH, k_BKTH, v_BKTH)
+    slots_BT = consecutive([30, 11], 5)
+    at_once = SlotAttention(caches[0], slots_BT)(0, q_BNTH, k_BKTH, v_BKTH)
     steps = [
-        SlotAttention(caches[1], starts_B + t, 1)(0, q_BNTH[:, :, t : t + 1], k_BKTH[:, :, t : t + 1], v_BKTH[:, :, t : t + 1])
-        for t in range(5)
+        SlotAttention(caches[1], slots_BT[:, one])(0, q_BNTH[:, :, one], k_BKTH[:, :, one], v_BKTH[:, :, one])
+        for one in (slice(t, t + 1) for t in range(5))
     ]
     torch.testing.assert_close(torch.cat(steps, dim=2), at_once, atol=TOLERANCE[dtype], rtol=0)
 

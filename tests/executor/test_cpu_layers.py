@@ -134,9 +134,9 @@ def test_layers_at_once_are_layers_one_by_one_to_the_last_bit(
     positions_BT = starts_B[:, None] + torch.arange(length)
     watched: list[int] = []
     with torch.inference_mode():
-        at_once = model(tokens_BT, positions_BT, SlotAttention(caches[0], starts_B, length, window))
+        at_once = model(tokens_BT, positions_BT, SlotAttention(caches[0], positions_BT, window))
         watch = lambda layer, q_BNTH, positions_BT: watched.append(layer)  # noqa: E731
-        one_by_one = model(tokens_BT, positions_BT, SlotAttention(caches[1], starts_B, length, window, watch=watch))
+        one_by_one = model(tokens_BT, positions_BT, SlotAttention(caches[1], positions_BT, window, watch=watch))
     assert watched == [0, 1]
     assert torch.equal(at_once, one_by_one)
     assert torch.equal(caches[0].k_LBKSH, caches[1].k_LBKSH)
@@ -147,7 +147,7 @@ def test_a_slot_beyond_the_cache_is_refused() -> None:
     model = tiny_model(dtype="float32", **{**SHAPE, "head_dim": 32})
     cache = KvCache(model.config, 1, 8, torch.device("cpu"), torch.float32)
     with torch.inference_mode(), pytest.raises(IndexError, match="slot 8 in a cache of 8"):
-        model(torch.tensor([[1, 2]]), torch.tensor([[7, 8]]), SlotAttention(cache, torch.tensor([7]), 2))
+        model(torch.tensor([[1, 2]]), torch.tensor([[7, 8]]), SlotAttention(cache, torch.tensor([[7, 8]])))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (2, 3, 16), (16, 1, 2048), (5, 37)])
@@ -174,7 +174,7 @@ def test_no_such_token_or_position_is_an_error(watched: bool, wrong: str) -> Non
     for sign in (1, -1):
         tokens_BT, positions_BT = (torch.tensor([[x]]) for x in ((token, position) if sign > 0 else (-1, -1)))
         with torch.inference_mode(), pytest.raises(IndexError):
-            model(tokens_BT, positions_BT, SlotAttention(cache, torch.tensor([3]), 1, watch=watch))
+            model(tokens_BT, positions_BT, SlotAttention(cache, torch.tensor([[3]]), watch=watch))
 
 
 @pytest.mark.parametrize("watched", [False, True])
@@ -185,7 +185,7 @@ def test_positions_may_be_of_a_shorter_type(watched: bool) -> None:
     for dtype in (torch.int32, torch.int64):
         cache = KvCache(model.config, 1, 8, torch.device("cpu"), torch.float32)
         with torch.inference_mode():
-            attend = SlotAttention(cache, torch.tensor([0]), 3, watch=watch)
+            attend = SlotAttention(cache, torch.arange(3)[None], watch=watch)
             found.append(model(torch.tensor([[1, 2, 3]]), torch.arange(3, dtype=dtype)[None], attend))
     assert torch.equal(*found)
 
@@ -204,5 +204,5 @@ def test_a_damaged_key_is_not_passed_over() -> None:
     for length in (1, 5):
         with torch.inference_mode():
             positions_BT = torch.arange(70, 70 + length)[None]
-            out_BTD = model(torch.ones(1, length, dtype=torch.long), positions_BT, SlotAttention(cache, torch.tensor([70]), length))
+            out_BTD = model(torch.ones(1, length, dtype=torch.long), positions_BT, SlotAttention(cache, positions_BT))
         assert bool(out_BTD.isnan().any())

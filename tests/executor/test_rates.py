@@ -21,10 +21,9 @@ def test_a_pass_counts_as_torch_counts_it(changes: dict[str, Any], query_len: in
     model, batch_size, context_len = tiny_model(**changes), 3, 20
     slots = context_len + query_len
     cache = KvCache(model.config, batch_size, slots, model.device, model.dtype)
-    starts_B = torch.full((batch_size,), context_len)
-    positions_BT = starts_B[:, None] + torch.arange(query_len)
+    positions_BT = torch.arange(context_len, slots).expand(batch_size, -1)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model.logits(model(torch.zeros_like(positions_BT), positions_BT, SlotAttention(cache, starts_B, query_len)))
+        model.logits(model(torch.zeros_like(positions_BT), positions_BT, SlotAttention(cache, positions_BT)))
     tokens = batch_size * query_len
     assert pass_flop(model, tokens, tokens * slots) == counter.get_total_flops()
     read = {id(p): p.nbytes for name, p in model.named_parameters() if "embed" not in name or "tied_embeddings" in changes}

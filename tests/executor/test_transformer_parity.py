@@ -95,8 +95,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def slot_logits(model: Transformer, tokens: list[int]) -> Tensor:
     """Logits after every token, all of them new to an empty cache, as verification reads them."""
     cache = KvCache(model.config, 1, len(tokens), model.device, model.dtype)
-    attend = SlotAttention(cache, torch.tensor([0]), len(tokens), model.config.sliding_window)
-    return model.logits(model(torch.tensor([tokens]), torch.arange(len(tokens))[None], attend))[0]
+    positions_BT = torch.arange(len(tokens))[None]
+    attend = SlotAttention(cache, positions_BT, model.config.sliding_window)
+    return model.logits(model(torch.tensor([tokens]), positions_BT, attend))[0]
 
 
 def prefill_logits(model: Transformer, tokens: list[int]) -> Tensor:
