@@ -163,7 +163,7 @@ def passes(model: Transformer, batch_size: int, context_len: int, gamma: int, re
 
 def measured(repeats: int, new_tokens: int) -> dict[str, Any]:
     folder = reference_model_dir()
-    model = load_model(folder, dtype="float32")
+    model = load_model(folder)
     tokens = real_text(load_tokenizer(folder), None)[1]
     plan = make_plan(ask(REFERENCE, CPU), Workload(16, 8192, new_tokens), WISHES)[0]
     beside = {

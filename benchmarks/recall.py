@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=[64, 128, 256, 512])
     chosen = parser.parse_args()
     folder = reference_model_dir()
-    model, tokenizer = load_model(folder, dtype="float32"), load_tokenizer(folder)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
     tokens = real_text(tokenizer, None)[1]
     tasks = {
         "held-out text": held_out(tokens, chosen.rows, chosen.context_len),

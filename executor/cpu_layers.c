@@ -1,6 +1,6 @@
 /* Decoder layers over the few tokens of a decoding step, in float32 on a CPU: all of a pass but the LM head.
  *
- * Products of few rows are bound by reading the weights: each is read once, where the checkpoint put it. As many
+ * Products of few rows are bound by reading the weights: each is read once, where the checkpoint put it and in its type. As many
  * tokens as there are lanes are turned to have one each, and meet one weight after another; of the rest, each meets many weights at once.
  *
  * Shapes: B batch, T tokens a row, M tokens in all, P positions, V vocabulary, D model, N query heads, K KV heads, H head dim, F MLP width; weights are [out, in].
@@ -9,12 +9,13 @@
 #include "cpu_attention.h"
 #include "lanes.h"
 
-enum { ROWS = LANES / 4, COLUMNS = 4, WIDE = 8, PAIR_WIDE = LANES / 2 }; /* all sums of a tile stay in registers */
+enum { ROWS = LANES / 4, COLUMNS = 4, WIDE = 8, PAIR_WIDE = LANES / 2, CHUNK = 64 }; /* all sums of a tile stay in registers */
+enum { LINE = 64, AHEAD = 1024 }; /* of memory; how far ahead of a row's weights others are asked for [bytes] */
 
 typedef struct {
-    const float *input_norm, *q, *k, *v, *o, *mlp_norm, *gate, *up, *down;
-    const float *q_bias, *k_bias, *v_bias, *q_norm, *k_norm; /* null where there is none */
-    int64_t d_model, num_heads, num_kv_heads, head_dim, d_ff;
+    const void *q, *k, *v, *o, *gate, *up, *down; /* of one type */
+    const float *input_norm, *mlp_norm, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm; /* null where there is none */
+    int64_t type, d_model, num_heads, num_kv_heads, head_dim, d_ff;
     float norm_eps;
 } Layer;
 
@@ -43,11 +44,16 @@ static inline void totals_of(const lanes *x, float *totals) {
     memcpy(totals, parts, sizeof parts[0]);
 }
 
-/* y[M, out] = base + x[M, in] w[out, in]^T. A base_stride of 0 is a bias; a base of 0 is none. */
+/* y[M, out] = base + x[M, in] w[out, in]^T, w of a type. A base_stride of 0 is a bias; a base of 0 is none. `turned`: of every LANES
+ * tokens x is also given as turned[in, LANES]; if turn_y, y is answered so for them, and has no base. */
 typedef struct {
-    const float *x, *w, *base;
+    int64_t type;
+    const float *x, *turned;
+    const void *w;
+    const float *base;
     float *y;
     int64_t in, out, base_stride;
+    int turn_y; /* only with a multiple of WIDE outputs */
 } Product;
 
 static inline void answer(const Product *p, int64_t r, int64_t c, float value) {
@@ -55,13 +61,17 @@ static inline void answer(const Product *p, int64_t r, int64_t c, float value) {
 }
 
 /* A few tokens: R of them against C outputs, each sum in lanes along `in`. */
-static inline __attribute__((always_inline)) void tile(const int R, const int C, const Product *p, int64_t r0, int64_t c0) {
-    const float *x = p->x + r0 * p->in, *w = p->w + c0 * p->in;
-    lanes sums[ROWS][COLUMNS];
+static inline __attribute__((always_inline)) void tile(const int type, const int R, const int C, const Product *p, int64_t r0, int64_t c0) {
+    const float *x = p->x + r0 * p->in;
+    lanes sums[ROWS][WIDE];
     for (int r = 0; r < R; r++) for (int c = 0; c < C; c++) sums[r][c] = (lanes){0};
     for (int64_t i = 0; i < p->in; i += LANES) {
-        lanes column[COLUMNS];
-        for (int c = 0; c < C; c++) column[c] = load(w + c * p->in + i);
+        lanes column[WIDE];
+        for (int c = 0; c < C; c++) {
+            const int64_t place = (c0 + c) * p->in + i;
+            if (i * size_of(type) % LINE == 0) __builtin_prefetch((const char *)p->w + place * size_of(type) + AHEAD, 0, 3);
+            column[c] = load_as(type, p->w, place);
+        }
         for (int r = 0; r < R; r++) {
             lanes row = load(x + r * p->in + i);
             HELD(row);
@@ -69,50 +79,66 @@ static inline __attribute__((always_inline)) void tile(const int R, const int C,
         }
     }
     for (int r = 0; r < R; r++) {
-        float totals[COLUMNS];
-        if (C == COLUMNS) totals_of(sums[r], totals);
-        else for (int c = 0; c < C; c++) totals[c] = total_of(sums[r][c]);
+        float totals[WIDE];
+        for (int c = 0; c < C; c += 4) {
+            if (C - c >= 4) totals_of(sums[r] + c, totals + c);
+            else totals[c] = total_of(sums[r][c]);
+        }
         for (int c = 0; c < C; c++) answer(p, r0 + r, c0 + c, totals[c]);
     }
 }
 
-static inline __attribute__((always_inline)) void tiles(const int C, const Product *p, int64_t r, int64_t M, int64_t c) {
-    for (; r + ROWS <= M; r += ROWS) tile(ROWS, C, p, r, c);
-    for (; r < M; r++) tile(1, C, p, r, c);
-}
-
 /* N times LANES tokens, turned so that each has a lane, against C outputs. */
-static inline __attribute__((always_inline)) void panel(const int N, const int C, const Product *p, const float *turned, int64_t r0, int64_t c0) {
+static inline __attribute__((always_inline)) void panel(const int type, const int N, const int C, const Product *p, int64_t r0, int64_t c0) {
     const int64_t in = p->in;
-    const float *x = turned + r0 * in, *w = p->w + c0 * in;
+    const float *x = p->turned + r0 * in;
     lanes sums[2][WIDE];
     for (int n = 0; n < N; n++) for (int c = 0; c < C; c++) sums[n][c] = all(0.0f);
-    for (int64_t start = 0; start < in; start += LANES) {
-        for (int c = 0; c < C; c++) __builtin_prefetch(w + (C + c) * in + start, 0, 3); /* the weights of the next outputs */
-        for (int64_t i = start; i < start + LANES; i++) {
+    for (int64_t start = 0; start < in; start += CHUNK) {
+        const int64_t count = in - start < CHUNK ? in - start : CHUNK;
+        float widened[WIDE][CHUNK];
+        const float *w[WIDE];
+        for (int c = 0; c < C; c++) {
+            const int64_t place = (c0 + c) * in + start;
+            const char *next = (const char *)p->w + (place + C * in) * size_of(type); /* the weights of the next outputs */
+            for (int64_t i = 0; i < count * size_of(type); i += LINE) __builtin_prefetch(next + i, 0, 3);
+            if (type != FLOAT32) for (int64_t i = 0; i < count; i += LANES) store(widened[c] + i, load_as(type, p->w, place + i));
+            w[c] = type == FLOAT32 ? (const float *)p->w + place : widened[c];
+        }
+        for (int64_t i = 0; i < count; i++) {
             lanes tokens[2];
-            for (int n = 0; n < N; n++) tokens[n] = load(x + (n * in + i) * LANES);
-            for (int c = 0; c < C; c++) for (int n = 0; n < N; n++) sums[n][c] += w[c * in + i] * tokens[n];
+            for (int n = 0; n < N; n++) tokens[n] = load(x + (n * in + start + i) * LANES);
+            for (int c = 0; c < C; c++) for (int n = 0; n < N; n++) sums[n][c] += w[c][i] * tokens[n];
         }
     }
-    for (int n = 0; n < N; n++) for (int r = 0; r < LANES; r++) for (int c = 0; c < C; c++) answer(p, r0 + n * LANES + r, c0 + c, sums[n][c][r]);
+    for (int n = 0; n < N; n++, r0 += LANES) {
+        if (p->turn_y) for (int c = 0; c < C; c++) store(p->y + r0 * p->out + (c0 + c) * LANES, sums[n][c]);
+        else for (int r = 0; r < LANES; r++) for (int c = 0; c < C; c++) answer(p, r0 + r, c0 + c, sums[n][c][r]);
+    }
+}
+
+/* WIDE outputs of all tokens, or what there is from c on. */
+static inline __attribute__((always_inline)) void outputs(const int type, const Product *p, int64_t M, int64_t c) {
+    const int64_t full = M / LANES * LANES;
+    int64_t r = 0;
+    if (p->out - c < WIDE) {
+        for (; c < p->out; c++) for (r = 0; r < M; r++) tile(type, 1, 1, p, r, c);
+        return;
+    }
+    for (; r + 2 * LANES <= full; r += 2 * LANES) for (int i = 0; i < WIDE; i += PAIR_WIDE) panel(type, 2, PAIR_WIDE, p, r, c + i);
+    for (; r < full; r += LANES) panel(type, 1, WIDE, p, r, c);
+    for (; r + ROWS <= M; r += ROWS) for (int i = 0; i < WIDE; i += COLUMNS) tile(type, ROWS, COLUMNS, p, r, c + i);
+    for (; r < M; r++) tile(type, 1, WIDE, p, r, c);
 }
 
 /* Shared by the threads of a parallel region, which do not wait for each other at the end. */
-static void multiply(Product product, const float *turned, int64_t M) {
-    const Product *p = &product;
-    const int64_t full = M / LANES * LANES;
+static void multiply(Product product, int64_t M) {
     #pragma omp for schedule(static) nowait
-    for (int64_t block = 0; block < (p->out + WIDE - 1) / WIDE; block++) {
-        int64_t c = block * WIDE;
-        if (p->out - c >= WIDE) {
-            int64_t r = 0;
-            for (; r + 2 * LANES <= full; r += 2 * LANES) for (int i = 0; i < WIDE; i += PAIR_WIDE) panel(2, PAIR_WIDE, p, turned, r, c + i);
-            for (; r < full; r += LANES) panel(1, WIDE, p, turned, r, c);
-            tiles(COLUMNS, p, full, M, c);
-            tiles(COLUMNS, p, full, M, c + COLUMNS);
-        } else {
-            for (; c < p->out; c++) tiles(1, p, 0, M, c);
+    for (int64_t c = 0; c < product.out; c += WIDE) {
+        switch (product.type) {
+            case FLOAT32: outputs(FLOAT32, &product, M, c); break;
+            case FLOAT16: outputs(FLOAT16, &product, M, c); break;
+            case BFLOAT16: outputs(BFLOAT16, &product, M, c); break;
         }
     }
 }
@@ -159,9 +185,9 @@ static void heads(const Layer *layer, const float *x, const float *cos, const fl
     float *normed = scratch, *turned = scratch + M * D;
     normalise_rows(x, layer->input_norm, M, D, layer->norm_eps, normed);
     turn(normed, M, D, turned);
-    multiply((Product){normed, layer->q, layer->q_bias, q, D, N * H, 0}, turned, M);
-    multiply((Product){normed, layer->k, layer->k_bias, k, D, K * H, 0}, turned, M);
-    multiply((Product){normed, layer->v, layer->v_bias, v, D, K * H, 0}, turned, M);
+    multiply((Product){layer->type, normed, turned, layer->q, layer->q_bias, q, D, N * H}, M);
+    multiply((Product){layer->type, normed, turned, layer->k, layer->k_bias, k, D, K * H}, M);
+    multiply((Product){layer->type, normed, turned, layer->v, layer->v_bias, v, D, K * H}, M);
     #pragma omp barrier
     #pragma omp for schedule(static)
     for (int64_t m = 0; m < M; m++) {
@@ -171,17 +197,17 @@ static void heads(const Layer *layer, const float *x, const float *cos, const fl
     }
 }
 
-/* out[M, D]: x with the layer's attention, seen[M, N, H], and its MLP added; scratch: M (D + 2 F + max(D, N H, F)) floats. */
+/* out[M, D]: x with the layer's attention, seen[M, N, H], and its MLP added; scratch: M (D + 2 F + max(D, N H)) floats. */
 static void rest(const Layer *layer, const float *x, const float *seen, float *out, float *scratch, int64_t M) {
     const int64_t D = layer->d_model, F = layer->d_ff, A = layer->num_heads * layer->head_dim;
     float *normed = scratch, *gate = normed + M * D, *up = gate + M * F, *turned = up + M * F;
     turn(seen, M, A, turned);
-    multiply((Product){seen, layer->o, x, out, A, D, D}, turned, M);
+    multiply((Product){layer->type, seen, turned, layer->o, x, out, A, D, D}, M);
     #pragma omp barrier
     normalise_rows(out, layer->mlp_norm, M, D, layer->norm_eps, normed);
     turn(normed, M, D, turned);
-    multiply((Product){normed, layer->gate, 0, gate, D, F, 0}, turned, M);
-    multiply((Product){normed, layer->up, 0, up, D, F, 0}, turned, M);
+    multiply((Product){layer->type, normed, turned, layer->gate, .y = gate, .in = D, .out = F, .turn_y = 1}, M);
+    multiply((Product){layer->type, normed, turned, layer->up, .y = up, .in = D, .out = F, .turn_y = 1}, M);
     #pragma omp barrier
     #pragma omp for schedule(static)
     for (int64_t m = 0; m < M; m++) {
@@ -190,8 +216,7 @@ static void rest(const Layer *layer, const float *x, const float *seen, float *o
             store(gate + f, x * sigmoid * load(up + f)); /* no exponential is of a positive number */
         }
     }
-    turn(gate, M, F, turned);
-    multiply((Product){gate, layer->down, out, out, F, D, D}, turned, M);
+    multiply((Product){layer->type, gate, gate, layer->down, out, out, F, D, D}, M);
     #pragma omp barrier
 }
 
@@ -262,12 +287,12 @@ int whole_pass(const Stack *stack, const int64_t *tokens, const int64_t *positio
     return 0;
 }
 
-/* y[M, out] = x[M, in] w[out, in]^T; turned: M * in floats. */
-void linear(const float *x, const float *w, float *y, float *turned, int64_t M, int64_t in, int64_t out, int threads) {
+/* y[M, out] = x[M, in] w[out, in]^T, w of a type; turned: M * in floats. */
+void linear(const float *x, const void *w, float *y, float *turned, int64_t type, int64_t M, int64_t in, int64_t out, int threads) {
     #pragma omp parallel num_threads(threads)
     {
         turn(x, M, in, turned);
-        multiply((Product){x, w, 0, y, in, out, 0}, turned, M);
+        multiply((Product){type, x, turned, w, 0, y, in, out}, M);
     }
 }
 

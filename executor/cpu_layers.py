@@ -19,36 +19,37 @@ from costmodel.transformer import TransformerConfig
 from executor import cpu_attention
 from executor.attention import SlotAttention
 from executor.compiled import kernels
+from executor.cpu_types import LANES
 
 if TYPE_CHECKING:
     from executor.transformer import Attend, Stack
 
-LANES = 16  # the most of lanes.h: dimensions must be multiples
 MOST_TOKENS = 256  # beyond, little is left to gain on torch
 
 _WEIGHTS = {  # in the order of the C structure
-    "input_norm": "input_layernorm.weight",
     "q": "self_attn.q_proj.weight",
     "k": "self_attn.k_proj.weight",
     "v": "self_attn.v_proj.weight",
     "o": "self_attn.o_proj.weight",
-    "mlp_norm": "post_attention_layernorm.weight",
     "gate": "mlp.gate_proj.weight",
     "up": "mlp.up_proj.weight",
     "down": "mlp.down_proj.weight",
+    "input_norm": "input_layernorm.weight",
+    "mlp_norm": "post_attention_layernorm.weight",
     "q_bias": "self_attn.q_proj.bias",
     "k_bias": "self_attn.k_proj.bias",
     "v_bias": "self_attn.v_proj.bias",
     "q_norm": "self_attn.q_norm.weight",
     "k_norm": "self_attn.k_norm.weight",
 }
+_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # numbered as in lanes.h
 _SIZES = ("d_model", "num_heads", "num_kv_heads", "head_dim", "d_ff")
 
 
 class _Layer(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in _WEIGHTS),
-        *((name, ctypes.c_int64) for name in _SIZES),
+        *((name, ctypes.c_int64) for name in ("type", *_SIZES)),
         ("norm_eps", ctypes.c_float),
     ]
 
@@ -70,11 +71,11 @@ def usable(weight: Tensor, num_tokens: int) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x[..., in] times the transposed weight[out, in]."""
+    """x[..., in] times the transposed weight[out, in], which may be of a narrower type."""
     library = kernels()
     assert library is not None
     x, y, turned = x.contiguous(), x.new_empty(*x.shape[:-1], len(weight)), torch.empty_like(x)
-    sizes = map(ctypes.c_int64, (x.shape[:-1].numel(), x.shape[-1], len(weight)))
+    sizes = map(ctypes.c_int64, (_TYPES[weight.dtype], x.shape[:-1].numel(), x.shape[-1], len(weight)))
     library.linear(*_pointers(x, weight, y, turned), *sizes, torch.get_num_threads())
     return y
 
@@ -89,11 +90,6 @@ def likeliest(logits: Tensor) -> Tensor:
     sizes = map(ctypes.c_int64, (places.numel(), logits.shape[-1]))
     library.likeliest(*_pointers(logits, places), *sizes, torch.get_num_threads())
     return places
-
-
-def fit(config: TransformerConfig) -> bool:
-    """A model of this shape can be computed here."""
-    return all(size % LANES == 0 for size in (config.d_model, config.head_dim, config.d_ff))
 
 
 class CpuStack:
@@ -169,15 +165,18 @@ class CpuLayer:
 
     def __init__(self, index: int, layer: nn.Module, config: TransformerConfig):
         self.index, self.config = index, config
-        self.scratch_per_token = config.d_model + 2 * config.d_ff + max(config.d_model, config.d_attention, config.d_ff)
+        self.scratch_per_token = config.d_model + 2 * config.d_ff + max(config.d_model, config.d_attention)
         named = dict(layer.named_parameters())
         self.weights = [named.get(name) for name in _WEIGHTS.values()]
-        assert all(weight is None or weight.is_contiguous() for weight in self.weights)
+        present = [weight for weight in self.weights if weight is not None]
+        (self.dtype,) = {weight.dtype for weight in present if weight.ndim == 2}
+        assert all(weight.is_contiguous() for weight in present)
+        assert all(weight.dtype == torch.float32 for weight in present if weight.ndim == 1)
 
     def structure(self) -> _Layer:
         """What C is told of the layer: where its weights are now, and its shape."""
         pointers = [None if weight is None else weight.data_ptr() for weight in self.weights]
-        return _Layer(*pointers, *(getattr(self.config, name) for name in _SIZES), self.config.norm_eps)
+        return _Layer(*pointers, _TYPES[self.dtype], *(getattr(self.config, name) for name in _SIZES), self.config.norm_eps)
 
     def __call__(self, x_BTD: Tensor, positions_BT: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         library, threads, config = kernels(), torch.get_num_threads(), self.config

@@ -18,6 +18,31 @@ static inline lanes load(const float *from) { lanes x; memcpy(&x, from, sizeof x
 static inline void store(float *to, lanes x) { memcpy(to, &x, sizeof x); }
 static inline lanes all(float x) { return (lanes){0} + x; }
 
+/* How numbers lie in memory; they are computed with in float32, which holds each of the others exactly. */
+enum { FLOAT32, FLOAT16, BFLOAT16 };
+
+static inline int size_of(int type) { return type == FLOAT32 ? 4 : 2; }
+
+/* LANES numbers of a type, from place i on. */
+static inline __attribute__((always_inline)) lanes load_as(const int type, const void *from, int64_t i) {
+    if (type == FLOAT32) return load((const float *)from + i);
+    const uint16_t *halves = (const uint16_t *)from + i;
+#if defined(__AVX512F__)
+    __m256i x = _mm256_loadu_si256((const __m256i *)halves);
+    return type == FLOAT16 ? (lanes)_mm512_cvtph_ps(x) : (lanes)_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16);
+#elif defined(__AVX2__) && defined(__F16C__)
+    __m128i x = _mm_loadu_si128((const __m128i *)halves);
+    return type == FLOAT16 ? (lanes)_mm256_cvtph_ps(x) : (lanes)_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16);
+#else
+    wholes x;
+    for (int l = 0; l < LANES; l++) x[l] = halves[l];
+    if (type == BFLOAT16) return (lanes)(x << 16);
+    wholes magnitude = (x & 0x7fff) << 13, endless = ((x & 0x7c00) == 0x7c00) & 0x7f800000; /* infinite, or no number */
+    lanes value = (lanes)magnitude * 0x1p112f;
+    return (lanes)((wholes)value | endless | (x & 0x8000) << 16);
+#endif
+}
+
 /* Lanes of two vectors: first and second half of each group of four, alternating one by one or in pairs; groups of four. */
 #ifdef __clang__
 #define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from costmodel.architecture import RopeScaling
 from costmodel.transformer import TransformerConfig
 from executor import cpu_layers
+from executor.cpu_types import fit
 from executor.parallel import ALONE, Ranks
 
 
@@ -40,14 +41,21 @@ def attend_causal(layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, wi
     return F.scaled_dot_product_attention(q_BNTH, k_BKTH, v_BKTH, is_causal=True, enable_gqa=grouped)
 
 
+class Linear(nn.Linear):
+    """A product whose matrix may be stored in a narrower type than what it is multiplied with, to which it is widened."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), self.bias)
+
+
 class Attention(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int, ranks: Ranks):
         super().__init__()
         self.layer, self.head_dim, self.ranks = layer, config.head_dim, ranks
-        self.q_proj = nn.Linear(config.d_model, config.d_attention, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(config.d_model, config.d_kv, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(config.d_model, config.d_kv, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(config.d_attention, config.d_model, bias=False)
+        self.q_proj = Linear(config.d_model, config.d_attention, bias=config.qkv_bias)
+        self.k_proj = Linear(config.d_model, config.d_kv, bias=config.qkv_bias)
+        self.v_proj = Linear(config.d_model, config.d_kv, bias=config.qkv_bias)
+        self.o_proj = Linear(config.d_attention, config.d_model, bias=False)
         if config.qk_norm:
             self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
             self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
@@ -67,9 +75,9 @@ class Mlp(nn.Module):
     def __init__(self, config: TransformerConfig, ranks: Ranks):
         super().__init__()
         self.ranks = ranks
-        self.gate_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.up_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.down_proj = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.gate_proj = Linear(config.d_model, config.d_ff, bias=False)
+        self.up_proj = Linear(config.d_model, config.d_ff, bias=False)
+        self.down_proj = Linear(config.d_ff, config.d_model, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return self.ranks.sum(self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD)))
@@ -132,6 +140,9 @@ class Transformer(nn.Module):
         self.register_buffer("cos_SH", torch.empty(0), persistent=False)
         self.register_buffer("sin_SH", torch.empty(0), persistent=False)
         self.to(getattr(torch, config.dtype))
+        for module in self.model.layers.modules():
+            if isinstance(module, Linear):
+                module.weight.data = module.weight.to(getattr(torch, config.linear_dtype or config.dtype))
         self.fill_rope_tables()
         self.alone = ranks.size == 1
         self._cpu_stack: cpu_layers.CpuStack | None = None
@@ -174,7 +185,7 @@ class Transformer(nn.Module):
 
     def _stack(self, num_tokens: int) -> Stack | cpu_layers.CpuStack:
         """The stack in the form that computes so many tokens fastest."""
-        if self.alone and cpu_layers.fit(self.config) and cpu_layers.usable(self.model.embed_tokens.weight, num_tokens):
+        if self.alone and fit(self.config) and cpu_layers.usable(self.model.embed_tokens.weight, num_tokens):
             if self._cpu_stack is None:
                 self._cpu_stack = cpu_layers.CpuStack(self.model, self.config)
             return self._cpu_stack

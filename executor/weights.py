@@ -14,7 +14,7 @@ from torch import Tensor
 
 from costmodel.errors import InputError, Problem, bad
 from costmodel.hf_config import EXECUTABLE_FAMILIES, load_config
-from costmodel.transformer import TransformerConfig
+from executor.cpu_types import on_cpu
 from executor.parallel import ALONE, Ranks
 from executor.transformer import Transformer
 
@@ -34,7 +34,7 @@ def load_model(
     Args:
         folder: Holds `config.json` and `*.safetensors`, as Hugging Face checkpoints do.
         device: Where the weights go.
-        dtype: Type they are converted to; None for the one in `config.json`.
+        dtype: Type they are converted to; None for the one in `config.json`, or on a CPU for what it runs there in.
         name: How the model is called in what is printed; None for the folder's name.
         ranks: The processes that share it.
 
@@ -49,13 +49,17 @@ def load_model(
     if config.family not in EXECUTABLE_FAMILIES:
         expected = f"an architecture that is executed here ({', '.join(EXECUTABLE_FAMILIES)})"
         raise bad(folder / "config.json", "model_type", expected, f"{config.family}, which can be planned only")
-    config = config.with_dtype(dtype or config.dtype)
+    if dtype is None and device == "cpu":
+        config = on_cpu(config, alone=ranks.size == 1)
+    else:
+        config = config.with_dtype(dtype or config.dtype)
     with torch.device("meta"):
         model, whole = Transformer(config, ranks), Transformer(config)
     wanted = dict(whole.named_parameters(remove_duplicate=False))
     own = dict(model.named_parameters(remove_duplicate=False))
     parts = {key: ranks.part(wanted[key].shape, own[key].shape) for key in wanted}
-    tensors = _read_tensors(folder, wanted, parts, config, device)
+    types = {key: own[key].dtype for key in own}
+    tensors = _read_tensors(folder, wanted, parts, types, config.tied_embeddings, device)
     model.load_state_dict(tensors, strict=False, assign=True)
     if config.tied_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
@@ -114,10 +118,14 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _read_tensors(
-    folder: Path, wanted: dict[str, Tensor], parts: dict[str, tuple[slice, ...]], config: TransformerConfig, device: str
+    folder: Path,
+    wanted: dict[str, Tensor],
+    parts: dict[str, tuple[slice, ...]],
+    types: dict[str, torch.dtype],
+    tied_embeddings: bool,
+    device: str,
 ) -> dict[str, Tensor]:
-    """Some part of each tensor that is wanted, on a device and in the model's type; everything wrong is said at once."""
-    dtype = getattr(torch, config.dtype)
+    """Some part of each tensor that is wanted, on a device and in its type; everything wrong is said at once."""
     files = _shards(folder)
     if not files:
         pickles = [file.name for file in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
@@ -129,7 +137,7 @@ def _read_tensors(
         try:
             with safe_open(file, "pt") as archive:
                 for key in archive.keys():  # noqa: SIM118 (an archive is no mapping)
-                    if key.endswith(IGNORED_SUFFIXES) or (key == "lm_head.weight" and config.tied_embeddings):
+                    if key.endswith(IGNORED_SUFFIXES) or (key == "lm_head.weight" and tied_embeddings):
                         continue
                     shape = list(archive.get_slice(key).get_shape())
                     if key not in wanted:
@@ -140,11 +148,11 @@ def _read_tensors(
                     elif shape != list(wanted[key].shape):
                         problems.append(Problem(str(file), key, f"shape {list(wanted[key].shape)}", f"shape {shape}"))
                     else:
-                        tensors[key] = archive.get_slice(key)[parts[key]].to(device, dtype)
+                        tensors[key] = archive.get_slice(key)[parts[key]].to(device, types[key])
         except (SafetensorError, OSError) as error:
             raise bad(file, "", "a readable safetensors file", error) from None
     seen = set(tensors) | {problem.key for problem in problems}
-    tied = {"lm_head.weight"} if config.tied_embeddings else set()
+    tied = {"lm_head.weight"} if tied_embeddings else set()
     missing = sorted(set(wanted) - seen - tied)
     problems += [Problem(str(folder), key, f"a tensor of shape {list(wanted[key].shape)}", "nothing") for key in missing]
     if len(problems) > MOST_PROBLEMS:

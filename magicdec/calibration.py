@@ -15,6 +15,7 @@ from costmodel.errors import bad
 from costmodel.gemm import GemmLaw
 from costmodel.hardware import Calibration, HardwareProfile, Peak, render_profile, resolve_profile, with_calibration
 from costmodel.kernel_tables import SYSTEMS, fit_tables
+from executor.cpu_types import on_cpu
 from executor.probe import num_measurements, probe_cpu
 from magicdec import text
 from magicdec.names import CPU, REFERENCE, find_model
@@ -38,7 +39,7 @@ CPU_PARAMETERS = (
 
 def measure_cpu() -> HardwareProfile:
     """This machine's CPU: peaks and efficiencies, from passes of the reference model's shape at contexts up to 4096."""
-    config = find_model(REFERENCE).config.with_dtype("float32")
+    config = on_cpu(find_model(REFERENCE).config)
     with tqdm(total=num_measurements(), desc="measuring this CPU", leave=False, disable=None) as bar:
         probe = probe_cpu(config, progress=bar.update)
     peak = Peak(

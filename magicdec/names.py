@@ -17,6 +17,7 @@ from costmodel.models import resolve_model
 from costmodel.strategy import COMPRESSED_DTYPES, DRAFT_KINDS, KV_POLICIES, DraftKind
 from costmodel.transformer import TransformerConfig
 from executor import compiled
+from executor.cpu_types import on_cpu
 from executor.user_cache import cache_folder
 from magicdec import __version__
 
@@ -83,8 +84,8 @@ def cpu_profile_file() -> Path:
 
 
 def executed(config: TransformerConfig, hardware: HardwareProfile) -> TransformerConfig:
-    """The model in the type it runs in there: on a CPU, float32."""
-    return config.with_dtype("float32") if hardware.name == CPU and config.bytes_per_element < 4 else config
+    """The model in the types it runs in there."""
+    return on_cpu(config) if hardware.name == CPU else config
 
 
 def find_draft(

@@ -18,7 +18,7 @@ from costmodel.serving import serving
 from costmodel.transformer import TransformerConfig
 from costmodel.workload import Trace, Workload
 from magicdec.api import Question, ask
-from magicdec.names import DEFAULT_KV_BUDGET, find_draft
+from magicdec.names import DEFAULT_KV_BUDGET, executed, find_draft
 
 SELF_POLICIES = ("streaming_llm", "snapkv")  # what a self draft may read, unless told otherwise
 MODEL_POLICIES = ("full", "streaming_llm")
@@ -178,7 +178,7 @@ def make_plan(
             "num_gpus": question.setup.num_gpus,
             "tensor_parallel": question.setup.tensor_parallel,
         },
-        "target": _planned(question.setup.target, question.model.config),
+        "target": _planned(question.setup.target, executed(question.model.config, hardware)),
         "draft": _planned(model, model) if model else None,
         "strategy": best.strategy,
         "prediction": {
@@ -205,7 +205,7 @@ def _beyond(trace: Trace | None, target: TransformerConfig) -> list[str]:
 
 
 def _planned(priced: TransformerConfig, stored: TransformerConfig) -> dict[str, Any]:
-    """A model as a plan names it; types only where they are not those of the checkpoint."""
+    """A model as a plan names it; types only where they are not those it runs in by itself."""
     weights = priced.linear_dtype if priced.linear_dtype != stored.linear_dtype else None
     kv = priced.kv_dtype if priced.kv_dtype != stored.kv_dtype else None
     return {"name": priced.name, "fingerprint": fingerprint(priced), "weight_dtype": weights, "kv_dtype": kv}

@@ -69,8 +69,7 @@ def load(plan: Plan, *, model_dir: str | None, draft_dir: str | None, device: st
     """Load what a plan names, from the given directories or where its names lead, and check that it is what was planned."""
     _refuse_compressed(plan)
     folder = _folder("--model-dir", plan.target.name, model_dir)
-    how: dict[str, Any] = {"device": device, "dtype": "float32" if device == "cpu" else None, "ranks": ranks}
-    target = load_model(folder, name=plan.target.name, **how)
+    target = load_model(folder, device=device, name=plan.target.name, ranks=ranks)
     plan.check_model("target", target.whole, str(folder))
     strategies = (plan.strategy, *(plan.policy.strategies if plan.policy else ()))
     names = sorted({strategy.draft_model for strategy in strategies if strategy.draft_model})
@@ -79,7 +78,7 @@ def load(plan: Plan, *, model_dir: str | None, draft_dir: str | None, device: st
     draft, digests = None, [checkpoint_digest(folder)]
     for name in names:
         draft_folder = _folder("--draft-dir", name, draft_dir)
-        draft = load_model(draft_folder, name=name, **how)
+        draft = load_model(draft_folder, device=device, name=name, ranks=ranks)
         plan.check_model("draft", draft.whole, str(draft_folder))
         digests.append(checkpoint_digest(draft_folder))
     for strategy in strategies:
@@ -100,7 +99,7 @@ def _refuse_compressed(plan: Plan) -> None:
 def load_checkpoint(option: str, name: str, device: str = "cpu") -> Loaded:
     """A checkpoint without a plan."""
     folder = _folder(option, name, None)
-    model = load_model(folder, device=device, dtype="float32" if device == "cpu" else None, name=name)
+    model = load_model(folder, device=device, name=name)
     return Loaded(model, None, load_tokenizer(folder), stop_tokens(folder))
 
 

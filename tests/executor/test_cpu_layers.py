@@ -12,7 +12,7 @@ import torch
 from tiny_models import tiny_model
 from torch import Tensor
 
-from executor import compiled, cpu_layers
+from executor import compiled, cpu_layers, cpu_types
 from executor.attention import SlotAttention
 from executor.kv_cache import KvCache
 from executor.transformer import Transformer, attend_causal
@@ -70,6 +70,19 @@ def test_a_product_is_a_product(rows: int, width: int, outputs: int) -> None:
     torch.testing.assert_close(found.double(), x.transpose(0, 1).double() @ weight.double().T, atol=1e-5 * width**0.5, rtol=0)
 
 
+@pytest.mark.parametrize("rows", [1, 4, 16, 35])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_product_reads_every_number_of_16_bits(dtype: torch.dtype, rows: int) -> None:
+    """Each multiplied by one, among zeros: the smallest and infinities too; what is no number stays none."""
+    numbers = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    weight = torch.zeros(len(numbers), 16, dtype=dtype)
+    weight[:, 3] = numbers
+    x = torch.zeros(rows, 16)
+    x[:, 3] = 1
+    found = cpu_layers.linear(x, weight)
+    assert torch.equal(found.nan_to_num(nan=1e30), numbers.float().expand(rows, -1).nan_to_num(nan=1e30))
+
+
 @torch.inference_mode()
 def test_they_are_used_where_they_can_be_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.zeros(8, 32)
@@ -90,7 +103,7 @@ def test_they_are_used_where_they_can_be_and_nowhere_else(monkeypatch: pytest.Mo
 def test_odd_dimensions_are_left_to_torch(odd: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(dtype="float32", tied_embeddings=True, **{**SHAPE, **odd})
     tokens_BT = torch.tensor([[1, 2, 3]])
-    assert not cpu_layers.fit(model.config)
+    assert not cpu_types.fit(model.config)
     torch.testing.assert_close(logits(model, tokens_BT), in_torch(model, tokens_BT, monkeypatch))
 
 
@@ -104,12 +117,13 @@ def test_weights_that_are_changed_in_place_are_heeded(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.skipif("avx2" not in cpu_flags(), reason="needs a processor with AVX2")
-def test_processors_with_shorter_vectors_compute_the_same(tmp_path: Path) -> None:
-    """The same sources as a processor without AVX-512 compiles them."""
+@pytest.mark.parametrize("processor", ["x86-64-v3", "x86-64"])
+def test_processors_with_shorter_vectors_compute_the_same(processor: str, tmp_path: Path) -> None:
+    """The same sources as a processor without AVX-512 compiles them, and one whose vectors no line is written for."""
     here = Path(__file__)
     files = [str(here), str(here.with_name("test_attention.py"))]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", "logits or product or ragged"]
-    environment = {**os.environ, "MAGICDEC_CFLAGS": "-march=x86-64-v3", "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {**os.environ, "MAGICDEC_CFLAGS": f"-march={processor}", "XDG_CACHE_HOME": str(tmp_path)}
     ran = subprocess.run(command, env=environment, cwd=here.parents[2], capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stdout[-2000:]
     assert [file.suffix for file in (tmp_path / "magicdec").iterdir()] == [".so"]

@@ -12,6 +12,9 @@ from safetensors.torch import save_file
 from tiny_models import logits_TV, perturbed, random_prompts, save_checkpoint, tiny_model, weights_of
 
 from costmodel.errors import InputError, Problem
+from executor import compiled, cpu_types
+from executor.parallel import Ranks
+from executor.transformer import Transformer
 from executor.weights import checkpoint_digest, load_model, stop_tokens
 
 TOKENS = random_prompts((12,))[0]
@@ -21,6 +24,46 @@ def problems_of(folder: Path) -> list[Problem]:
     with pytest.raises(InputError) as caught:
         load_model(folder)
     return list(caught.value.problems)
+
+
+WIDE = {"d_model": 48, "head_dim": 16, "d_ff": 80}  # as the C kernels want it
+
+
+def types_of(model: Transformer) -> tuple[set[torch.dtype], set[torch.dtype]]:
+    """Of the layers' matrices, and of all else."""
+    matrices = {p for p in model.model.layers.parameters() if p.ndim == 2}
+    return {p.dtype for p in matrices}, {p.dtype for p in model.parameters() if p not in matrices} | {model.cos_SH.dtype}
+
+
+@pytest.mark.skipif(compiled.kernels() is None, reason="needs a C compiler")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"tied_embeddings": True}, {"family": "qwen2", "qkv_bias": True}], ids=["plain", "tied", "bias"]
+)
+@torch.inference_mode()
+def test_on_a_cpu_matrices_stay_in_their_16_bits_and_nothing_else_changes(
+    changes: dict[str, Any], dtype: str, tmp_path: Path
+) -> None:
+    """In single steps, several tokens at once and prompts too long for the kernels."""
+    save_checkpoint(tmp_path, tiny_model(dtype=dtype, **WIDE, **changes))
+    narrow, wide = load_model(tmp_path), load_model(tmp_path, dtype="float32")
+    assert types_of(narrow) == ({getattr(torch, dtype)}, {torch.float32})
+    assert types_of(wide) == ({torch.float32}, {torch.float32})
+    for rows, length in ((1, 1), (3, 2), (16, 1), (7, 5), (2, 200)):
+        tokens_BT = torch.randint(31, (rows, length), generator=torch.Generator().manual_seed(rows))
+        found, wanted = (model.logits(model(tokens_BT, torch.arange(length)[None])) for model in (narrow, wide))
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("why", ["shape", "compiler", "processes"])
+def test_where_torch_computes_the_layers_on_a_cpu_all_is_in_float32(
+    why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, tiny_model(dtype="bfloat16", **{**WIDE, "head_dim": 8 if why == "shape" else 16}))
+    if why == "compiler":
+        monkeypatch.setattr(cpu_types, "kernels", lambda: None)
+    model = load_model(tmp_path, ranks=Ranks(0, 2) if why == "processes" else Ranks())
+    assert types_of(model) == ({torch.float32}, {torch.float32})
 
 
 @pytest.mark.parametrize(
