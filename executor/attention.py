@@ -56,7 +56,7 @@ class PrefillAttention:
 
 
 class SlotAttention:
-    """New tokens of every row, stored at consecutive slots of a cache; each sees its row's slots up to its own.
+    """New tokens of every row, stored at slots of a cache that follow each other; each sees its row's slots up to its own.
 
     Args:
         cache: Where they are stored and what they read.

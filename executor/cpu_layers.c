@@ -1,7 +1,8 @@
-/* Decoder layers over the few tokens of a decoding step, in float32 on a CPU: all of a pass but the LM head.
+/* Decoder layers in float32 on a CPU: all of a pass but the LM head, and of a prompt all but the attention.
  *
  * Products of few rows are bound by reading the weights: each is read once, where the checkpoint put it and in its type. As many
  * tokens as there are lanes are turned to have one each, and meet one weight after another; of the rest, each meets many weights at once.
+ * Of many tokens, so many as stay in the second cache level meet all weights, then the next.
  *
  * Shapes: B batch, T tokens a row, M tokens in all, P positions, V vocabulary, D model, N query heads, K KV heads, H head dim, F MLP width; weights are [out, in].
  * Compiled on first use by compiled.py; needs no library.
@@ -9,7 +10,7 @@
 #include "cpu_attention.h"
 #include "lanes.h"
 
-enum { ROWS = LANES / 4, COLUMNS = 4, WIDE = 8, PAIR_WIDE = LANES / 2, CHUNK = 64 }; /* all sums of a tile stay in registers */
+enum { ROWS = LANES / 4, COLUMNS = 4, WIDE = 8, PAIR_WIDE = LANES / 2, CHUNK = 64, TOKENS = 128 }; /* all sums of a tile stay in registers */
 enum { LINE = 64, AHEAD = 1024 }; /* of memory; how far ahead of a row's weights others are asked for [bytes] */
 
 typedef struct {
@@ -117,12 +118,11 @@ static inline __attribute__((always_inline)) void panel(const int type, const in
     }
 }
 
-/* WIDE outputs of all tokens, or what there is from c on. */
-static inline __attribute__((always_inline)) void outputs(const int type, const Product *p, int64_t M, int64_t c) {
+/* WIDE outputs, or what there is from c on, of tokens [r, M). */
+static inline __attribute__((always_inline)) void outputs(const int type, const Product *p, int64_t r, int64_t M, int64_t c) {
     const int64_t full = M / LANES * LANES;
-    int64_t r = 0;
     if (p->out - c < WIDE) {
-        for (; c < p->out; c++) for (r = 0; r < M; r++) tile(type, 1, 1, p, r, c);
+        for (; r < M; r++) for (int64_t i = c; i < p->out; i++) tile(type, 1, 1, p, r, i);
         return;
     }
     for (; r + 2 * LANES <= full; r += 2 * LANES) for (int i = 0; i < WIDE; i += PAIR_WIDE) panel(type, 2, PAIR_WIDE, p, r, c + i);
@@ -133,12 +133,15 @@ static inline __attribute__((always_inline)) void outputs(const int type, const 
 
 /* Shared by the threads of a parallel region, which do not wait for each other at the end. */
 static void multiply(Product product, int64_t M) {
-    #pragma omp for schedule(static) nowait
-    for (int64_t c = 0; c < product.out; c += WIDE) {
-        switch (product.type) {
-            case FLOAT32: outputs(FLOAT32, &product, M, c); break;
-            case FLOAT16: outputs(FLOAT16, &product, M, c); break;
-            case BFLOAT16: outputs(BFLOAT16, &product, M, c); break;
+    for (int64_t r = 0; r < M; r += TOKENS) {
+        const int64_t stop = r + TOKENS < M ? r + TOKENS : M;
+        #pragma omp for schedule(static) nowait
+        for (int64_t c = 0; c < product.out; c += WIDE) {
+            switch (product.type) {
+                case FLOAT32: outputs(FLOAT32, &product, r, stop, c); break;
+                case FLOAT16: outputs(FLOAT16, &product, r, stop, c); break;
+                case BFLOAT16: outputs(BFLOAT16, &product, r, stop, c); break;
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
-"""Passes over few tokens on a CPU in C (cpu_layers.c): what a decoding step does beside attention and sampling.
+"""Decoder layers on a CPU in C (cpu_layers.c): what decoding steps and prompts take beside attention and sampling.
 
-torch spends most of such a step between its operators, a dozen small ones a layer, and its products of few rows are far from
-the speed of memory. Without a compiler, or with many tokens, torch computes them all the same.
+torch spends most of a step between its operators, a dozen small ones a layer, its products of few rows are far from the speed
+of memory, and those of many take twice as long. Without a compiler torch computes them all the same.
 
 Shapes: B batch, T query tokens, D model, N query heads, K KV heads, H head dim, V vocabulary.
 """
@@ -24,7 +24,6 @@ from executor.cpu_types import LANES
 if TYPE_CHECKING:
     from executor.transformer import Attend, Stack
 
-MOST_TOKENS = 256  # beyond, little is left to gain on torch
 
 _WEIGHTS = {  # in the order of the C structure
     "q": "self_attn.q_proj.weight",
@@ -62,12 +61,12 @@ class _Stack(ctypes.Structure):
     ]
 
 
-def usable(weight: Tensor, num_tokens: int) -> bool:
-    """The C kernels can compute with such weights, and do it faster than torch."""
+def usable(weight: Tensor) -> bool:
+    """The C kernels can compute with such weights."""
     right = (
         weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.is_contiguous() and weight.shape[-1] % LANES == 0
     )
-    return right and num_tokens <= MOST_TOKENS and not torch.is_grad_enabled() and kernels() is not None
+    return right and not torch.is_grad_enabled() and kernels() is not None
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from costmodel.strategy import Strategy
 from costmodel.transformer import TransformerConfig
 from executor.attention import SlotAttention
 from executor.batch import Batch, Prompt
-from executor.cpu_layers import likeliest
+from executor.cpu_layers import likeliest, linear, usable
 from executor.decode import decode
 from executor.device import send
 from executor.kv_cache import KvCache
@@ -100,7 +100,7 @@ def probe_cpu(config: TransformerConfig, progress: Callable[[], object] = lambda
                 passes.append(Pass(batch_size, query_len, context_len, measured_s))
                 progress()
     del cache
-    rate = _product_rate(torch.float32)
+    rate = _product_rate()
     progress()
     bandwidth = read_rate()
     progress()
@@ -139,9 +139,13 @@ def decoding_pass(model: Transformer, cache: KvCache, query_len: int, context_le
     likeliest(model.logits(model(send(tokens_BT, cache.device), attend.slots_BT, attend)))
 
 
-def _product_rate(dtype: torch.dtype, size: int = 2048) -> float:
-    a = torch.randn(size, size, dtype=dtype)
-    return 2 * size**3 / seconds(lambda: a @ a, repeats=5)
+def _product_rate(size: int = 2048) -> float:
+    """Of a large product in float32, by torch or by the kernels that passes use, whichever is faster. [FLOP/s]"""
+    a = torch.randn(size, size)
+    ways: list[Callable[[], object]] = [lambda: a @ a]
+    if usable(a):
+        ways.append(lambda: linear(a, a))
+    return 2 * size**3 / min(seconds(way, repeats=5) for way in ways)
 
 
 def read_rate(elements: int = 128 * 2**20) -> float:

@@ -173,19 +173,20 @@ class Transformer(nn.Module):
             x_BTD.
         """
         attend = attend or partial(attend_causal, window=self.config.sliding_window)
-        return self._stack(tokens_BT.numel()).run(tokens_BT, positions_BT, (self.cos_SH, self.sin_SH), attend)
+        return self._stack.run(tokens_BT, positions_BT, (self.cos_SH, self.sin_SH), attend)
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """logits_BTV of hidden states."""
         weight_VD = self.lm_head.weight
-        if cpu_layers.usable(weight_VD, x_BTD.shape[:-1].numel()):
+        if cpu_layers.usable(weight_VD):
             return cpu_layers.linear(x_BTD, weight_VD)
         logits_BTV: Tensor = self.lm_head(x_BTD)
         return logits_BTV
 
-    def _stack(self, num_tokens: int) -> Stack | cpu_layers.CpuStack:
-        """The stack in the form that computes so many tokens fastest."""
-        if self.alone and fit(self.config) and cpu_layers.usable(self.model.embed_tokens.weight, num_tokens):
+    @property
+    def _stack(self) -> Stack | cpu_layers.CpuStack:
+        """The stack in the form that computes fastest."""
+        if self.alone and fit(self.config) and cpu_layers.usable(self.model.embed_tokens.weight):
             if self._cpu_stack is None:
                 self._cpu_stack = cpu_layers.CpuStack(self.model, self.config)
             return self._cpu_stack

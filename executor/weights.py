@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from executor.cpu_types import on_cpu
 from executor.parallel import ALONE, Ranks
 from executor.transformer import Transformer
 
-FLOAT_TYPES = ("F64", "F32", "BF16", "F16")  # as safetensors files call them
+NAMES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # of types in safetensors files
 MOST_PROBLEMS = 20  # as many are shown
 DIGESTED_BYTES = 2**16  # at either end of a file
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")  # buffers that old checkpoints carry
@@ -49,8 +50,11 @@ def load_model(
     if config.family not in EXECUTABLE_FAMILIES:
         expected = f"an architecture that is executed here ({', '.join(EXECUTABLE_FAMILIES)})"
         raise bad(folder / "config.json", "model_type", expected, f"{config.family}, which can be planned only")
+    files = _shards(folder)
     if dtype is None and device == "cpu":
         config = on_cpu(config, alone=ranks.size == 1)
+        if config.linear_dtype is not None and _matrix_types(files) != {NAMES[config.linear_dtype]}:
+            config = config.with_dtype(config.dtype)  # stored otherwise than config.json says: some would be rounded
     else:
         config = config.with_dtype(dtype or config.dtype)
     with torch.device("meta"):
@@ -59,7 +63,7 @@ def load_model(
     own = dict(model.named_parameters(remove_duplicate=False))
     parts = {key: ranks.part(wanted[key].shape, own[key].shape) for key in wanted}
     types = {key: own[key].dtype for key in own}
-    tensors = _read_tensors(folder, wanted, parts, types, config.tied_embeddings, device)
+    tensors = _read_tensors(folder, files, wanted, parts, types, config.tied_embeddings, device)
     model.load_state_dict(tensors, strict=False, assign=True)
     if config.tied_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
@@ -117,8 +121,19 @@ def _shards(folder: Path) -> list[Path]:
     return sorted({folder / str(name) for name in weight_map.values()})
 
 
+def _matrix_types(files: list[Path]) -> set[str]:
+    """The types, by their names there, of the matrices of layers in safetensors files, as far as those can be read."""
+    types = set()
+    for file in files:
+        with suppress(SafetensorError, OSError), safe_open(file, "pt") as archive:
+            slices = (archive.get_slice(key) for key in archive.keys() if ".layers." in key)  # noqa: SIM118
+            types |= {part.get_dtype() for part in slices if len(part.get_shape()) == 2}
+    return types
+
+
 def _read_tensors(
     folder: Path,
+    files: list[Path],
     wanted: dict[str, Tensor],
     parts: dict[str, tuple[slice, ...]],
     types: dict[str, torch.dtype],
@@ -126,7 +141,6 @@ def _read_tensors(
     device: str,
 ) -> dict[str, Tensor]:
     """Some part of each tensor that is wanted, on a device and in its type; everything wrong is said at once."""
-    files = _shards(folder)
     if not files:
         pickles = [file.name for file in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
         found = f"only {', '.join(pickles)}: pickles can run any code and are never loaded" if pickles else "none"
@@ -142,9 +156,9 @@ def _read_tensors(
                     shape = list(archive.get_slice(key).get_shape())
                     if key not in wanted:
                         problems.append(Problem(str(file), key, "no such tensor for this config.json", f"shape {shape}"))
-                    elif archive.get_slice(key).get_dtype() not in FLOAT_TYPES:
+                    elif archive.get_slice(key).get_dtype() not in NAMES.values():
                         kind = archive.get_slice(key).get_dtype()
-                        problems.append(Problem(str(file), key, f"a type out of {', '.join(FLOAT_TYPES)}", kind))
+                        problems.append(Problem(str(file), key, f"a type out of {', '.join(NAMES.values())}", kind))
                     elif shape != list(wanted[key].shape):
                         problems.append(Problem(str(file), key, f"shape {list(wanted[key].shape)}", f"shape {shape}"))
                     else:

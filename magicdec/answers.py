@@ -57,7 +57,7 @@ def prediction_document(
     found = find_draft(
         draft,
         kv_policy,
-        question.setup.hardware,
+        question.setup,
         kv_budget,
         kv_dtype=draft_kv_dtype,
         weight_dtype=draft_weight_dtype,

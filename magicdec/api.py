@@ -46,7 +46,7 @@ def ask(
     gpus = num_gpus if tensor_parallel is None else tensor_parallel
     kernel: Any = one_of("--verify-kernel", verify_kernel, VERIFY_KERNELS)
     weights = one_of("--weight-dtype", weight_dtype, COMPRESSED_DTYPES)
-    target = executed(found.config, profile).compressed(
+    target = executed(found.config, profile, gpus).compressed(
         weight_dtype=weights, kv_dtype=one_of("--kv-dtype", kv_dtype, COMPRESSED_DTYPES)
     )
     return Question(found, Setup(target, profile, num_gpus, gpus, kernel))
@@ -114,7 +114,7 @@ def predict(
     found = find_draft(
         draft,
         kv_policy,
-        question.setup.hardware,
+        question.setup,
         kv_budget,
         kv_dtype=draft_kv_dtype,
         weight_dtype=draft_weight_dtype,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from costmodel.acceptance import AcceptanceCurve, curves_beside, published_curves
+from costmodel.deployment import Setup
 from costmodel.drafts import Draft
 from costmodel.errors import bad
 from costmodel.hardware import SCHEMA_VERSION, HardwareProfile, load_profile, resolve_profile
@@ -83,15 +84,15 @@ def cpu_profile_file() -> Path:
     return cache_folder() / f"cpu-{key}.yaml"
 
 
-def executed(config: TransformerConfig, hardware: HardwareProfile) -> TransformerConfig:
-    """The model in the types it runs in there."""
-    return on_cpu(config) if hardware.name == CPU else config
+def executed(config: TransformerConfig, hardware: HardwareProfile, tensor_parallel: int = 1) -> TransformerConfig:
+    """The model in the types it runs in there, shared by so many processes."""
+    return on_cpu(config, alone=tensor_parallel == 1) if hardware.name == CPU else config
 
 
 def find_draft(
     text: str,
     kv_policy: str | None,
-    hardware: HardwareProfile,
+    setup: Setup,
     kv_budget: object = None,
     *,
     kv_dtype: str | None = None,
@@ -119,7 +120,7 @@ def find_draft(
     return Draft(
         kind,
         policy,  # type: ignore[arg-type]
-        executed(find_model(text, "--draft").config, hardware) if kind == "model" else None,
+        executed(find_model(text, "--draft").config, setup.hardware, setup.tensor_parallel) if kind == "model" else None,
         tensor_parallel,
         one_of("--draft-kv-dtype", kv_dtype, COMPRESSED_DTYPES),  # type: ignore[arg-type]
         one_of("--draft-weight-dtype", weight_dtype, COMPRESSED_DTYPES),  # type: ignore[arg-type]

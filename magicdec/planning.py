@@ -126,10 +126,10 @@ class Wishes:
             if not budgeted and text != "none" and self.drafts == (text,) and (self.kv_policies or self.kv_budgets):
                 raise bad("--kv-policy" if self.kv_policies else "--kv-budget", "", f"none beside --draft {text}", "one")
             policies = (self.kv_policies if budgeted else ()) or usual.get(text, MODEL_POLICIES)
-            found += [find_draft(text, policy, setup.hardware) for policy in policies]
+            found += [find_draft(text, policy, setup) for policy in policies]
         if self.draft_kv_dtype is not None or self.draft_weight_dtype is not None:
             kv, weights = self.draft_kv_dtype, self.draft_weight_dtype
-            found.append(find_draft("self", "full", setup.hardware, kv_dtype=kv, weight_dtype=weights))
+            found.append(find_draft("self", "full", setup, kv_dtype=kv, weight_dtype=weights))
         return list(dict.fromkeys(found))
 
 
@@ -178,7 +178,7 @@ def make_plan(
             "num_gpus": question.setup.num_gpus,
             "tensor_parallel": question.setup.tensor_parallel,
         },
-        "target": _planned(question.setup.target, executed(question.model.config, hardware)),
+        "target": _planned(question.setup.target, executed(question.model.config, hardware, question.setup.tensor_parallel)),
         "draft": _planned(model, model) if model else None,
         "strategy": best.strategy,
         "prediction": {

@@ -44,7 +44,7 @@ def regimes_document(
     if not math.isfinite(speedup):
         raise bad("--speedup", "", "a ratio of at least 1", speedup)
     question = ask(**asked)
-    draft = find_draft("self", kv_policy, question.setup.hardware, kv_budget)
+    draft = find_draft("self", kv_policy, question.setup, kv_budget)
     dtypes = [name for name in question.setup.hardware.peak.flop_per_s if name in ("bfloat16", "fp8", "float32")]
     critical = critical_context_len(question.setup, draft, gammas=GAMMAS, kv_budget=kv_budget, **_acceptance(question, draft))
     bounds = bound_map(question.setup, np.array(BATCH_SIZES), np.array(CONTEXT_LENS))
@@ -88,7 +88,7 @@ def _budgets(question: Question, draft: Draft, batch_size: int, context_len: int
 
 
 def _crossover(question: Question, draft: Draft, small: str, context_len: int, kv_budget: int) -> int | None:
-    other = find_draft(small, "streaming_llm", question.setup.hardware)
+    other = find_draft(small, "streaming_llm", question.setup)
     budgets = (float(kv_budget), float(kv_budget))
     return crossover_batch_size(
         question.setup, other, draft, context_len=context_len, gammas=GAMMAS, kv_budgets=budgets, curves=question.model.curves

@@ -44,7 +44,7 @@ def write_report(
         num_gpus=num_gpus or (planned.hardware.num_gpus if planned else 8),
         tensor_parallel=tensor_parallel or (planned.hardware.tensor_parallel if planned and num_gpus is None else None),
     )
-    found = find_draft(draft, kv_policy, question.setup.hardware, kv_budget)
+    found = find_draft(draft, kv_policy, question.setup, kv_budget)
     if found.kind == "none":
         raise bad("--draft", "", "`self` or a model: the figures are about drafting", "none")
     batches, contexts = np.array(sorted(set(batch_sizes))), np.array(sorted(set(context_lens)))

@@ -40,14 +40,14 @@ def logits(model: Transformer, tokens_BT: Tensor) -> Tensor:
 
 def in_torch(model: Transformer, tokens_BT: Tensor, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     with monkeypatch.context() as patched:
-        patched.setattr(cpu_layers, "usable", lambda weight, num_tokens: False)
+        patched.setattr(cpu_layers, "usable", lambda weight: False)
         return logits(model, tokens_BT)
 
 
 @pytest.mark.parametrize("feature", FEATURES)
-@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 3), (4, 1), (3, 5), (16, 1), (17, 1), (3, 11), (5, 16), (7, 9)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 3), (4, 1), (3, 5), (16, 1), (17, 1), (3, 11), (5, 16), (7, 9), (2, 137)])
 def test_logits_are_those_of_torch(shape: tuple[int, int], feature: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One token; tiles of four and what is left of them; whole panels of sixteen, and both."""
+    """One token; tiles of four and what is left of them; whole panels of sixteen, and both; more than are computed at once."""
     changes = {**SHAPE, **FEATURES[feature], "vocab_size": 43}
     model = tiny_model(dtype="float32", **changes)
     exact = tiny_model(dtype="float64", **changes)
@@ -86,17 +86,15 @@ def test_a_product_reads_every_number_of_16_bits(dtype: torch.dtype, rows: int) 
 @torch.inference_mode()
 def test_they_are_used_where_they_can_be_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.zeros(8, 32)
-    assert cpu_layers.usable(weight, 1)
-    assert cpu_layers.usable(weight, cpu_layers.MOST_TOKENS)
-    assert not cpu_layers.usable(weight, cpu_layers.MOST_TOKENS + 1)
-    assert not cpu_layers.usable(weight.double(), 1)
-    assert not cpu_layers.usable(torch.zeros(8, 24), 1)
-    assert not cpu_layers.usable(torch.zeros(32, 8).T, 1)
-    assert not cpu_layers.usable(torch.zeros(8, 32, device="meta"), 1)
+    assert cpu_layers.usable(weight)
+    assert not cpu_layers.usable(weight.double())
+    assert not cpu_layers.usable(torch.zeros(8, 24))
+    assert not cpu_layers.usable(torch.zeros(32, 8).T)
+    assert not cpu_layers.usable(torch.zeros(8, 32, device="meta"))
     with torch.inference_mode(False), torch.enable_grad():
-        assert not cpu_layers.usable(weight, 1), "nothing could be trained through them"
+        assert not cpu_layers.usable(weight), "nothing could be trained through them"
     monkeypatch.setattr(cpu_layers, "kernels", lambda: None)
-    assert not cpu_layers.usable(weight, 1)
+    assert not cpu_layers.usable(weight)
 
 
 @pytest.mark.parametrize("odd", [{"d_ff": 88}, {"head_dim": 8}])

@@ -44,7 +44,7 @@ def types_of(model: Transformer) -> tuple[set[torch.dtype], set[torch.dtype]]:
 def test_on_a_cpu_matrices_stay_in_their_16_bits_and_nothing_else_changes(
     changes: dict[str, Any], dtype: str, tmp_path: Path
 ) -> None:
-    """In single steps, several tokens at once and prompts too long for the kernels."""
+    """In single steps, several tokens at once and long prompts."""
     save_checkpoint(tmp_path, tiny_model(dtype=dtype, **WIDE, **changes))
     narrow, wide = load_model(tmp_path), load_model(tmp_path, dtype="float32")
     assert types_of(narrow) == ({getattr(torch, dtype)}, {torch.float32})
@@ -53,6 +53,19 @@ def test_on_a_cpu_matrices_stay_in_their_16_bits_and_nothing_else_changes(
         tokens_BT = torch.randint(31, (rows, length), generator=torch.Generator().manual_seed(rows))
         found, wanted = (model.logits(model(tokens_BT, torch.arange(length)[None])) for model in (narrow, wide))
         assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize(("stored", "declared"), [("float32", "bfloat16"), ("float32", None), ("bfloat16", "float16")])
+def test_what_is_stored_otherwise_than_it_says_is_not_rounded(stored: str, declared: str | None, tmp_path: Path) -> None:
+    model = tiny_model(dtype=stored, **WIDE)
+    save_checkpoint(tmp_path, model)
+    facts = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    facts["dtype"] = declared
+    (tmp_path / "config.json").write_text(json.dumps(facts), encoding="utf-8")
+    loaded = load_model(tmp_path)
+    assert types_of(loaded) == ({torch.float32}, {torch.float32})
+    for found, wanted in zip(loaded.parameters(), model.parameters(), strict=True):
+        assert torch.equal(found, wanted.float())
 
 
 @pytest.mark.parametrize("why", ["shape", "compiler", "processes"])

@@ -1,9 +1,15 @@
 """The public Python functions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import magicdec
+from costmodel.deployment import Setup
+from costmodel.hardware import resolve_profile
+from executor import compiled
+from magicdec.names import CPU, REFERENCE, executed, find_draft, find_model
 
 
 def test_the_public_names_exist() -> None:
@@ -26,3 +32,15 @@ def test_plan_chooses_speculation_where_decoding_is_kv_bound_and_not_elsewhere()
     assert large.prediction.predicted_speedup_low > 1
     small = magicdec.plan("llama-3.1-8b", "h100-sxm", num_gpus=8, batch_size=1, context_len=1000)
     assert small.strategy.draft_kind == "none"
+
+
+@pytest.mark.skipif(compiled.kernels() is None, reason="needs a C compiler")
+def test_a_model_is_priced_in_the_types_it_runs_in() -> None:
+    """A CPU keeps matrices in 16 bits, unless several processes share them; a GPU runs a checkpoint as it is."""
+    config, gpu = find_model(REFERENCE).config, resolve_profile("h100-sxm")
+    cpu = replace(gpu, name=CPU)
+    assert (executed(config, gpu).dtype, executed(config, gpu).linear_dtype) == ("float16", None)
+    assert (executed(config, cpu).dtype, executed(config, cpu).linear_dtype) == ("float32", "float16")
+    assert (executed(config, cpu, 2).dtype, executed(config, cpu, 2).linear_dtype) == ("float32", None)
+    draft = find_draft(REFERENCE, None, Setup(executed(config, cpu, 2), cpu, 2, 2))
+    assert draft.model == executed(config, cpu, 2)
