@@ -28,6 +28,7 @@ from executor.run import make_drafter
 from executor.steering import Always
 from executor.transformer import Transformer
 
+MEMORY_CHANGE = 0.15  # of the read rate: so much, and what was measured holds no longer
 BATCH_SIZES, CONTEXT_LENS, QUERY_LENS = (1, 4, 16), (512, 2048, 4096), (1, 2, 3, 4, 5, 7, 9)
 
 
@@ -152,6 +153,11 @@ def read_rate(elements: int = 128 * 2**20) -> float:
     """How fast this machine reads memory far larger than its caches. [bytes/s]"""
     memory = torch.ones(elements)
     return memory.nbytes / seconds(lambda: memory.sum(), repeats=5)
+
+
+def same_memory(bytes_per_s: float, earlier_bytes_per_s: float) -> bool:
+    """Memory is as fast as it was: a host may move its guests between cores that share a link to memory and others."""
+    return abs(bytes_per_s / earlier_bytes_per_s - 1) < MEMORY_CHANGE
 
 
 def _round_overhead(model: Transformer, rounds: int = 8) -> float:

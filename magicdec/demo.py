@@ -21,7 +21,6 @@ from magicdec.planning import Wishes, make_plan
 
 REPEATS = 3  # plain and speculative decoding take turns; medians are shown
 WISHES = Wishes(kv_policies=("streaming_llm",))  # its acceptance was measured on the reference model
-MEMORY_CHANGE = 0.15  # of the bandwidth, which is told: other guests of a host come and go
 OVERVIEW = ((1, 1024), (1, 8192), (4, 8192), (16, 1024), (16, 8192))
 
 
@@ -55,7 +54,9 @@ def real_prompts(tokenizer: Any, batch_size: int, context_len: int) -> list[Any]
 
 def memory_change(bytes_per_s: float, profiled_bytes_per_s: float) -> str:
     """How memory differs from what it was when the profile was measured; empty if it does not."""
-    if abs(bytes_per_s / profiled_bytes_per_s - 1) < MEMORY_CHANGE:
+    from executor.probe import same_memory
+
+    if same_memory(bytes_per_s, profiled_bytes_per_s):
         return ""
     now, then = format_rate(bytes_per_s, "B/s"), format_rate(profiled_bytes_per_s, "B/s")
     return f"memory gives {now} now and gave {then} when the profile was measured"
