@@ -98,12 +98,15 @@ def joined(device: str) -> Iterator[Ranks]:
     if size == 1:
         yield ALONE
         return
+    # Imported while processes are connected, as much of torch does on first use, this module would keep the connection as the
+    # default of its arguments: gloo's threads would outlive it, and abort the process if they want the interpreter at its end.
+    import torch.distributed.nn.functional  # noqa: F401
+
     on_gpus = device == "cuda" and torch.cuda.is_available()
     if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpus else "gloo")
     try:
         yield Ranks(dist.get_rank(), size)
-        dist.barrier()  # gloo's threads still hold tensors, and let go of them in time: at exit they would abort the process
     finally:
         dist.destroy_process_group()

@@ -101,7 +101,8 @@ class Stack(nn.Module):
 
     def __init__(self, config: TransformerConfig, ranks: Ranks):
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        # What nn.Embedding begins with; itself, it would import torch's compiler on the meta device, for most of a second.
+        self.embed_tokens = nn.Embedding.from_pretrained(torch.randn(config.vocab_size, config.d_model), freeze=False)
         self.layers = nn.ModuleList(Layer(config, layer, ranks) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
 
@@ -143,7 +144,8 @@ class Transformer(nn.Module):
         for module in self.model.layers.modules():
             if isinstance(module, Linear):
                 module.weight.data = module.weight.to(getattr(torch, config.linear_dtype or config.dtype))
-        self.fill_rope_tables()
+        if self.device.type != "meta":
+            self.fill_rope_tables()
         self.alone = ranks.size == 1
         self._cpu_stack: cpu_layers.CpuStack | None = None
 

@@ -1,6 +1,7 @@
 """Every draft on tiny checkpoints, by one process or by several that torchrun starts: what test_parallel.py compares.
 
-As a script: torchrun ... parallel_matrix.py FOLDER. Each process leaves what it said in FOLDER/<rank>.json.
+As a script: torchrun ... parallel_matrix.py FOLDER. Each process leaves what it said in FOLDER/<rank>.json,
+and which threads it was left with.
 """
 
 from __future__ import annotations
@@ -53,8 +54,16 @@ def said(folder: Path, ranks: Ranks) -> dict[str, Any]:
     return found
 
 
+def threads() -> list[str]:
+    """The names of this process's threads."""
+    return [comm.read_text().strip() for comm in Path("/proc/self/task").glob("*/comm")]
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     place = Path(sys.argv[1])
     with joined("cpu") as ours:
-        (place / f"{ours.rank}.json").write_text(json.dumps(said(place, ours)))
+        found = said(place, ours)
+        import torch._dynamo  # noqa: F401 (much of torch does so on first use)
+    found["threads"] = threads()
+    (place / f"{ours.rank}.json").write_text(json.dumps(found))

@@ -47,6 +47,12 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [alone, *(json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1))]
 
 
+def test_no_thread_of_the_connection_outlives_it_for_at_exit_it_could_abort_the_process(spoken: list[dict[str, Any]]) -> None:
+    for found in spoken[1:]:
+        assert found["threads"]
+        assert not [name for name in found["threads"] if "gloo" in name]
+
+
 @pytest.mark.parametrize("strategy", strategies(), ids=str)
 @pytest.mark.parametrize("case", CASES, ids=", ".join)
 def test_two_processes_say_token_by_token_what_one_does(
