@@ -32,6 +32,7 @@ from executor.batch import Batch, Prompt
 from executor.decode import decode
 from executor.kv_cache import KvCache
 from executor.measure import processor_name, seconds
+from executor.passes import Passes
 from executor.probe import decoding_pass, random_model, read_rate
 from executor.reference_model import reference_model_dir
 from executor.run import run_batch
@@ -144,8 +145,10 @@ def passes(model: Transformer, batch_size: int, context_len: int, gamma: int, re
     cache.k_LBKSH.normal_()
     cache.v_LBKSH.normal_()
 
+    model_passes = Passes(model)
+
     def timed(query_len: int) -> float:
-        return seconds(lambda: decoding_pass(model, cache, query_len, context_len), repeats=3, warm_up=1)
+        return seconds(lambda: decoding_pass(model_passes, cache, query_len, context_len), repeats=3, warm_up=1)
 
     found = taking_turns(
         {"target_step_s": lambda: timed(1), "verify_step_s": lambda: timed(gamma + 1), "read_bytes_per_s": read_rate}, repeats

@@ -32,7 +32,7 @@ from executor.measure import environment, seconds
 from executor.probe import read_rate
 from executor.rates import achieved
 from executor.run import make_drafter
-from executor.sampling import GREEDY, Sampler, uniform
+from executor.sampling import GREEDY, Answer, Sampler, uniform
 from executor.steering import PLAIN, Always
 from executor.trace import Trace
 from executor.transformer import Transformer
@@ -47,10 +47,10 @@ class ReplayedSampler(Sampler):
         self.sampling, self.seeds_B, self.acceptance_rate = sampler.sampling, sampler.seeds_B, acceptance_rate
 
     def verify(
-        self, draft_BG: Tensor, draft_probs_BGV: Tensor | None, logits_BTV: Tensor, positions_BT: Tensor
+        self, draft_BG: Tensor, draft_probs_BGV: Tensor | None, answer: Answer, positions_BT: Tensor
     ) -> tuple[Tensor, Tensor]:
-        target_BT = super().verify(draft_BG, draft_probs_BGV, logits_BTV, positions_BT)[1]
-        chance_BG = uniform(self.seeds_B, send(positions_BT[:, :-1], logits_BTV.device), REPLAYED)
+        target_BT = super().verify(draft_BG, draft_probs_BGV, answer, positions_BT)[1]
+        chance_BG = uniform(self.seeds_B, send(positions_BT[:, :-1], target_BT.device), REPLAYED)
         accepted_B = (chance_BG < self.acceptance_rate).int().cumprod(1).sum(1)
         return accepted_B, target_BT
 

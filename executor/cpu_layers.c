@@ -1,8 +1,9 @@
-/* Decoder layers in float32 on a CPU: all of a pass but the LM head, and of a prompt all but the attention.
+/* Decoder layers in float32 on a CPU: whole passes, from tokens to the likeliest next ones, and of a prompt all but the attention.
  *
  * Products of few rows are bound by reading the weights: each is read once, where the checkpoint put it and in its type. As many
  * tokens as there are lanes are turned to have one each, and meet one weight after another; of the rest, each meets many weights at once.
- * Of many tokens, so many as stay in the second cache level meet all weights, then the next.
+ * Of many tokens, so many as stay in the second cache level meet all weights, then the next. Threads share each product, or, where
+ * that costs less than waiting for each other, take rows of their own through all layers.
  *
  * Shapes: B batch, T tokens a row, M tokens in all, P positions, V vocabulary, D model, N query heads, K KV heads, H head dim, F MLP width; weights are [out, in].
  * Compiled on first use by compiled.py; needs no library.
@@ -11,7 +12,11 @@
 #include "lanes.h"
 
 enum { ROWS = LANES / 4, COLUMNS = 4, WIDE = 8, PAIR_WIDE = LANES / 2, CHUNK = 64, TOKENS = 128 }; /* all sums of a tile stay in registers */
-enum { LINE = 64, AHEAD = 1024 }; /* of memory; how far ahead of a row's weights others are asked for [bytes] */
+enum { LINE = 64, AHEAD = 8192 }; /* of memory; how far ahead of a row's weights others are asked for [bytes] */
+/* When threads take rows of their own: bytes of a layer's weights that each may read; tokens of each that hide the reading of one byte;
+ * products that take as long as reading a byte; the most that one may have to do, over the mean. */
+enum { SMALL = 1 << 22, HIDING = 4, PRODUCTS = 3 };
+#define EVEN 1.03
 
 typedef struct {
     const void *q, *k, *v, *o, *gate, *up, *down; /* of one type */
@@ -21,10 +26,21 @@ typedef struct {
 } Layer;
 
 typedef struct {
-    const float *embedding, *norm, *cos, *sin; /* [V, D], [D], [P, H] twice */
+    const float *embedding, *norm, *head, *cos, *sin; /* [V, D], [D], [V, D], [P, H] twice */
     int64_t vocab_size, num_positions, num_layers;
     const Layer *layers;
 } Stack;
+
+/* B T tokens at their positions. New keys and values are stored in caches k and v [L, B, K, S, H] of one layout, whose strides count
+ * elements, at slots; each token sees its row's slots up to its own, or `window` of them. */
+typedef struct {
+    const int64_t *tokens, *positions, *slots; /* [B, T] */
+    float *x, *k, *v;                          /* x[B, T, D] becomes the final hidden states, normalised */
+    int64_t *likeliest;                        /* [B, T]: becomes the likeliest next of the first `answers` tokens, if those are any */
+    float *attended, *scratch;                 /* as `attend` wants it; of every token H (3 N + 2 K) floats, what `rest` needs, and `answers` */
+    int64_t B, T, stride_l, stride_b, stride_k, window, splits, answers;
+    float scale;
+} Pass;
 
 /* Keeps GCC from loading a value again for each of its uses. */
 #if defined(__AVX512F__)
@@ -238,6 +254,99 @@ static void store_heads(const Attention *a, const float *q, const float *k, cons
     }
 }
 
+/* Which lanes are infinite or NaN. */
+static inline wholes endless(lanes x) { return ((wholes)x & 0x7fffffff) >= 0x7f800000; }
+
+/* places[M]: of the largest number in each row of x[M, V], the first of equals. Answers whether all that this thread saw are finite. */
+static int largest_places(const float *x, int64_t *places, int64_t M, int64_t V) {
+    wholes broken = {0};
+    #pragma omp for schedule(static)
+    for (int64_t m = 0; m < M; m++) {
+        const float *row = x + m * V;
+        lanes largest = all(row[0]);
+        int64_t i = 0;
+        for (; i + LANES <= V; i += LANES) largest = larger(largest, load(row + i)), broken |= endless(load(row + i));
+        float best = largest_of(largest);
+        for (; i < V; i++) best = row[i] > best ? row[i] : best, broken |= endless(all(row[i]));
+        for (i = 0; i < V - 1 && row[i] != best; i++) {}
+        places[m] = i;
+    }
+    int finite = 1;
+    for (int l = 0; l < LANES; l++) finite &= broken[l] == 0;
+    return finite;
+}
+
+/* All of a pass but the LM head. */
+static void layers_together(const Stack *stack, const Pass *p, int64_t *claimed) {
+    const Layer *layers = stack->layers;
+    const int64_t M = p->B * p->T, D = layers->d_model, H = layers->head_dim, N = layers->num_heads, K = layers->num_kv_heads;
+    float *q = p->scratch, *new_k = q + M * N * H, *new_v = new_k + M * K * H, *by_head = new_v + M * K * H, *seen = by_head + M * N * H;
+    float *rest_scratch = seen + M * N * H;
+    #pragma omp for schedule(static)
+    for (int64_t m = 0; m < M; m++) memcpy(p->x + m * D, stack->embedding + p->tokens[m] * D, sizeof(float) * D);
+    for (int64_t l = 0; l < stack->num_layers; l++) {
+        float *k = p->k + l * p->stride_l, *v = p->v + l * p->stride_l;
+        const Attention a = {
+            by_head, k, v, p->slots, seen, p->attended, p->B, K, N / K, p->T, H, p->stride_b, p->stride_k, p->window, p->splits, p->scale, 1, claimed,
+        };
+        heads(layers + l, p->x, stack->cos, stack->sin, p->positions, q, new_k, new_v, rest_scratch, M);
+        store_heads(&a, q, new_k, new_v, by_head, k, v);
+        attend_together(&a);
+        rest(layers + l, p->x, seen, p->x, rest_scratch, M);
+    }
+    normalise_rows(p->x, stack->norm, M, D, layers->norm_eps, p->x);
+}
+
+/* The LM head and the choice among its answers, if any are asked for. Answers whether all that this thread saw are finite. */
+static int choose_together(const Stack *stack, const Pass *p) {
+    const int64_t M = p->B * p->T, D = stack->layers->d_model;
+    float *turned = p->scratch, *logits = turned + M * D;
+    if (p->answers == 0) return 1;
+    turn(p->x, M, D, turned);
+    multiply((Product){FLOAT32, p->x, turned, stack->head, 0, logits, D, p->answers}, M);
+    #pragma omp barrier
+    return largest_places(logits, p->likeliest, M, p->answers);
+}
+
+/* Some of the rows of a pass. */
+static Pass rows_of(const Layer *layer, Pass p, int64_t first, int64_t count) {
+    const int64_t D = layer->d_model, A = layer->num_heads * layer->head_dim, m = first * p.T;
+    p.tokens += m, p.positions += m, p.slots += m, p.x += m * D;
+    p.k += first * p.stride_b, p.v += first * p.stride_b;
+    p.attended += m * layer->num_heads * p.splits * (layer->head_dim + 2);
+    p.scratch += m * (3 * A + 2 * layer->num_kv_heads * layer->head_dim + D + 2 * layer->d_ff + (D > A ? D : A));
+    p.B = count;
+    return p;
+}
+
+static int64_t weights_of(const Layer *layer) {
+    return layer->d_model * layer->head_dim * 2 * (layer->num_heads + layer->num_kv_heads) + layer->d_model * layer->d_ff * 3;
+}
+
+/* What a row costs in a layer: the bytes that it reads of the cache, and those that could be read while its products are computed. */
+static int64_t cost_of(const Layer *layer, const Pass *p, int64_t row) {
+    const int64_t all = p->slots[row * p->T + p->T - 1] + 1, seen = p->window > 0 && all > p->window ? p->window : all;
+    return seen * layer->num_kv_heads * layer->head_dim * 2 * (int64_t)sizeof(float) + p->T * weights_of(layer) / PRODUCTS;
+}
+
+/* Threads that had best take rows of their own, from cut[thread] to cut[thread + 1]: all of them, or 1 if they had better share everything.
+ * Each of them reads all weights, and none waits for another before the end. */
+int cut_rows(const Layer *layer, const Pass *p, int threads, int64_t *cut) {
+    const int64_t bytes = size_of((int)layer->type);
+    int64_t total = 0, before = 0, most = 0, row = 0;
+    for (int64_t b = 0; b < p->B; b++) total += cost_of(layer, p, b);
+    cut[0] = 0;
+    for (int part = 1; part <= threads; part++) {
+        const int64_t start = before;
+        while (row < p->B && (before + cost_of(layer, p, row) / 2) * threads < total * part) before += cost_of(layer, p, row++);
+        most = before - start > most ? before - start : most;
+        cut[part] = row;
+    }
+    if (weights_of(layer) * bytes <= SMALL && p->B * p->T >= threads * HIDING * bytes && most * threads <= total * EVEN) return threads;
+    cut[1] = p->B;
+    return 1;
+}
+
 /* From here on with threads of its own. */
 
 void layer_heads(const Layer *layer, const float *x, const float *cos, const float *sin, const int64_t *positions, float *q, float *k, float *v,
@@ -257,37 +366,30 @@ void normalise_all(const float *x, const float *weight, float *y, int64_t M, int
     normalise_rows(x, weight, M, D, eps, y);
 }
 
-/* x[M, D]: final hidden states, normalised, of M = B T tokens at their positions. The new keys and values are stored in caches k and v
- * [L, B, K, S, H] of one layout, whose strides count elements, at slots[B, T]; each token sees its row's slots up to its own. Scratch is
- * `attended`, as `attend` wants it, and `scratch`: M H (3 N + 2 K) floats and what `layer_rest` needs. Answers 0, or 1 if there is no
- * such token or position, and then has done nothing. */
-int whole_pass(const Stack *stack, const int64_t *tokens, const int64_t *positions, float *x, float *k, float *v, const int64_t *slots,
-               int64_t B, int64_t T, int64_t stride_l, int64_t stride_b, int64_t stride_k, int64_t window, int64_t splits, float scale,
-               float *attended, float *scratch, int threads) {
-    const Layer *layers = stack->layers;
-    const int64_t M = B * T, D = layers->d_model, H = layers->head_dim, N = layers->num_heads, K = layers->num_kv_heads;
-    float *q = scratch, *new_k = q + M * N * H, *new_v = new_k + M * K * H, *by_head = new_v + M * K * H, *seen = by_head + M * N * H;
-    float *rest_scratch = seen + M * N * H;
-    for (int64_t m = 0; m < M; m++) {
-        if (tokens[m] < 0 || tokens[m] >= stack->vocab_size || positions[m] < 0 || positions[m] >= stack->num_positions) return 1;
-        memcpy(x + m * D, stack->embedding + tokens[m] * D, sizeof(float) * D);
+/* Answers 0; 1 if there is no such token or position, and then has done nothing; 2 if there is a logit that is infinite or NaN. */
+int whole_pass(const Stack *stack, const Pass *pass, int threads) {
+    int64_t cut[threads + 1];
+    for (int64_t m = 0; m < pass->B * pass->T; m++) {
+        if (pass->tokens[m] < 0 || pass->tokens[m] >= stack->vocab_size || pass->positions[m] < 0 || pass->positions[m] >= stack->num_positions) return 1;
     }
+    const int parts = cut_rows(stack->layers, pass, threads, cut);
     int64_t claimed = 0;
-    #pragma omp parallel num_threads(threads)
+    int finite = 1;
+    #pragma omp parallel num_threads(threads) reduction(& : finite)
     {
-        for (int64_t l = 0; l < stack->num_layers; l++) {
-            float *k_l = k + l * stride_l, *v_l = v + l * stride_l;
-            const Attention a = {
-                by_head, k_l, v_l, slots, seen, attended, B, K, N / K, T, H, stride_b, stride_k, window, splits, scale, 1, &claimed,
-            };
-            heads(layers + l, x, stack->cos, stack->sin, positions, q, new_k, new_v, rest_scratch, M);
-            store_heads(&a, q, new_k, new_v, by_head, k_l, v_l);
-            attend_together(&a);
-            rest(layers + l, x, seen, x, rest_scratch, M);
+        if (parts == 1) layers_together(stack, pass, &claimed);
+        else {
+            #pragma omp for schedule(static, 1)
+            for (int part = 0; part < parts; part++) {
+                const Pass own = rows_of(stack->layers, *pass, cut[part], cut[part + 1] - cut[part]);
+                int64_t own_claimed = 0;
+                #pragma omp parallel num_threads(1)
+                layers_together(stack, &own, &own_claimed);
+            }
         }
-        normalise_rows(x, stack->norm, M, D, layers->norm_eps, x);
+        finite = choose_together(stack, pass);
     }
-    return 0;
+    return finite ? 0 : 2;
 }
 
 /* y[M, out] = x[M, in] w[out, in]^T, w of a type; turned: M * in floats. */
@@ -301,15 +403,6 @@ void linear(const float *x, const void *w, float *y, float *turned, int64_t type
 
 /* places[M]: of the largest number in each row of x[M, V], the first of equals. */
 void likeliest(const float *x, int64_t *places, int64_t M, int64_t V, int threads) {
-    #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t m = 0; m < M; m++) {
-        const float *row = x + m * V;
-        lanes largest = all(row[0]);
-        int64_t i = 0;
-        for (; i + LANES <= V; i += LANES) largest = larger(largest, load(row + i));
-        float best = largest_of(largest);
-        for (; i < V; i++) best = row[i] > best ? row[i] : best;
-        for (i = 0; i < V - 1 && row[i] != best; i++) {}
-        places[m] = i;
-    }
+    #pragma omp parallel num_threads(threads)
+    largest_places(x, places, M, V);
 }

@@ -9,7 +9,7 @@ Shapes: B batch, T query tokens, D model, N query heads, K KV heads, H head dim,
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -55,9 +55,17 @@ class _Layer(ctypes.Structure):
 
 class _Stack(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("embedding", "norm", "cos", "sin")),
+        *((name, ctypes.c_void_p) for name in ("embedding", "norm", "head", "cos", "sin")),
         *((name, ctypes.c_int64) for name in ("vocab_size", "num_positions", "num_layers")),
         ("layers", ctypes.POINTER(_Layer)),
+    ]
+
+
+class _Pass(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("tokens", "positions", "slots", "x", "k", "v", "likeliest", "attended", "scratch")),
+        *((name, ctypes.c_int64) for name in ("B", "T", "stride_l", "stride_b", "stride_k", "window", "splits", "answers")),
+        ("scale", ctypes.c_float),
     ]
 
 
@@ -94,18 +102,18 @@ def likeliest(logits: Tensor) -> Tensor:
 class CpuStack:
     """A model's stack of layers, used as `transformer.Stack` is. It reads the weights where they are and keeps no copy."""
 
-    def __init__(self, stack: Stack, config: TransformerConfig):
+    def __init__(self, stack: Stack, head_VD: Tensor, config: TransformerConfig):
         self.config = config
         self.layers = [CpuLayer(index, layer, config) for index, layer in enumerate(stack.layers)]
-        self.embedding_VD, self.norm_D = stack.embed_tokens.weight, stack.norm.weight
-        self._weights = list(stack.parameters())
+        self.embedding_VD, self.norm_D, self.head_VD = stack.embed_tokens.weight, stack.norm.weight, head_VD
+        self._weights = [*stack.parameters(), head_VD]
         self._addresses: list[int] = []
 
     def run(self, tokens_BT: Tensor, positions_BT: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         """A whole pass in one call where attention is no more than reading a cache, else layer by layer."""
+        if self.takes(attend):
+            return self._whole_pass(tokens_BT, positions_BT, rope, attend)[0]
         positions_BT = positions_BT.expand(tokens_BT.shape).long().contiguous()
-        if isinstance(attend, SlotAttention) and attend.alone and self.config.head_dim in cpu_attention.HEAD_DIMS:
-            return self._whole_pass(tokens_BT.contiguous(), positions_BT, rope, attend)
         if positions_BT.numel() and not 0 <= int(positions_BT.min()) <= int(positions_BT.max()) < len(rope[0]):
             raise IndexError(f"a position beyond {len(rope[0])}")
         x_BTD = F.embedding(tokens_BT, self.embedding_VD)
@@ -113,39 +121,68 @@ class CpuStack:
             x_BTD = layer(x_BTD, positions_BT, rope, attend)
         return self._norm(x_BTD)
 
-    def _whole_pass(self, tokens_BT: Tensor, positions_BT: Tensor, rope: tuple[Tensor, Tensor], attend: SlotAttention) -> Tensor:
-        library, threads, config = kernels(), torch.get_num_threads(), self.config
+    def takes(self, attend: Attend) -> TypeGuard[SlotAttention]:
+        """A pass that reads the cache in this way is one call."""
+        return isinstance(attend, SlotAttention) and attend.alone and self.config.head_dim in cpu_attention.HEAD_DIMS
+
+    def likeliest(
+        self, tokens_BT: Tensor, positions_BT: Tensor, rope: tuple[Tensor, Tensor], attend: SlotAttention, answers: int
+    ) -> Tensor:
+        """The likeliest next token after each, out of the first so many: LM head and all in one call, which must be possible.
+
+        Raises:
+            FloatingPointError: A logit is infinite or NaN.
+        """
+        return self._whole_pass(tokens_BT, positions_BT, rope, attend, answers)[1]
+
+    def _whole_pass(
+        self, tokens_BT: Tensor, positions_BT: Tensor, rope: tuple[Tensor, Tensor], attend: SlotAttention, answers: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """x_BTD, and the likeliest next tokens if any are asked for."""
+        library, threads, config, cache = kernels(), torch.get_num_threads(), self.config, attend.cache
         assert library is not None
         (batch, length), width = tokens_BT.shape, config.head_dim
-        k_LBKSH, v_LBKSH, slots_BT = attend.cache.k_LBKSH, attend.cache.v_LBKSH, attend.slots_BT.contiguous()
-        if attend.stop > attend.cache.capacity:
-            raise IndexError(f"slot {attend.stop - 1} in a cache of {attend.cache.capacity}")
-        if k_LBKSH.stride() != v_LBKSH.stride() or k_LBKSH.stride()[3:] != (width, 1):
+        tokens_BT, slots_BT = tokens_BT.contiguous(), attend.slots_BT.contiguous()
+        positions_BT = positions_BT.expand(batch, length).long().contiguous()
+        strides = cache.k_LBKSH.stride()
+        if attend.stop > cache.capacity:
+            raise IndexError(f"slot {attend.stop - 1} in a cache of {cache.capacity}")
+        if strides != cache.v_LBKSH.stride() or strides[3:] != (width, 1):
             raise ValueError("keys and values must share one layout, slots contiguous")
         if slots_BT.shape != tokens_BT.shape or not tokens_BT.dtype == slots_BT.dtype == torch.int64:
             raise ValueError("tokens and slots must be int64, and as many")
         splits = cpu_attention.num_splits(batch * config.num_kv_heads, threads)
+        attended = cpu_attention.scratch_size(batch * length * config.num_heads, width, splits)
+        per_token = self.layers[0].scratch_per_token + 3 * config.d_attention + 2 * config.d_kv + answers
         x_BTD = self.embedding_VD.new_empty(batch, length, config.d_model)
-        attended = x_BTD.new_empty(cpu_attention.scratch_size(batch * length * config.num_heads, width, splits))
-        scratch = x_BTD.new_empty(batch * length * (self.layers[0].scratch_per_token + 3 * config.d_attention + 2 * config.d_kv))
-        failed = library.whole_pass(
-            self._told_of(rope),
-            *_pointers(tokens_BT, positions_BT, x_BTD, k_LBKSH, v_LBKSH, slots_BT),
-            *map(ctypes.c_int64, (batch, length, *k_LBKSH.stride()[:3], attend.window or 0, splits)),
-            ctypes.c_float(width**-0.5),
-            *_pointers(attended, scratch),
-            threads,
+        scratch = x_BTD.new_empty(attended + batch * length * per_token)
+        likeliest_BT = torch.empty_like(tokens_BT)
+        tensors = (
+            tokens_BT,
+            positions_BT,
+            slots_BT,
+            x_BTD,
+            cache.k_LBKSH,
+            cache.v_LBKSH,
+            likeliest_BT,
+            scratch,
+            scratch[attended:],
         )
-        if failed:
+        sizes = (batch, length, *strides[:3], attend.window or 0, splits, answers)
+        told = _Pass(*(tensor.data_ptr() for tensor in tensors), *sizes, width**-0.5)
+        failed = library.whole_pass(self._told_of(rope), ctypes.byref(told), threads)
+        if failed == 1:
             raise IndexError(f"a token beyond {config.vocab_size} or a position beyond {len(rope[0])}")
-        return x_BTD
+        if failed == 2:
+            raise FloatingPointError("a logit that is infinite or NaN")
+        return x_BTD, likeliest_BT
 
     def _told_of(self, rope: tuple[Tensor, Tensor]) -> ctypes._Pointer[_Stack]:
         """What C is told of all weights, made anew only when they have moved."""
         addresses = [weight.data_ptr() for weight in (*self._weights, *rope)]
         if addresses != self._addresses:
             self._addresses, self._layers = addresses, (_Layer * len(self.layers))(*(layer.structure() for layer in self.layers))
-            pointers = (tensor.data_ptr() for tensor in (self.embedding_VD, self.norm_D, *rope))
+            pointers = (tensor.data_ptr() for tensor in (self.embedding_VD, self.norm_D, self.head_VD, *rope))
             self._told = ctypes.pointer(_Stack(*pointers, self.config.vocab_size, len(rope[0]), len(self.layers), self._layers))
         return self._told
 

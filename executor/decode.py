@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from costmodel.errors import bad
 from executor.attention import SlotAttention
 from executor.batch import Batch, Progress
 from executor.device import between, mark, send
@@ -72,10 +71,8 @@ def decode(
         attend = SlotAttention(batch.cache, positions_BT, model.config.sliding_window, watch=watch)
         if attend.stop > model.config.max_context_len:  # what lies beyond is never emitted
             positions_BT = positions_BT.clamp(max=model.config.max_context_len - 1)
-        logits_BTV = model.logits(batch.passes(input_BT, positions_BT, attend))
-        if not trace.round_s and not bool(logits_BTV.isfinite().all()):
-            raise bad(model.config.name, "", "finite logits", "inf or nan: the weights are damaged or overflow this type")
-        accepted_B, tokens_BT = batch.sampler.verify(draft_BG, draft_probs_BGV, logits_BTV, next_BT)
+        answer = batch.passes(input_BT, positions_BT, attend)
+        accepted_B, tokens_BT = batch.sampler.verify(draft_BG, draft_probs_BGV, answer, next_BT)
         verified = mark(device)
         accepted_B, tokens_BT = _fetched(accepted_B, tokens_BT)
         emitted_B, ends_B = count_emitted(tokens_BT, accepted_B, batch.remaining_B, stops)

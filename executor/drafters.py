@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from executor.attention import Watch
-from executor.device import send
 from executor.kv_cache import KvCache
 from executor.passes import Passes
 from executor.prefill import prefill
@@ -109,7 +108,7 @@ class ModelDrafter:
         self.model, self.cache, self.reading, self.shared, self.vocab_size = model, cache, reading, shared, vocab_size
         self.kv_budget = kv_budget or cache.capacity
         self.read_B = torch.zeros_like(reading.budgets_B)  # leading tokens whose entries are in its own cache
-        self.passes = Passes(model)
+        self.passes = Passes(model, vocab_size)
 
     @property
     def watch(self) -> Watch | None:
@@ -135,16 +134,15 @@ class ModelDrafter:
         if not self.shared:
             self._catch_up(tokens_BS, first_B)
         self.reading.prepare(tokens_BS, lengths_B - 1)
+        last_B = lengths_B - 1 - first_B
         positions_BT = first_B[:, None] + torch.arange(lag)
         input_BT = tokens_BS.gather(1, positions_BT)
         proposed: list[tuple[Tensor, Tensor | None]] = []
         for step in range(gamma):
             known_BT = positions_BT.clamp(max=self.model.config.max_context_len - 1)  # what lies beyond is never emitted
-            x_BTD = self.passes(self._own_ids(input_BT), known_BT, self.reading.attend(positions_BT))
-            x_BD = x_BTD[:, 0] if x_BTD.shape[1] == 1 else self._of_last(x_BTD, lengths_B - 1 - first_B)
-            logits_BV = self.model.logits(x_BD)[:, : self.vocab_size]
+            answer = self.passes(self._own_ids(input_BT), known_BT, self.reading.attend(positions_BT), last_B)
             positions_BT = (lengths_B + step)[:, None]
-            proposed.append(sampler.propose(self._padded(logits_BV), positions_BT[:, 0]))
+            proposed.append(sampler.propose(answer, positions_BT[:, 0]))
             input_BT = proposed[-1][0][:, None]
         self.read_B = lengths_B + gamma - 1
         tokens, probs = zip(*proposed, strict=True)
@@ -161,16 +159,6 @@ class ModelDrafter:
             first, stop = int(self.read_B[row]), int(wanted_B[row])
             prefill(self.model, self.cache, row, self._own_ids(tokens_BS[row, first:stop]), first)
 
-    def _of_last(self, x_BTD: Tensor, last_B: Tensor) -> Tensor:
-        """Of each row the token whose number among the new ones is given, on the host."""
-        rows_B = torch.arange(len(last_B))
-        x_BD: Tensor = x_BTD[send(rows_B, self.model.device), send(last_B, self.model.device)]
-        return x_BD
-
     def _own_ids(self, tokens: Tensor) -> Tensor:
         """Two models' vocabularies differ by padding, whose ids are no tokens."""
         return tokens.clamp(max=self.model.config.vocab_size - 1)
-
-    def _padded(self, logits_BV: Tensor) -> Tensor:
-        missing = self.vocab_size - logits_BV.shape[1]
-        return F.pad(logits_BV, (0, missing), value=float("-inf")) if missing else logits_BV

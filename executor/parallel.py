@@ -100,7 +100,7 @@ def joined(device: str) -> Iterator[Ranks]:
         return
     # Imported while processes are connected, as much of torch does on first use, this module would keep the connection as the
     # default of its arguments: gloo's threads would outlive it, and abort the process if they want the interpreter at its end.
-    import torch.distributed.nn.functional  # noqa: F401
+    import torch.distributed.nn.functional
 
     on_gpus = device == "cuda" and torch.cuda.is_available()
     if on_gpus:

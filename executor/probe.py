@@ -19,11 +19,11 @@ from costmodel.strategy import Strategy
 from costmodel.transformer import TransformerConfig
 from executor.attention import SlotAttention
 from executor.batch import Batch, Prompt
-from executor.cpu_layers import likeliest, linear, usable
+from executor.cpu_layers import linear, usable
 from executor.decode import decode
-from executor.device import send
 from executor.kv_cache import KvCache
 from executor.measure import processor_name, seconds
+from executor.passes import Passes
 from executor.run import make_drafter
 from executor.steering import Always
 from executor.transformer import Transformer
@@ -92,12 +92,12 @@ def probe_cpu(config: TransformerConfig, progress: Callable[[], object] = lambda
     cache = KvCache(config, max(BATCH_SIZES), slots, model.device, model.dtype)
     cache.k_LBKSH.normal_()
     cache.v_LBKSH.normal_()
-    passes = []
+    model_passes, passes = Passes(model), []
     for batch_size in BATCH_SIZES:
         part = _first_rows(cache, batch_size)
         for context_len in CONTEXT_LENS:
             for query_len in QUERY_LENS:
-                measured_s = seconds(lambda: decoding_pass(model, part, query_len, context_len), repeats=5, warm_up=2)  # noqa: B023
+                measured_s = seconds(lambda: decoding_pass(model_passes, part, query_len, context_len), repeats=5, warm_up=2)  # noqa: B023
                 passes.append(Pass(batch_size, query_len, context_len, measured_s))
                 progress()
     del cache
@@ -131,13 +131,13 @@ def _first_rows(cache: KvCache, batch_size: int) -> KvCache:
     return part
 
 
-def decoding_pass(model: Transformer, cache: KvCache, query_len: int, context_len: int) -> None:
+def decoding_pass(passes: Passes, cache: KvCache, query_len: int, context_len: int) -> None:
     """One pass of every row of a cache, from tokens to the likeliest next ones."""
     batch_size = cache.k_LBKSH.shape[1]
     tokens_BT = torch.zeros((batch_size, query_len), dtype=torch.long)
     positions_BT = torch.arange(context_len, context_len + query_len).expand(batch_size, -1)
     attend = SlotAttention(cache, positions_BT)
-    likeliest(model.logits(model(send(tokens_BT, cache.device), attend.slots_BT, attend)))
+    passes(tokens_BT, positions_BT, attend).likeliest()
 
 
 def _product_rate(size: int = 2048) -> float:

@@ -9,6 +9,7 @@ Shapes: B batch, G draft tokens, T = G + 1 positions that the target answered, V
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -126,6 +127,14 @@ def draw(probs_BV: Tensor, uniform_B: Tensor) -> Tensor:
     return torch.minimum(tokens_B1, last_B1)[:, 0]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of the next tokens, computed when it is asked for: the likeliest alone, or all logits."""
+
+    likeliest: Callable[[], Tensor]
+    logits: Callable[[], Tensor]
+
+
 class Sampler:
     """How the rows of a batch choose tokens.
 
@@ -138,30 +147,32 @@ class Sampler:
         self.sampling = sampling
         self.seeds_B = torch.zeros(batch_size, dtype=torch.long, device=device)
 
-    def propose(self, logits_BV: Tensor, positions_B: Tensor) -> tuple[Tensor, Tensor | None]:
+    def propose(self, answer: Answer, positions_B: Tensor) -> tuple[Tensor, Tensor | None]:
         """A draft token for each position, and the distribution it was drawn from; None for one-hot ones."""
         if self.sampling.greedy:
-            return likeliest(logits_BV), None
+            return answer.likeliest(), None
+        logits_BV = answer.logits()
         probs_BV = logits_to_probs(logits_BV, self.sampling)
         return draw(probs_BV, uniform(self.seeds_B, send(positions_B, logits_BV.device), DRAFT)), probs_BV
 
     def verify(
-        self, draft_BG: Tensor, draft_probs_BGV: Tensor | None, logits_BTV: Tensor, positions_BT: Tensor
+        self, draft_BG: Tensor, draft_probs_BGV: Tensor | None, answer: Answer, positions_BT: Tensor
     ) -> tuple[Tensor, Tensor]:
         """How many draft tokens stay, and what each row says instead: it emits tokens_BT[:, : accepted + 1].
 
         Args:
             draft_BG: Drafted tokens.
             draft_probs_BGV: What each was drawn from; None where a draft was sure of its tokens.
-            logits_BTV: The target's answer after the last known token and after each draft token.
+            answer: The target's, after the last known token and after each draft token.
             positions_BT: The positions of the tokens that these are about. [tokens]
 
         Returns:
             accepted_B and tokens_BT.
         """
         if self.sampling.greedy:
-            target_BT = likeliest(logits_BTV)
+            target_BT = answer.likeliest()
             return count_accepted(draft_BG, target_BT), target_BT
+        logits_BTV = answer.logits()
         positions_BT = send(positions_BT, logits_BTV.device)
         target_probs_BTV = logits_to_probs(logits_BTV, self.sampling)
         accept_BG = uniform(self.seeds_B, positions_BT[:, :-1], ACCEPT)

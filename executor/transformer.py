@@ -177,6 +177,21 @@ class Transformer(nn.Module):
         attend = attend or partial(attend_causal, window=self.config.sliding_window)
         return self._stack.run(tokens_BT, positions_BT, (self.cos_SH, self.sin_SH), attend)
 
+    def likeliest(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend, answers: int) -> Tensor | None:
+        """The likeliest next token after each, where that takes less than all logits; None where it does not.
+
+        Args:
+            tokens_BT, positions_BT, attend: As `forward` takes them.
+            answers: Only the first so many ids may be answered.
+
+        Raises:
+            FloatingPointError: A logit is infinite or NaN.
+        """
+        stack = self._stack
+        if isinstance(stack, cpu_layers.CpuStack) and stack.takes(attend):
+            return stack.likeliest(tokens_BT, positions_BT, (self.cos_SH, self.sin_SH), attend, answers)
+        return None
+
     def logits(self, x_BTD: Tensor) -> Tensor:
         """logits_BTV of hidden states."""
         weight_VD = self.lm_head.weight
@@ -190,7 +205,7 @@ class Transformer(nn.Module):
         """The stack in the form that computes fastest."""
         if self.alone and fit(self.config) and cpu_layers.usable(self.model.embed_tokens.weight):
             if self._cpu_stack is None:
-                self._cpu_stack = cpu_layers.CpuStack(self.model, self.config)
+                self._cpu_stack = cpu_layers.CpuStack(self.model, self.lm_head.weight, self.config)
             return self._cpu_stack
         return self.model
 

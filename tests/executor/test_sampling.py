@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from costmodel.errors import InputError
-from executor.sampling import ACCEPT, DRAFT, GREEDY, Sampler, Sampling, draw, logits_to_probs, row_seed, uniform
+from executor.sampling import ACCEPT, DRAFT, GREEDY, Answer, Sampler, Sampling, draw, logits_to_probs, row_seed, uniform
 from executor.verify import accept_sampled, count_accepted
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([math.log(p) for p in (0.4, 0.3, 0.15, 0.1, 0.05)], dtype=torch.float64)
+
+
+def answered(logits: torch.Tensor) -> Answer:
+    return Answer(lambda: logits.argmax(-1), lambda: logits)
 
 
 def probs(**settings: float) -> list[float]:
@@ -140,11 +144,11 @@ def test_the_emitted_token_follows_the_target_whatever_the_draft(closeness: str,
     sampler = Sampler(Sampling(1.0), rows, CPU)
     sampler.seeds_B = torch.tensor([row_seed(1, str(row)) for row in range(rows)])
     positions_BT = torch.tensor([[7, 8]]).expand(rows, -1)
-    drafted_B, draft_probs_BV = sampler.propose(draft_V.expand(rows, -1), positions_BT[:, 0])
+    drafted_B, draft_probs_BV = sampler.propose(answered(draft_V.expand(rows, -1)), positions_BT[:, 0])
     if certain:
         drafted_B, draft_probs_BV = torch.full_like(drafted_B, int(draft_V.argmax())), None
     probs_BGV = None if draft_probs_BV is None else draft_probs_BV[:, None]
-    accepted_B, tokens_BT = sampler.verify(drafted_B[:, None], probs_BGV, target_V.expand(rows, 2, -1), positions_BT)
+    accepted_B, tokens_BT = sampler.verify(drafted_B[:, None], probs_BGV, answered(target_V.expand(rows, 2, -1)), positions_BT)
     wanted_V = logits_to_probs(target_V, Sampling(1.0))
     likely = wanted_V > 1e-6
     counts_V = torch.bincount(tokens_BT[:, 0], minlength=6)

@@ -1,0 +1,161 @@
+"""Passes answer with the likeliest tokens or with logits, whichever is asked for; in C where rows are shared out or not."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+import torch
+from tiny_models import tiny_model
+from torch import Tensor
+
+from costmodel.errors import InputError
+from executor import compiled, cpu_layers
+from executor.attention import SlotAttention
+from executor.cpu_types import on_cpu
+from executor.kv_cache import KvCache
+from executor.passes import Passes
+from executor.transformer import Transformer
+
+CPU = torch.device("cpu")
+SHAPE = {"d_model": 48, "head_dim": 32, "d_ff": 80, "vocab_size": 43, "dtype": "float32"}
+needs_compiler = pytest.mark.skipif(compiled.kernels() is None, reason="needs a C compiler")
+
+
+def test_with_a_compiler_there_are_kernels() -> None:
+    """Or all that is told of them would be skipped."""
+    if not any(map(compiled.shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("needs a C compiler")
+    assert compiled.kernels() is not None
+
+
+def noisy_cache(model: Transformer, rows: int, capacity: int = 90) -> KvCache:
+    cache = KvCache(model.config, rows, capacity, CPU, model.dtype)
+    generator = torch.Generator().manual_seed(rows)
+    for name in ("k_LBKSH", "v_LBKSH"):
+        getattr(cache, name).copy_(torch.randn(cache.k_LBKSH.shape, generator=generator))
+    return cache
+
+
+def tokens_and_positions(model: Transformer, starts: list[int], length: int) -> tuple[Tensor, Tensor]:
+    tokens_BT = torch.randint(model.config.vocab_size, (len(starts), length), generator=torch.Generator().manual_seed(1))
+    return tokens_BT, torch.tensor(starts)[:, None] + torch.arange(length)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize("even", [True, False])
+@pytest.mark.parametrize(("rows", "length"), [(1, 1), (2, 3), (16, 1), (40, 1), (6, 7), (3, 16)])
+def test_the_likeliest_are_those_of_the_logits(rows: int, length: int, even: bool, dtype: str) -> None:
+    """Few and many tokens, rows alike, which threads share out, and unlike; matrices of 32 bits, of 16 and computed by torch."""
+    model = tiny_model(**{**SHAPE, "dtype": "float64"})
+    if dtype != "float64":
+        narrow = Transformer(on_cpu(model.config.with_dtype(dtype)))
+        narrow.load_state_dict(model.state_dict())
+        model = narrow.eval().requires_grad_(False)
+    starts = [50] * rows if even else [(17 * row) % 60 for row in range(rows)]
+    tokens_BT, positions_BT = tokens_and_positions(model, starts, length)
+    with torch.inference_mode():
+        caches = noisy_cache(model, rows), noisy_cache(model, rows)
+        asked, others = (Passes(model)(tokens_BT, positions_BT, SlotAttention(cache, positions_BT)) for cache in caches)
+        found_BT, logits_BTV = asked.likeliest(), others.logits()
+    assert found_BT.shape == (rows, length)
+    assert len(found_BT.unique()) > 1 or rows * length == 1
+    assert torch.equal(found_BT, logits_BTV.argmax(-1))
+    assert torch.equal(caches[0].k_LBKSH, caches[1].k_LBKSH)
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [16, 32, 40])
+def test_rows_are_the_same_whether_threads_share_them_out_or_not(rows: int) -> None:
+    model = tiny_model(**SHAPE)
+    tokens_BT, positions_BT = tokens_and_positions(model, [60] * rows, 2)
+    found = []
+    for threads in (1, 2, 3):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with torch.inference_mode():
+                cache = noisy_cache(model, rows)
+                found.append(model(tokens_BT, positions_BT, SlotAttention(cache, positions_BT)))
+        finally:
+            torch.set_num_threads(before)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=1e-4, rtol=1e-4)
+
+
+def cut(seen: list[int], threads: int = 2, *, length: int = 1, window: int = 0, kind: int = 1, d_ff: int = 64) -> list[int]:
+    """Where rows that see so many slots are cut among threads; the layer's matrices are of a type as lanes.h numbers them."""
+    library = compiled.kernels()
+    assert library is not None
+    layer = cpu_layers._Layer(type=kind, d_model=64, num_heads=4, num_kv_heads=4, head_dim=16, d_ff=d_ff)
+    slots_BT = torch.tensor(seen)[:, None] - torch.arange(length, 0, -1)
+    told = cpu_layers._Pass(slots=slots_BT.data_ptr(), B=len(seen), T=length, window=window)
+    places = (ctypes.c_int64 * (threads + 1))()
+    parts = library.cut_rows(ctypes.byref(layer), ctypes.byref(told), threads, places)
+    return list(places)[: parts + 1]
+
+
+@needs_compiler
+def test_threads_take_rows_of_their_own_where_that_costs_little() -> None:
+    assert cut([500] * 16) == [0, 8, 16]
+    assert cut([500] * 24, threads=3) == [0, 8, 16, 24]
+    assert cut([4000] * 4 + [1000] * 16) == [0, 4, 20], "as much to read, not as many rows"
+    assert cut([100] * 40 + [4000]) == [0, 37, 41]
+    assert cut([100] * 40 + [4000], d_ff=5000) == [0, 23, 41], "products, of each row as many, take their time as well"
+    assert cut([500] * 16, threads=1) == [0, 16]
+
+
+@needs_compiler
+def test_threads_share_all_where_rows_of_their_own_would_cost_more() -> None:
+    assert cut([500] * 15) == [0, 15], "one would wait for the other"
+    assert cut([500] * 15 + [4000]) == [0, 16]
+    assert cut([500] * 4) == [0, 4], "products of so few tokens are as fast as weights are read"
+    assert cut([500] * 4, length=4) == [0, 2, 4]
+    assert cut([500] * 16, kind=0) == [0, 16], "or twice as many, where weights have 32 bits"
+    assert cut([500] * 32, kind=0) == [0, 16, 32]
+    assert cut([500] * 16, d_ff=20_000) == [0, 16], "so large a layer leaves the caches between two threads' readings"
+    assert cut([], threads=2) == [0, 0]
+
+
+@needs_compiler
+def test_a_window_bounds_what_rows_have_to_read() -> None:
+    assert cut([500] * 8 + [4000] * 8) != [0, 8, 16]
+    assert cut([500] * 8 + [4000] * 8, window=300) == [0, 8, 16]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_only_ids_of_the_vocabulary_are_answered(dtype: str) -> None:
+    """A draft may know more ids than its target, or fewer; those are padding."""
+    model = tiny_model(**{**SHAPE, "dtype": dtype})
+    tokens_BT, positions_BT = tokens_and_positions(model, [50] * 20, 3)
+    for vocab_size in (5, 43, 50):
+        with torch.inference_mode():
+            asked = Passes(model, vocab_size)(tokens_BT, positions_BT, SlotAttention(noisy_cache(model, 20), positions_BT))
+            found_BT, logits_BTV = asked.likeliest(), asked.logits()
+        assert logits_BTV.shape == (20, 3, vocab_size)
+        assert torch.equal(found_BT, logits_BTV.argmax(-1))
+        assert int(found_BT.max()) < min(vocab_size, 43)
+        assert bool((logits_BTV[..., 43:] == float("-inf")).all())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_of_each_row_one_token_may_be_asked_for(dtype: str) -> None:
+    model = tiny_model(**{**SHAPE, "dtype": dtype})
+    last_B = torch.tensor([0, 2, 1])
+    tokens_BT, positions_BT = tokens_and_positions(model, [20, 30, 40], 3)
+    with torch.inference_mode():
+        attend = SlotAttention(noisy_cache(model, 3), positions_BT)
+        every, some = (Passes(model)(tokens_BT, positions_BT, attend, last) for last in (None, last_B))
+        assert torch.equal(some.likeliest(), every.likeliest()[range(3), last_B])
+        assert torch.equal(some.logits().argmax(-1), every.logits()[range(3), last_B].argmax(-1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("ask", ["likeliest", "logits"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_damaged_weights_are_noticed(wrong: float, ask: str, dtype: str) -> None:
+    model = tiny_model(**{**SHAPE, "dtype": dtype, "name": "broken"})
+    model.lm_head.weight[42, 3] = wrong
+    tokens_BT, positions_BT = tokens_and_positions(model, [20], 1)
+    with torch.inference_mode(), pytest.raises(InputError, match=r"broken.*finite logits.*damaged"):
+        getattr(Passes(model)(tokens_BT, positions_BT, SlotAttention(noisy_cache(model, 1), positions_BT)), ask)()
