@@ -25,7 +25,7 @@ def fingerprint(model: TransformerConfig) -> str:
     Facts that are as they are by default are left out, so that a new one does not change the models that lack it.
     """
     defaults = {known.name: known.default for known in fields(TransformerConfig)}
-    hidden = ("name", "dtype", "linear_dtype", "expert_dtype", "kv_dtype")
+    hidden = ("name", "dtype", "embedding_dtype", "linear_dtype", "expert_dtype", "kv_dtype")
     facts = {key: value for key, value in asdict(model).items() if key not in hidden and value != defaults[key]}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -82,7 +82,8 @@ class TransformerConfig:
         num_window_layers: Layers with that window, the others reach all the way; None for all layers.
         experts: The mixture of experts, if the model is one.
         latent: Its latent attention, if it has one; `num_kv_heads` and `head_dim` are those of the expanded keys.
-        dtype: Type of activations, embeddings and LM head, and of what the next three do not name.
+        dtype: Type of activations, and of what the next four do not name.
+        embedding_dtype: Type of embeddings and LM head, where it is another.
         linear_dtype: Type of the projections and MLPs, where it is another.
         expert_dtype: Type of the experts, where it is another.
         kv_dtype: Type of the KV cache, where it is another.
@@ -112,6 +113,7 @@ class TransformerConfig:
     experts: Experts | None = None
     latent: LatentAttention | None = None
     dtype: str = "bfloat16"
+    embedding_dtype: str | None = None
     linear_dtype: str | None = None
     expert_dtype: str | None = None
     kv_dtype: str | None = None
@@ -149,7 +151,7 @@ class TransformerConfig:
         return (*self._attention_matrices(tensor_parallel), *self._mlp_matrices(tensor_parallel), self._head(tensor_parallel))
 
     def _head(self, tensor_parallel: int) -> Matrix:
-        return Matrix("head", "head", self.vocab_size / tensor_parallel, self.d_model, 1, self.dtype)
+        return Matrix("head", "head", self.vocab_size / tensor_parallel, self.d_model, 1, self.embedding_dtype or self.dtype)
 
     def _attention_matrices(self, gpus: int) -> tuple[Matrix, ...]:
         def projection(name: str, outputs: float, inputs: float) -> Matrix:
@@ -278,7 +280,7 @@ class TransformerConfig:
 
     def with_dtype(self, dtype: str) -> TransformerConfig:
         """The same model stored and computed in one other type."""
-        return replace(self, dtype=dtype, linear_dtype=None, expert_dtype=None, kv_dtype=None)
+        return replace(self, dtype=dtype, embedding_dtype=None, linear_dtype=None, expert_dtype=None, kv_dtype=None)
 
     def compressed(self, *, weight_dtype: str | None = None, kv_dtype: str | None = None) -> TransformerConfig:
         """The same model with the matrices of its layers, or its KV cache, stored in a type, where that is smaller."""

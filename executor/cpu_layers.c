@@ -26,8 +26,11 @@ typedef struct {
 } Layer;
 
 typedef struct {
-    const float *embedding, *norm, *head, *cos, *sin; /* [V, D], [D], [V, D], [P, H] twice */
-    int64_t vocab_size, num_positions, num_layers;
+    const void *embedding;           /* [V, D], of the type of the head */
+    const float *norm;
+    const void *head;                /* [V, D] */
+    const float *cos, *sin;          /* [P, H] */
+    int64_t type, vocab_size, num_positions, num_layers;
     const Layer *layers;
 } Stack;
 
@@ -276,6 +279,16 @@ static int largest_places(const float *x, int64_t *places, int64_t M, int64_t V)
     return finite;
 }
 
+static void embed(const Stack *stack, int64_t token, int64_t D, float *x) {
+    for (int64_t i = token * D; i < (token + 1) * D; i += LANES, x += LANES) {
+        switch (stack->type) {
+            case FLOAT32: store(x, load_as(FLOAT32, stack->embedding, i)); break;
+            case FLOAT16: store(x, load_as(FLOAT16, stack->embedding, i)); break;
+            case BFLOAT16: store(x, load_as(BFLOAT16, stack->embedding, i)); break;
+        }
+    }
+}
+
 /* All of a pass but the LM head. */
 static void layers_together(const Stack *stack, const Pass *p, int64_t *claimed) {
     const Layer *layers = stack->layers;
@@ -283,7 +296,7 @@ static void layers_together(const Stack *stack, const Pass *p, int64_t *claimed)
     float *q = p->scratch, *new_k = q + M * N * H, *new_v = new_k + M * K * H, *by_head = new_v + M * K * H, *seen = by_head + M * N * H;
     float *rest_scratch = seen + M * N * H;
     #pragma omp for schedule(static)
-    for (int64_t m = 0; m < M; m++) memcpy(p->x + m * D, stack->embedding + p->tokens[m] * D, sizeof(float) * D);
+    for (int64_t m = 0; m < M; m++) embed(stack, p->tokens[m], D, p->x + m * D);
     for (int64_t l = 0; l < stack->num_layers; l++) {
         float *k = p->k + l * p->stride_l, *v = p->v + l * p->stride_l;
         const Attention a = {
@@ -303,7 +316,7 @@ static int choose_together(const Stack *stack, const Pass *p) {
     float *turned = p->scratch, *logits = turned + M * D;
     if (p->answers == 0) return 1;
     turn(p->x, M, D, turned);
-    multiply((Product){FLOAT32, p->x, turned, stack->head, 0, logits, D, p->answers}, M);
+    multiply((Product){stack->type, p->x, turned, stack->head, 0, logits, D, p->answers}, M);
     #pragma omp barrier
     return largest_places(logits, p->likeliest, M, p->answers);
 }

@@ -56,7 +56,7 @@ class _Layer(ctypes.Structure):
 class _Stack(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("embedding", "norm", "head", "cos", "sin")),
-        *((name, ctypes.c_int64) for name in ("vocab_size", "num_positions", "num_layers")),
+        *((name, ctypes.c_int64) for name in ("type", "vocab_size", "num_positions", "num_layers")),
         ("layers", ctypes.POINTER(_Layer)),
     ]
 
@@ -70,10 +70,8 @@ class _Pass(ctypes.Structure):
 
 
 def usable(weight: Tensor) -> bool:
-    """The C kernels can compute with such weights."""
-    right = (
-        weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.is_contiguous() and weight.shape[-1] % LANES == 0
-    )
+    """The C kernels can multiply numbers in float32 with such weights."""
+    right = weight.device.type == "cpu" and weight.dtype in _TYPES and weight.is_contiguous() and weight.shape[-1] % LANES == 0
     return right and not torch.is_grad_enabled() and kernels() is not None
 
 
@@ -116,7 +114,7 @@ class CpuStack:
         positions_BT = positions_BT.expand(tokens_BT.shape).long().contiguous()
         if positions_BT.numel() and not 0 <= int(positions_BT.min()) <= int(positions_BT.max()) < len(rope[0]):
             raise IndexError(f"a position beyond {len(rope[0])}")
-        x_BTD = F.embedding(tokens_BT, self.embedding_VD)
+        x_BTD = F.embedding(tokens_BT, self.embedding_VD).float()
         for layer in self.layers:
             x_BTD = layer(x_BTD, positions_BT, rope, attend)
         return self._norm(x_BTD)
@@ -154,7 +152,7 @@ class CpuStack:
         splits = cpu_attention.num_splits(batch * config.num_kv_heads, threads)
         attended = cpu_attention.scratch_size(batch * length * config.num_heads, width, splits)
         per_token = self.layers[0].scratch_per_token + 3 * config.d_attention + 2 * config.d_kv + answers
-        x_BTD = self.embedding_VD.new_empty(batch, length, config.d_model)
+        x_BTD = self.norm_D.new_empty(batch, length, config.d_model)
         scratch = x_BTD.new_empty(attended + batch * length * per_token)
         likeliest_BT = torch.empty_like(tokens_BT)
         tensors = (
@@ -183,7 +181,8 @@ class CpuStack:
         if addresses != self._addresses:
             self._addresses, self._layers = addresses, (_Layer * len(self.layers))(*(layer.structure() for layer in self.layers))
             pointers = (tensor.data_ptr() for tensor in (self.embedding_VD, self.norm_D, self.head_VD, *rope))
-            self._told = ctypes.pointer(_Stack(*pointers, self.config.vocab_size, len(rope[0]), len(self.layers), self._layers))
+            sizes = (_TYPES[self.head_VD.dtype], self.config.vocab_size, len(rope[0]), len(self.layers))
+            self._told = ctypes.pointer(_Stack(*pointers, *sizes, self._layers))
         return self._told
 
     def _norm(self, x_BTD: Tensor) -> Tensor:

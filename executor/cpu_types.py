@@ -21,8 +21,8 @@ def fit(config: TransformerConfig) -> bool:
 def on_cpu(config: TransformerConfig, *, alone: bool = True) -> TransformerConfig:
     """The model as a CPU runs it: computed in float32, or in float64 if it is stored so.
 
-    The matrices of its layers stay in the 16 bits they are stored in where the C kernels read them: float32 holds such
-    numbers exactly, so nothing but the bytes read depends on it.
+    Its matrices stay in the 16 bits they are stored in where the C kernels read them: float32 holds such numbers exactly, so
+    nothing but the bytes read depends on it.
 
     Args:
         config: As it is stored.
@@ -30,5 +30,8 @@ def on_cpu(config: TransformerConfig, *, alone: bool = True) -> TransformerConfi
     """
     if config.bytes_per_element > 4:
         return config
-    narrow = config.dtype in NARROW and config.linear_dtype is None and alone and fit(config) and kernels() is not None
-    return replace(config.with_dtype("float32"), linear_dtype=config.dtype if narrow else None)
+    wide = config.with_dtype("float32")
+    one_type = config == config.with_dtype(config.dtype)
+    if config.dtype in NARROW and one_type and alone and fit(config) and kernels() is not None:
+        return replace(wide, embedding_dtype=config.dtype, linear_dtype=config.dtype)
+    return wide

@@ -108,7 +108,7 @@ class Stack(nn.Module):
 
     def run(self, tokens_BT: Tensor, positions_BT: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         """Final hidden states x_BTD, normalised. `rope` holds cosine and sine of every position."""
-        x_BTD = self.embed_tokens(tokens_BT)
+        x_BTD = self.embed_tokens(tokens_BT).to(self.norm.weight.dtype)
         cos_BTH, sin_BTH = (table_SH[positions_BT] for table_SH in rope)
         for layer in self.layers:
             x_BTD = layer(x_BTD, cos_BTH, sin_BTH, attend)
@@ -135,7 +135,7 @@ class Transformer(nn.Module):
         self.whole = whole
         self.config = config = ranks.share(whole)
         self.model = Stack(config, ranks)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
         self.register_buffer("cos_SH", torch.empty(0), persistent=False)
@@ -144,6 +144,8 @@ class Transformer(nn.Module):
         for module in self.model.layers.modules():
             if isinstance(module, Linear):
                 module.weight.data = module.weight.to(getattr(torch, config.linear_dtype or config.dtype))
+        for embedding in (self.model.embed_tokens, self.lm_head):
+            embedding.weight.data = embedding.weight.to(getattr(torch, config.embedding_dtype or config.dtype))
         if self.device.type != "meta":
             self.fill_rope_tables()
         self.alone = ranks.size == 1
@@ -161,7 +163,8 @@ class Transformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.embed_tokens.weight.dtype
+        """Of activations and KV cache."""
+        return self.model.norm.weight.dtype
 
     def forward(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend | None = None) -> Tensor:
         """Final hidden states, normalised: the input of `logits`.
@@ -195,7 +198,7 @@ class Transformer(nn.Module):
     def logits(self, x_BTD: Tensor) -> Tensor:
         """logits_BTV of hidden states."""
         weight_VD = self.lm_head.weight
-        if cpu_layers.usable(weight_VD):
+        if x_BTD.dtype == torch.float32 and cpu_layers.usable(weight_VD):
             return cpu_layers.linear(x_BTD, weight_VD)
         logits_BTV: Tensor = self.lm_head(x_BTD)
         return logits_BTV
@@ -203,7 +206,7 @@ class Transformer(nn.Module):
     @property
     def _stack(self) -> Stack | cpu_layers.CpuStack:
         """The stack in the form that computes fastest."""
-        if self.alone and fit(self.config) and cpu_layers.usable(self.model.embed_tokens.weight):
+        if self.alone and self.dtype == torch.float32 and fit(self.config) and cpu_layers.usable(self.lm_head.weight):
             if self._cpu_stack is None:
                 self._cpu_stack = cpu_layers.CpuStack(self.model, self.lm_head.weight, self.config)
             return self._cpu_stack

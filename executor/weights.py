@@ -122,11 +122,11 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _matrix_types(files: list[Path]) -> set[str]:
-    """The types, by their names there, of the matrices of layers in safetensors files, as far as those can be read."""
+    """The types, by their names there, of the matrices in safetensors files, as far as those can be read."""
     types = set()
     for file in files:
         with suppress(SafetensorError, OSError), safe_open(file, "pt") as archive:
-            slices = (archive.get_slice(key) for key in archive.keys() if ".layers." in key)  # noqa: SIM118
+            slices = (archive.get_slice(key) for key in archive.keys())  # noqa: SIM118
             types |= {part.get_dtype() for part in slices if len(part.get_shape()) == 2}
     return types
 

@@ -59,6 +59,7 @@ def models(draw: st.DrawFn, kinds: tuple[str, ...] = MODEL_KINDS) -> Transformer
         num_window_layers=draw(st.integers(1, num_layers)) if kind == "half sliding" else None,
         experts=experts if kind in ("experts", "latent") else None,
         latent=latent if kind == "latent" else None,
+        embedding_dtype=draw(st.sampled_from([None, "float32"])),
         linear_dtype=draw(st.sampled_from([None, "fp8", "int4"])),
         expert_dtype=draw(st.sampled_from([None, "fp8", "mxfp4"])),
         kv_dtype=draw(st.sampled_from([None, "fp8", "int4"])),

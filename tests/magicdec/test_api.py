@@ -39,8 +39,8 @@ def test_a_model_is_priced_in_the_types_it_runs_in() -> None:
     """A CPU keeps matrices in 16 bits, unless several processes share them; a GPU runs a checkpoint as it is."""
     config, gpu = find_model(REFERENCE).config, resolve_profile("h100-sxm")
     cpu = replace(gpu, name=CPU)
-    assert (executed(config, gpu).dtype, executed(config, gpu).linear_dtype) == ("float16", None)
-    assert (executed(config, cpu).dtype, executed(config, cpu).linear_dtype) == ("float32", "float16")
-    assert (executed(config, cpu, 2).dtype, executed(config, cpu, 2).linear_dtype) == ("float32", None)
+    found = [executed(config, *where) for where in ((gpu,), (cpu,), (cpu, 2))]
+    assert [one.dtype for one in found] == ["float16", "float32", "float32"]
+    assert [one.linear_dtype for one in found] == [one.embedding_dtype for one in found] == [None, "float16", None]
     draft = find_draft(REFERENCE, None, Setup(executed(config, cpu, 2), cpu, 2, 2))
     assert draft.model == executed(config, cpu, 2)
