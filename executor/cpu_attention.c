@@ -244,18 +244,14 @@ static void span(const Attention *a, Part part, Part after, float *top, float *s
     }
 }
 
-static inline int64_t claim(const Attention *a) { return __atomic_fetch_add(a->claimed, 1, __ATOMIC_RELAXED); }
+void attend_part(const Attention *a, int64_t part, const Attention *next, int64_t next_part) {
+    const int64_t rows = a->G * a->T;
+    float *into = a->scratch + part * rows * (a->H + 2);
+    span(a, part_of(a, part), part_of(next, next_part), into + rows * a->H, into + rows * (a->H + 1), into);
+}
 
-void attend_together(const Attention *a) {
-    const int64_t rows = a->G * a->T, items = a->B * a->K * a->splits, H = a->H, size = rows * (H + 2);
-    for (int64_t item = claim(a), next; item < items; item = next) {
-        next = claim(a);
-        float *part = a->scratch + item * size;
-        span(a, part_of(a, item), part_of(a, next < items ? next : item), part + rows * H, part + rows * (H + 1), part);
-    }
-    #pragma omp barrier
-    #pragma omp single nowait
-    *a->claimed = 0;
+void merge_parts(const Attention *a) {
+    const int64_t rows = a->G * a->T, H = a->H, size = rows * (H + 2);
     #pragma omp for schedule(static)
     for (int64_t row = 0; row < a->B * a->K * rows; row++) {
         const int64_t pair = row / rows, t = row % a->T, n = pair % a->K * a->G + row % rows / a->T;
@@ -272,11 +268,22 @@ void attend_together(const Attention *a) {
     }
 }
 
+void attend_together(const Attention *a, int64_t *claimed) {
+    for (int64_t part = claim(claimed), next; part < parts_of(a); part = next) {
+        next = claim(claimed);
+        attend_part(a, part, a, next < parts_of(a) ? next : part);
+    }
+    #pragma omp barrier
+    #pragma omp single nowait
+    *claimed = 0;
+    merge_parts(a);
+}
+
 /* The same with threads of its own; q and out are [B,N,T,H]. */
 void attend(const float *q, const float *k, const float *v, const int64_t *positions, float *out, float *scratch, int64_t B, int64_t K,
             int64_t G, int64_t T, int64_t H, int64_t stride_b, int64_t stride_k, int64_t window, int64_t splits, float scale, int threads) {
     int64_t claimed = 0;
-    const Attention a = {q, k, v, positions, out, scratch, B, K, G, T, H, stride_b, stride_k, window, splits, scale, 0, &claimed};
+    const Attention a = {q, k, v, positions, out, scratch, B, K, G, T, H, stride_b, stride_k, window, splits, scale, 0};
     #pragma omp parallel num_threads(threads)
-    attend_together(&a);
+    attend_together(&a, &claimed);
 }

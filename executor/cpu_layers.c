@@ -10,13 +10,14 @@
  */
 #include "cpu_attention.h"
 #include "lanes.h"
+#include <sched.h>
+
+int omp_get_thread_num(void);
 
 enum { ROWS = LANES / 4, COLUMNS = 4, WIDE = 8, PAIR_WIDE = LANES / 2, CHUNK = 64, TOKENS = 128 }; /* all sums of a tile stay in registers */
 enum { LINE = 64, AHEAD = 8192 }; /* of memory; how far ahead of a row's weights others are asked for [bytes] */
-/* When threads take rows of their own: bytes of a layer's weights that each may read; tokens of each that hide the reading of one byte;
- * products that take as long as reading a byte; the most that one may have to do, over the mean. */
-enum { SMALL = 1 << 22, HIDING = 4, PRODUCTS = 3 };
-#define EVEN 1.03
+/* When each thread reads all weights of a layer: how many bytes those are at most, and tokens that hide the reading of one. */
+enum { SMALL = 1 << 22, HIDING = 4 };
 
 typedef struct {
     const void *q, *k, *v, *o, *gate, *up, *down; /* of one type */
@@ -289,25 +290,110 @@ static void embed(const Stack *stack, int64_t token, int64_t D, float *x) {
     }
 }
 
-/* All of a pass but the LM head. */
-static void layers_together(const Stack *stack, const Pass *p, int64_t *claimed) {
-    const Layer *layers = stack->layers;
-    const int64_t M = p->B * p->T, D = layers->d_model, H = layers->head_dim, N = layers->num_heads, K = layers->num_kv_heads;
-    float *q = p->scratch, *new_k = q + M * N * H, *new_v = new_k + M * K * H, *by_head = new_v + M * K * H, *seen = by_head + M * N * H;
-    float *rest_scratch = seen + M * N * H;
-    #pragma omp for schedule(static)
-    for (int64_t m = 0; m < M; m++) embed(stack, p->tokens[m], D, p->x + m * D);
-    for (int64_t l = 0; l < stack->num_layers; l++) {
-        float *k = p->k + l * p->stride_l, *v = p->v + l * p->stride_l;
-        const Attention a = {
-            by_head, k, v, p->slots, seen, p->attended, p->B, K, N / K, p->T, H, p->stride_b, p->stride_k, p->window, p->splits, p->scale, 1, claimed,
-        };
-        heads(layers + l, p->x, stack->cos, stack->sin, p->positions, q, new_k, new_v, rest_scratch, M);
-        store_heads(&a, q, new_k, new_v, by_head, k, v);
-        attend_together(&a);
-        rest(layers + l, p->x, seen, p->x, rest_scratch, M);
+/* Where a pass keeps what it computes. */
+typedef struct { float *q, *k, *v, *by_head, *seen, *rest; } Places;
+
+static Places places_of(const Layer *layer, const Pass *p) {
+    const int64_t M = p->B * p->T, A = M * layer->num_heads * layer->head_dim, K = M * layer->num_kv_heads * layer->head_dim;
+    float *q = p->scratch, *k = q + A, *v = k + K, *by_head = v + K, *seen = by_head + A;
+    return (Places){q, k, v, by_head, seen, seen + A};
+}
+
+static Attention attention_of(const Stack *stack, const Pass *p, int64_t l) {
+    const Layer *layer = stack->layers;
+    const Places at = places_of(layer, p);
+    return (Attention){
+        at.by_head, p->k + l * p->stride_l, p->v + l * p->stride_l, p->slots, at.seen, p->attended, p->B, layer->num_kv_heads,
+        layer->num_heads / layer->num_kv_heads, p->T, layer->head_dim, p->stride_b, p->stride_k, p->window, p->splits, p->scale, 1,
+    };
+}
+
+/* What of a pass comes before the attention of layer l, after that of the one before; once there is no such layer, hidden states are normalised. */
+static void prepare(const Stack *stack, const Pass *p, int64_t l) {
+    const Layer *layer = stack->layers + l;
+    const Attention a = attention_of(stack, p, l);
+    const Places at = places_of(stack->layers, p);
+    const int64_t M = p->B * p->T, D = stack->layers->d_model;
+    if (l > 0) {
+        rest(layer - 1, p->x, at.seen, p->x, at.rest, M);
+    } else {
+        #pragma omp for schedule(static)
+        for (int64_t m = 0; m < M; m++) embed(stack, p->tokens[m], D, p->x + m * D);
     }
-    normalise_rows(p->x, stack->norm, M, D, layers->norm_eps, p->x);
+    if (l == stack->num_layers) {
+        normalise_rows(p->x, stack->norm, M, D, stack->layers->norm_eps, p->x);
+    } else {
+        heads(layer, p->x, stack->cos, stack->sin, p->positions, at.q, at.k, at.v, at.rest, M);
+        store_heads(&a, at.q, at.k, at.v, at.by_head, p->k + l * p->stride_l, p->v + l * p->stride_l);
+    }
+}
+
+/* All of a pass but the LM head, each layer's products shared by all threads. */
+static void share_products(const Stack *stack, const Pass *p, int64_t *claimed) {
+    for (int64_t l = 0; l < stack->num_layers; l++) {
+        const Attention a = attention_of(stack, p, l);
+        prepare(stack, p, l);
+        attend_together(&a, claimed);
+    }
+    prepare(stack, p, stack->num_layers);
+}
+
+/* Rows that go through the layers together. Their attention has as many parts in each layer; counts of those are over all layers. */
+typedef struct {
+    Pass pass;
+    int64_t parts, claimed, done;
+    int64_t prepared; /* layers whose attention may be claimed */
+} __attribute__((aligned(2 * LINE))) Group;
+
+/* A part of a group's attention that nobody else does, or -1 if there is none now. */
+static int64_t claim_part(Group *group) {
+    int64_t part = __atomic_load_n(&group->claimed, __ATOMIC_RELAXED);
+    do {
+        if (part >= __atomic_load_n(&group->prepared, __ATOMIC_ACQUIRE) * group->parts) return -1;
+    } while (!__atomic_compare_exchange_n(&group->claimed, &part, part + 1, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    return part;
+}
+
+/* Do a part, and if it is the last of its layer, all products from there to the next; `next`, if not -1, is what comes after it. */
+static void do_part(const Stack *stack, Group *group, int64_t part, int64_t next) {
+    const int64_t l = part / group->parts, coming = l + 1 < stack->num_layers ? (l + 1) * group->parts : part, then = next >= 0 ? next : coming;
+    const Attention a = attention_of(stack, &group->pass, l), after = attention_of(stack, &group->pass, then / group->parts);
+    attend_part(&a, part % group->parts, &after, then % group->parts);
+    if (__atomic_add_fetch(&group->done, 1, __ATOMIC_ACQ_REL) < (l + 1) * group->parts) return;
+    #pragma omp parallel num_threads(1)
+    {
+        merge_parts(&a);
+        prepare(stack, &group->pass, l + 1);
+    }
+    if (l + 1 < stack->num_layers) __atomic_store_n(&group->prepared, l + 2, __ATOMIC_RELEASE);
+}
+
+/* All of a pass but the LM head, with a group of rows for each thread: it takes them through the layers, and helps others where it has nothing to do.
+ * Threads wait for each other at the end alone. */
+static void share_rows(const Stack *stack, Group *groups, int count) {
+    const int own = omp_get_thread_num();
+    #pragma omp for schedule(static, 1) nowait
+    for (int g = 0; g < count; g++) {
+        #pragma omp parallel num_threads(1)
+        prepare(stack, &groups[g].pass, 0);
+        __atomic_store_n(&groups[g].prepared, 1, __ATOMIC_RELEASE);
+    }
+    for (;;) {
+        Group *group = groups;
+        int64_t part = -1, unclaimed = 0;
+        for (int i = 0; i < count && part < 0; i++) {
+            group = groups + (own + i) % count;
+            part = claim_part(group);
+            unclaimed |= __atomic_load_n(&group->claimed, __ATOMIC_RELAXED) < group->parts * stack->num_layers;
+        }
+        if (part < 0 && !unclaimed) break;
+        if (part < 0) sched_yield(); /* what is left waits for products that others compute */
+        for (int64_t next; part >= 0; part = next) {
+            next = claim_part(group);
+            do_part(stack, group, part, next);
+        }
+    }
+    #pragma omp barrier
 }
 
 /* The LM head and the choice among its answers, if any are asked for. Answers whether all that this thread saw are finite. */
@@ -332,32 +418,12 @@ static Pass rows_of(const Layer *layer, Pass p, int64_t first, int64_t count) {
     return p;
 }
 
-static int64_t weights_of(const Layer *layer) {
-    return layer->d_model * layer->head_dim * 2 * (layer->num_heads + layer->num_kv_heads) + layer->d_model * layer->d_ff * 3;
-}
-
-/* What a row costs in a layer: the bytes that it reads of the cache, and those that could be read while its products are computed. */
-static int64_t cost_of(const Layer *layer, const Pass *p, int64_t row) {
-    const int64_t all = p->slots[row * p->T + p->T - 1] + 1, seen = p->window > 0 && all > p->window ? p->window : all;
-    return seen * layer->num_kv_heads * layer->head_dim * 2 * (int64_t)sizeof(float) + p->T * weights_of(layer) / PRODUCTS;
-}
-
-/* Threads that had best take rows of their own, from cut[thread] to cut[thread + 1]: all of them, or 1 if they had better share everything.
- * Each of them reads all weights, and none waits for another before the end. */
-int cut_rows(const Layer *layer, const Pass *p, int threads, int64_t *cut) {
-    const int64_t bytes = size_of((int)layer->type);
-    int64_t total = 0, before = 0, most = 0, row = 0;
-    for (int64_t b = 0; b < p->B; b++) total += cost_of(layer, p, b);
-    cut[0] = 0;
-    for (int part = 1; part <= threads; part++) {
-        const int64_t start = before;
-        while (row < p->B && (before + cost_of(layer, p, row) / 2) * threads < total * part) before += cost_of(layer, p, row++);
-        most = before - start > most ? before - start : most;
-        cut[part] = row;
-    }
-    if (weights_of(layer) * bytes <= SMALL && p->B * p->T >= threads * HIDING * bytes && most * threads <= total * EVEN) return threads;
-    cut[1] = p->B;
-    return 1;
+/* Groups that rows had best be cut into, one a thread; 1 if threads had better share all products. Each group's thread reads all weights, and
+ * none waits for another while there is attention to do. */
+int num_groups(const Layer *layer, const Pass *p, int threads) {
+    const int64_t D = layer->d_model, bytes = size_of((int)layer->type);
+    const int64_t weights = D * layer->head_dim * 2 * (layer->num_heads + layer->num_kv_heads) + D * layer->d_ff * 3;
+    return p->B >= threads && p->B * p->T >= threads * HIDING * bytes && weights * bytes <= SMALL ? threads : 1;
 }
 
 /* From here on with threads of its own. */
@@ -381,25 +447,22 @@ void normalise_all(const float *x, const float *weight, float *y, int64_t M, int
 
 /* Answers 0; 1 if there is no such token or position, and then has done nothing; 2 if there is a logit that is infinite or NaN. */
 int whole_pass(const Stack *stack, const Pass *pass, int threads) {
-    int64_t cut[threads + 1];
     for (int64_t m = 0; m < pass->B * pass->T; m++) {
         if (pass->tokens[m] < 0 || pass->tokens[m] >= stack->vocab_size || pass->positions[m] < 0 || pass->positions[m] >= stack->num_positions) return 1;
     }
-    const int parts = cut_rows(stack->layers, pass, threads, cut);
+    const int count = num_groups(stack->layers, pass, threads);
+    const int64_t row_parts = stack->layers->num_kv_heads * pass->splits;
+    Group groups[count];
+    for (int g = 0; g < count; g++) {
+        const int64_t first = pass->B * g / count, rows = pass->B * (g + 1) / count - first;
+        groups[g] = (Group){rows_of(stack->layers, *pass, first, rows), rows * row_parts};
+    }
     int64_t claimed = 0;
     int finite = 1;
     #pragma omp parallel num_threads(threads) reduction(& : finite)
     {
-        if (parts == 1) layers_together(stack, pass, &claimed);
-        else {
-            #pragma omp for schedule(static, 1)
-            for (int part = 0; part < parts; part++) {
-                const Pass own = rows_of(stack->layers, *pass, cut[part], cut[part + 1] - cut[part]);
-                int64_t own_claimed = 0;
-                #pragma omp parallel num_threads(1)
-                layers_together(stack, &own, &own_claimed);
-            }
-        }
+        if (count == 1) share_products(stack, pass, &claimed);
+        else share_rows(stack, groups, count);
         finite = choose_together(stack, pass);
     }
     return finite ? 0 : 2;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -64,63 +65,55 @@ def test_the_likeliest_are_those_of_the_logits(rows: int, length: int, even: boo
     assert torch.equal(caches[0].k_LBKSH, caches[1].k_LBKSH)
 
 
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets their number until the test is over."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @needs_compiler
-@pytest.mark.parametrize("rows", [16, 32, 40])
-def test_rows_are_the_same_whether_threads_share_them_out_or_not(rows: int) -> None:
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize(
+    "starts", [[60] * 40, [(37 * row) % 80 for row in range(33)], [0] * 15 + [80]], ids=["even", "ragged", "one long"]
+)
+def test_rows_are_the_same_whether_threads_share_products_or_rows(
+    starts: list[int], window: int | None, threads: Callable[[int], None]
+) -> None:
+    """One thread shares them with nobody; several have rows of their own and help each other, which must not change a bit."""
     model = tiny_model(**SHAPE)
-    tokens_BT, positions_BT = tokens_and_positions(model, [60] * rows, 2)
-    found = []
-    for threads in (1, 2, 3):
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
+    tokens_BT, positions_BT = tokens_and_positions(model, starts, 4)
+    found = {}
+    for count in (1, 2, 3):
+        threads(count)
+        for _ in range(20):
             with torch.inference_mode():
-                cache = noisy_cache(model, rows)
-                found.append(model(tokens_BT, positions_BT, SlotAttention(cache, positions_BT)))
-        finally:
-            torch.set_num_threads(before)
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], atol=1e-4, rtol=1e-4)
-
-
-def cut(seen: list[int], threads: int = 2, *, length: int = 1, window: int = 0, kind: int = 1, d_ff: int = 64) -> list[int]:
-    """Where rows that see so many slots are cut among threads; the layer's matrices are of a type as lanes.h numbers them."""
-    library = compiled.kernels()
-    assert library is not None
-    layer = cpu_layers._Layer(type=kind, d_model=64, num_heads=4, num_kv_heads=4, head_dim=16, d_ff=d_ff)
-    slots_BT = torch.tensor(seen)[:, None] - torch.arange(length, 0, -1)
-    told = cpu_layers._Pass(slots=slots_BT.data_ptr(), B=len(seen), T=length, window=window)
-    places = (ctypes.c_int64 * (threads + 1))()
-    parts = library.cut_rows(ctypes.byref(layer), ctypes.byref(told), threads, places)
-    return list(places)[: parts + 1]
+                cache = noisy_cache(model, len(starts))
+                again = model(tokens_BT, positions_BT, SlotAttention(cache, positions_BT, window))
+            assert torch.equal(found.setdefault(count, again), again)
+    for count in (2, 3):
+        torch.testing.assert_close(found[count], found[1], atol=1e-4, rtol=1e-4)
 
 
 @needs_compiler
-def test_threads_take_rows_of_their_own_where_that_costs_little() -> None:
-    assert cut([500] * 16) == [0, 8, 16]
-    assert cut([500] * 24, threads=3) == [0, 8, 16, 24]
-    assert cut([4000] * 4 + [1000] * 16) == [0, 4, 20], "as much to read, not as many rows"
-    assert cut([100] * 40 + [4000]) == [0, 37, 41]
-    assert cut([100] * 40 + [4000], d_ff=5000) == [0, 23, 41], "products, of each row as many, take their time as well"
-    assert cut([500] * 16, threads=1) == [0, 16]
+def test_threads_take_rows_of_their_own_where_reading_all_weights_costs_little() -> None:
+    def groups(rows: int, length: int = 1, *, threads: int = 2, bits: int = 16, d_ff: int = 64) -> int:
+        """Of rows of so many tokens, in a layer whose weights have so many bits."""
+        library = compiled.kernels()
+        assert library is not None
+        shape = {"d_model": 64, "num_heads": 4, "num_kv_heads": 4, "head_dim": 16, "d_ff": d_ff}
+        layer = cpu_layers._Layer(type={32: 0, 16: 1}[bits], **shape)
+        found: int = library.num_groups(ctypes.byref(layer), ctypes.byref(cpu_layers._Pass(B=rows, T=length)), threads)
+        return found
 
-
-@needs_compiler
-def test_threads_share_all_where_rows_of_their_own_would_cost_more() -> None:
-    assert cut([500] * 15) == [0, 15], "one would wait for the other"
-    assert cut([500] * 15 + [4000]) == [0, 16]
-    assert cut([500] * 4) == [0, 4], "products of so few tokens are as fast as weights are read"
-    assert cut([500] * 4, length=4) == [0, 2, 4]
-    assert cut([500] * 16, kind=0) == [0, 16], "or twice as many, where weights have 32 bits"
-    assert cut([500] * 32, kind=0) == [0, 16, 32]
-    assert cut([500] * 16, d_ff=20_000) == [0, 16], "so large a layer leaves the caches between two threads' readings"
-    assert cut([], threads=2) == [0, 0]
-
-
-@needs_compiler
-def test_a_window_bounds_what_rows_have_to_read() -> None:
-    assert cut([500] * 8 + [4000] * 8) != [0, 8, 16]
-    assert cut([500] * 8 + [4000] * 8, window=300) == [0, 8, 16]
+    assert groups(16) == groups(4, 4) == groups(17) == 2
+    assert groups(24, threads=3) == 3
+    assert groups(15) == groups(16, threads=3) == 1, "products of so few tokens are as fast as weights are read"
+    assert groups(16, bits=32) == 1
+    assert groups(32, bits=32) == 2
+    assert groups(1, 64) == 1
+    assert groups(16, d_ff=20_000) == 1, "the caches do not keep so large a layer"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
