@@ -177,7 +177,7 @@ def draft_memory(
     kept = max_context_len + gamma if selects_at_every_step(draft.kv_policy) else entries
     weights = network.weight_bytes_per_gpu(gpus, head_sharded=head_sharded)
     if draft.kind == "mtp":  # its embedding and head are the target's
-        weights -= network.embedding_params * network.bytes_per_element / (gpus if head_sharded else 1)
+        weights -= network.embedding_bytes / (gpus if head_sharded else 1)
     return kv_bytes_per_gpu(network, kept, gpus) + index, weights
 
 

@@ -146,6 +146,11 @@ class TransformerConfig:
         """Parameters of the token embedding; the LM head has as many, shared with it when tied."""
         return self.vocab_size * self.d_model
 
+    @property
+    def embedding_bytes(self) -> float:
+        """Size of the token embedding. [bytes]"""
+        return self.embedding_params * BYTES_PER_ELEMENT[self.embedding_dtype or self.dtype]
+
     def matrices(self, tensor_parallel: int = 1) -> tuple[Matrix, ...]:
         """The matrices of one GPU, LM head included; KV heads that are fewer than the GPUs are replicated."""
         return (*self._attention_matrices(tensor_parallel), *self._mlp_matrices(tensor_parallel), self._head(tensor_parallel))

@@ -61,7 +61,9 @@ def blocks(cost: Cost) -> float:
 
 def on_meta(model: TransformerConfig) -> Transformer:
     with torch.device("meta"):
-        return Transformer(model)
+        decoder = Transformer(model)
+        decoder.fill_rope_tables()
+    return decoder
 
 
 def attend_over(cached: int) -> Callable[..., torch.Tensor]:

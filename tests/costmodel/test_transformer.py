@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from random_inputs import DTYPES, gpus_for, models
 
 from costmodel.models import builtin_configs, resolve_model
+from costmodel.plan import fingerprint
 from costmodel.transformer import BYTES_PER_ELEMENT, FAMILIES, TransformerConfig
 
 # As Hugging Face counts the parameters of the published checkpoints.
@@ -190,6 +191,15 @@ def test_parameters_are_whole_matrices_vectors_and_an_embedding(model: Transform
     assert model.active_params <= model.params
 
 
+@pytest.mark.parametrize(("tied", "tables"), [(False, 2), (True, 1)])
+def test_embeddings_and_head_may_be_of_another_type(tied: bool, tables: int) -> None:
+    model = replace(resolve_model("llama-3.1-8b"), tied_embeddings=tied)
+    wide = replace(model, embedding_dtype="float32")
+    assert (model.embedding_bytes, wide.embedding_bytes) == (model.embedding_params * 2, model.embedding_params * 4)
+    assert wide.weight_bytes - model.weight_bytes == tables * model.embedding_params * 2
+    assert fingerprint(wide) == fingerprint(model)
+
+
 @given(models())
 def test_gpus_share_every_matrix_but_those_that_make_what_all_need(model: TransformerConfig) -> None:
     whole = {matrix.name: matrix for matrix in model.matrices()}
@@ -209,7 +219,7 @@ def test_a_gpu_of_many_holds_a_share_of_the_weights_and_all_of_an_unsharded_head
     assert model.weight_bytes_per_gpu(1, head_sharded=False) == model.weight_bytes_per_gpu(1) == model.weight_bytes
     for gpus in gpus_for(model):
         held, with_head = (model.weight_bytes_per_gpu(gpus, head_sharded=sharded) for sharded in (True, False))
-        embeddings = model.embedding_params * model.bytes_per_element * (1 if model.tied_embeddings else 2)
+        embeddings = model.embedding_bytes * (1 if model.tied_embeddings else 2)
         assert with_head - held == pytest.approx(embeddings * (1 - 1 / gpus), rel=1e-6, abs=1)
         assert model.weight_bytes / gpus * (1 - 1e-12) <= held <= model.weight_bytes
 
