@@ -244,10 +244,10 @@ static void span(const Attention *a, Part part, Part after, float *top, float *s
     }
 }
 
-void attend_part(const Attention *a, int64_t part, const Attention *next, int64_t next_part) {
+void attend_part(const Attention *a, int64_t part, int64_t next) {
     const int64_t rows = a->G * a->T;
     float *into = a->scratch + part * rows * (a->H + 2);
-    span(a, part_of(a, part), part_of(next, next_part), into + rows * a->H, into + rows * (a->H + 1), into);
+    span(a, part_of(a, part), part_of(a, next), into + rows * a->H, into + rows * (a->H + 1), into);
 }
 
 void merge_parts(const Attention *a) {
@@ -271,7 +271,7 @@ void merge_parts(const Attention *a) {
 void attend_together(const Attention *a, int64_t *claimed) {
     for (int64_t part = claim(claimed), next; part < parts_of(a); part = next) {
         next = claim(claimed);
-        attend_part(a, part, a, next < parts_of(a) ? next : part);
+        attend_part(a, part, next < parts_of(a) ? next : part);
     }
     #pragma omp barrier
     #pragma omp single nowait

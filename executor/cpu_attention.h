@@ -19,7 +19,7 @@ static inline int64_t claim(int64_t *claimed) { return __atomic_fetch_add(claime
 static inline int64_t parts_of(const Attention *a) { return a->B * a->K * a->splits; }
 
 /* One of so many parts; of what is read after it, the beginning is asked for. */
-void attend_part(const Attention *a, int64_t part, const Attention *next, int64_t next_part);
+void attend_part(const Attention *a, int64_t part, int64_t next);
 
 /* The answer, once all parts are done. This and the next are to be called by all threads of a parallel region, none of which leaves before all are done. */
 void merge_parts(const Attention *a);

@@ -17,7 +17,8 @@ int omp_get_thread_num(void);
 enum { ROWS = LANES / 4, COLUMNS = 4, WIDE = 8, PAIR_WIDE = LANES / 2, CHUNK = 64, TOKENS = 128 }; /* all sums of a tile stay in registers */
 enum { LINE = 64, AHEAD = 8192 }; /* of memory; how far ahead of a row's weights others are asked for [bytes] */
 /* When each thread reads all weights of a layer: how many bytes those are at most, and tokens that hide the reading of one. */
-enum { SMALL = 1 << 22, HIDING = 4 };
+enum { SMALL = 1 << 21, HIDING = 4 };
+#define EVEN 1.125 /* rows of the largest group over the mean, at most */
 
 typedef struct {
     const void *q, *k, *v, *o, *gate, *up, *down; /* of one type */
@@ -345,7 +346,8 @@ typedef struct {
     int64_t prepared; /* layers whose attention may be claimed */
 } __attribute__((aligned(2 * LINE))) Group;
 
-/* A part of a group's attention that nobody else does, or -1 if there is none now. */
+/* A part of a group's attention that nobody else does, or -1 if there is none now. A layer is prepared once all parts of the one before are done: whoever
+ * has claimed a part can do it, and need not wait for what others do. */
 static int64_t claim_part(Group *group) {
     int64_t part = __atomic_load_n(&group->claimed, __ATOMIC_RELAXED);
     do {
@@ -354,18 +356,25 @@ static int64_t claim_part(Group *group) {
     return part;
 }
 
-/* Do a part, and if it is the last of its layer, all products from there to the next; `next`, if not -1, is what comes after it. */
-static void do_part(const Stack *stack, Group *group, int64_t part, int64_t next) {
-    const int64_t l = part / group->parts, coming = l + 1 < stack->num_layers ? (l + 1) * group->parts : part, then = next >= 0 ? next : coming;
-    const Attention a = attention_of(stack, &group->pass, l), after = attention_of(stack, &group->pass, then / group->parts);
-    attend_part(&a, part % group->parts, &after, then % group->parts);
-    if (__atomic_add_fetch(&group->done, 1, __ATOMIC_ACQ_REL) < (l + 1) * group->parts) return;
+/* `prepare` of a group's rows by this thread alone: a team of one, that shares its loops with nobody. */
+static void prepare_alone(const Stack *stack, Group *group, int64_t l) {
     #pragma omp parallel num_threads(1)
     {
-        merge_parts(&a);
-        prepare(stack, &group->pass, l + 1);
+        if (l > 0) {
+            const Attention a = attention_of(stack, &group->pass, l - 1);
+            merge_parts(&a);
+        }
+        prepare(stack, &group->pass, l);
     }
-    if (l + 1 < stack->num_layers) __atomic_store_n(&group->prepared, l + 2, __ATOMIC_RELEASE);
+    if (l < stack->num_layers) __atomic_store_n(&group->prepared, l + 1, __ATOMIC_RELEASE);
+}
+
+/* Do a part that was claimed, and prepare the next layer if it was the last of its own; `next` is the part after it, or -1. */
+static void do_part(const Stack *stack, Group *group, int64_t part, int64_t next) {
+    const int64_t l = part / group->parts;
+    const Attention a = attention_of(stack, &group->pass, l);
+    attend_part(&a, part % group->parts, next < 0 ? part % group->parts : next % group->parts);
+    if (__atomic_add_fetch(&group->done, 1, __ATOMIC_ACQ_REL) == (l + 1) * group->parts) prepare_alone(stack, group, l + 1);
 }
 
 /* All of a pass but the LM head, with a group of rows for each thread: it takes them through the layers, and helps others where it has nothing to do.
@@ -373,11 +382,7 @@ static void do_part(const Stack *stack, Group *group, int64_t part, int64_t next
 static void share_rows(const Stack *stack, Group *groups, int count) {
     const int own = omp_get_thread_num();
     #pragma omp for schedule(static, 1) nowait
-    for (int g = 0; g < count; g++) {
-        #pragma omp parallel num_threads(1)
-        prepare(stack, &groups[g].pass, 0);
-        __atomic_store_n(&groups[g].prepared, 1, __ATOMIC_RELEASE);
-    }
+    for (int g = 0; g < count; g++) prepare_alone(stack, groups + g, 0);
     for (;;) {
         Group *group = groups;
         int64_t part = -1, unclaimed = 0;
@@ -418,12 +423,13 @@ static Pass rows_of(const Layer *layer, Pass p, int64_t first, int64_t count) {
     return p;
 }
 
-/* Groups that rows had best be cut into, one a thread; 1 if threads had better share all products. Each group's thread reads all weights, and
- * none waits for another while there is attention to do. */
+/* Groups that rows had best be cut into, one a thread; 1 if threads had better share all products. Each group's thread reads all weights and computes all
+ * products of its rows; in return it waits for no other while there is attention to do. */
 int num_groups(const Layer *layer, const Pass *p, int threads) {
     const int64_t D = layer->d_model, bytes = size_of((int)layer->type);
     const int64_t weights = D * layer->head_dim * 2 * (layer->num_heads + layer->num_kv_heads) + D * layer->d_ff * 3;
-    return p->B >= threads && p->B * p->T >= threads * HIDING * bytes && weights * bytes <= SMALL ? threads : 1;
+    const int even = (p->B + threads - 1) / threads * threads <= p->B * EVEN;
+    return even && p->B * p->T >= threads * HIDING * bytes && weights * bytes <= SMALL ? threads : 1;
 }
 
 /* From here on with threads of its own. */

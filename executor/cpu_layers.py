@@ -105,6 +105,8 @@ class CpuStack:
         self.layers = [CpuLayer(index, layer, config) for index, layer in enumerate(stack.layers)]
         self.embedding_VD, self.norm_D, self.head_VD = stack.embed_tokens.weight, stack.norm.weight, head_VD
         self._weights = [*stack.parameters(), head_VD]
+        assert self.embedding_VD.dtype == head_VD.dtype
+        assert all(weight.is_contiguous() for weight in (self.embedding_VD, self.norm_D, head_VD))
         self._addresses: list[int] = []
 
     def run(self, tokens_BT: Tensor, positions_BT: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:

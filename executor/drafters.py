@@ -105,7 +105,7 @@ class ModelDrafter:
     def __init__(
         self, model: Transformer, cache: KvCache, reading: Reading, *, shared: bool, kv_budget: int | None, vocab_size: int
     ):
-        self.model, self.cache, self.reading, self.shared, self.vocab_size = model, cache, reading, shared, vocab_size
+        self.model, self.cache, self.reading, self.shared = model, cache, reading, shared
         self.kv_budget = kv_budget or cache.capacity
         self.read_B = torch.zeros_like(reading.budgets_B)  # leading tokens whose entries are in its own cache
         self.passes = Passes(model, vocab_size)

@@ -59,19 +59,20 @@ class Passes:
         self._captured.clear()
 
     def _likeliest(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend, last_B: Tensor | None) -> Tensor:
+        if last_B is not None and tokens_BT.shape[1] > 1:  # of few of them, not all logits would be taken
+            return likeliest(self._logits(tokens_BT, positions_BT, attend, last_B))
         try:
             found_BT = self.model.likeliest(tokens_BT, positions_BT, attend, min(self.vocab_size, self.model.config.vocab_size))
         except FloatingPointError:
             raise self._damaged() from None
-        if found_BT is None:
-            return likeliest(self._logits(tokens_BT, positions_BT, attend, last_B))
-        return self._of(found_BT, last_B)
+        return likeliest(self._logits(tokens_BT, positions_BT, attend, last_B)) if found_BT is None else self._of(found_BT, last_B)
 
     def _logits(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend, last_B: Tensor | None) -> Tensor:
         logits = self.model.logits(self._of(self._hidden(tokens_BT, positions_BT, attend), last_B))[..., : self.vocab_size]
-        if not self._sound and not bool(logits.isfinite().all()):
-            raise self._damaged()
-        self._sound = True
+        if logits.device.type == "cpu" or not self._sound:  # to know it of a GPU is to wait for it
+            self._sound = bool(logits.isfinite().all())
+            if not self._sound:
+                raise self._damaged()
         missing = self.vocab_size - logits.shape[-1]
         return F.pad(logits, (0, missing), value=float("-inf")) if missing else logits
 

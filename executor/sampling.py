@@ -129,7 +129,7 @@ def draw(probs_BV: Tensor, uniform_B: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of the next tokens, computed when it is asked for: the likeliest alone, or all logits."""
+    """What a model says of the next tokens: the likeliest alone, or all logits. To ask is to run the pass and fill the cache."""
 
     likeliest: Callable[[], Tensor]
     logits: Callable[[], Tensor]

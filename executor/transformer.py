@@ -119,7 +119,8 @@ class Stack(nn.Module):
 class Transformer(nn.Module):
     """A decoder of the given configuration, with uninitialised weights on the current default device.
 
-    Weights may be changed in place at any time, but replaced by others only before the first decoding step.
+    Weights may be changed in place at any time, but replaced by others only before the first decoding step. On the meta device
+    it has no rotary tables until `fill_rope_tables`.
 
     Attributes:
         whole: What it is built from.

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from costmodel.errors import InputError, Problem, bad
 from costmodel.hf_config import EXECUTABLE_FAMILIES, load_config
+from costmodel.transformer import TransformerConfig
 from executor.cpu_types import on_cpu
 from executor.parallel import ALONE, Ranks
 from executor.transformer import Transformer
@@ -52,9 +54,7 @@ def load_model(
         raise bad(folder / "config.json", "model_type", expected, f"{config.family}, which can be planned only")
     files = _shards(folder)
     if dtype is None and device == "cpu":
-        config = on_cpu(config, alone=ranks.size == 1)
-        if config.linear_dtype is not None and _matrix_types(files) != {NAMES[config.linear_dtype]}:
-            config = config.with_dtype(config.dtype)  # stored otherwise than config.json says: some would be rounded
+        config = _as_stored(on_cpu(config, alone=ranks.size == 1), files)
     else:
         config = config.with_dtype(dtype or config.dtype)
     with torch.device("meta"):
@@ -121,14 +121,25 @@ def _shards(folder: Path) -> list[Path]:
     return sorted({folder / str(name) for name in weight_map.values()})
 
 
-def _matrix_types(files: list[Path]) -> set[str]:
-    """The types, by their names there, of the matrices in safetensors files, as far as those can be read."""
-    types = set()
+def _as_stored(config: TransformerConfig, files: list[Path]) -> TransformerConfig:
+    """The model with matrices in 16 bits only where the files hold all of their kind in these: others would be rounded."""
+    layers, tables = set(), set()
     for file in files:
         with suppress(SafetensorError, OSError), safe_open(file, "pt") as archive:
-            slices = (archive.get_slice(key) for key in archive.keys())  # noqa: SIM118
-            types |= {part.get_dtype() for part in slices if len(part.get_shape()) == 2}
-    return types
+            for key in archive.keys():  # noqa: SIM118 (an archive is no mapping)
+                part = archive.get_slice(key)
+                if len(part.get_shape()) == 2 and not _unused(key, config.tied_embeddings):
+                    (layers if ".layers." in key else tables).add(part.get_dtype())
+    return replace(
+        config,
+        linear_dtype=config.linear_dtype if layers == {NAMES.get(config.linear_dtype or "")} else None,
+        embedding_dtype=config.embedding_dtype if tables == {NAMES.get(config.embedding_dtype or "")} else None,
+    )
+
+
+def _unused(key: str, tied_embeddings: bool) -> bool:
+    """A tensor that checkpoints may carry and nobody reads."""
+    return key.endswith(IGNORED_SUFFIXES) or (key == "lm_head.weight" and tied_embeddings)
 
 
 def _read_tensors(
@@ -151,7 +162,7 @@ def _read_tensors(
         try:
             with safe_open(file, "pt") as archive:
                 for key in archive.keys():  # noqa: SIM118 (an archive is no mapping)
-                    if key.endswith(IGNORED_SUFFIXES) or (key == "lm_head.weight" and tied_embeddings):
+                    if _unused(key, tied_embeddings):
                         continue
                     shape = list(archive.get_slice(key).get_shape())
                     if key not in wanted:

@@ -68,6 +68,24 @@ def test_what_is_stored_otherwise_than_it_says_is_not_rounded(stored: str, decla
         assert torch.equal(found, wanted.float())
 
 
+@pytest.mark.skipif(compiled.kernels() is None, reason="needs a C compiler")
+@pytest.mark.parametrize("tied", [True, False])
+def test_layers_and_tables_may_be_stored_in_types_of_their_own(tied: bool, tmp_path: Path) -> None:
+    """A head in float32 beside layers in 16 bits; of a tied one nobody reads."""
+    model = tiny_model(dtype="bfloat16", tied_embeddings=tied, **WIDE)
+    weights = {**weights_of(model), "lm_head.weight": torch.randn(31, WIDE["d_model"])}
+    save_checkpoint(tmp_path, model, weights)
+    loaded = load_model(tmp_path)
+    assert {p.dtype for p in loaded.model.layers.parameters() if p.ndim == 2} == {torch.bfloat16}
+    assert loaded.model.embed_tokens.weight.dtype == loaded.lm_head.weight.dtype == (torch.bfloat16 if tied else torch.float32)
+    assert torch.equal(loaded.lm_head.weight.float(), weights["model.embed_tokens.weight" if tied else "lm_head.weight"].float())
+    tokens_BT, positions_BT = torch.tensor([[3, 1, 4, 1]] * 2), torch.arange(4)[None]
+    wide = load_model(tmp_path, dtype="float32")
+    with torch.inference_mode():
+        found, wanted = (one.logits(one(tokens_BT, positions_BT)) for one in (loaded, wide))
+    assert torch.equal(found, wanted)
+
+
 @pytest.mark.parametrize("why", ["shape", "compiler", "processes"])
 def test_where_torch_computes_the_layers_on_a_cpu_all_is_in_float32(
     why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
