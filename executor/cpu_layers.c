@@ -311,20 +311,20 @@ static Attention attention_of(const Stack *stack, const Pass *p, int64_t l) {
 
 /* What of a pass comes before the attention of layer l, after that of the one before; once there is no such layer, hidden states are normalised. */
 static void prepare(const Stack *stack, const Pass *p, int64_t l) {
-    const Layer *layer = stack->layers + l;
-    const Attention a = attention_of(stack, p, l);
-    const Places at = places_of(stack->layers, p);
-    const int64_t M = p->B * p->T, D = stack->layers->d_model;
+    const Layer *layers = stack->layers;
+    const Places at = places_of(layers, p);
+    const int64_t M = p->B * p->T, D = layers->d_model;
     if (l > 0) {
-        rest(layer - 1, p->x, at.seen, p->x, at.rest, M);
+        rest(layers + l - 1, p->x, at.seen, p->x, at.rest, M);
     } else {
         #pragma omp for schedule(static)
         for (int64_t m = 0; m < M; m++) embed(stack, p->tokens[m], D, p->x + m * D);
     }
     if (l == stack->num_layers) {
-        normalise_rows(p->x, stack->norm, M, D, stack->layers->norm_eps, p->x);
+        normalise_rows(p->x, stack->norm, M, D, layers->norm_eps, p->x);
     } else {
-        heads(layer, p->x, stack->cos, stack->sin, p->positions, at.q, at.k, at.v, at.rest, M);
+        const Attention a = attention_of(stack, p, l);
+        heads(layers + l, p->x, stack->cos, stack->sin, p->positions, at.q, at.k, at.v, at.rest, M);
         store_heads(&a, at.q, at.k, at.v, at.by_head, p->k + l * p->stride_l, p->v + l * p->stride_l);
     }
 }

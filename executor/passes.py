@@ -59,7 +59,7 @@ class Passes:
         self._captured.clear()
 
     def _likeliest(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend, last_B: Tensor | None) -> Tensor:
-        if last_B is not None and tokens_BT.shape[1] > 1:  # of few of them, not all logits would be taken
+        if last_B is not None and tokens_BT.shape[1] > 1:  # the LM head is for the asked ones alone
             return likeliest(self._logits(tokens_BT, positions_BT, attend, last_B))
         try:
             found_BT = self.model.likeliest(tokens_BT, positions_BT, attend, min(self.vocab_size, self.model.config.vocab_size))
