@@ -25,22 +25,22 @@ import torch
 from transformers import LlamaForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
-from costmodel.strategy import Strategy
-from costmodel.units import format_bytes
-from costmodel.workload import Workload
-from executor.batch import Batch, Prompt
-from executor.decode import decode
-from executor.kv_cache import KvCache
-from executor.measure import processor_name, seconds
-from executor.passes import Passes
-from executor.probe import decoding_pass, random_model, read_rate
-from executor.reference_model import reference_model_dir
-from executor.run import run_batch
-from executor.tokenizer import load_tokenizer
-from executor.transformer import Transformer
-from executor.weights import load_model
 from magicdec.api import ask
+from magicdec.costmodel.base.units import format_bytes
+from magicdec.costmodel.plans.strategy import Strategy
+from magicdec.costmodel.plans.workload import Workload
 from magicdec.demo import WISHES
+from magicdec.executor.decode_loop import decode
+from magicdec.executor.engine.batch import Batch, Prompt
+from magicdec.executor.engine.model_runner import Passes
+from magicdec.executor.generate import run_batch
+from magicdec.executor.kv.cache import KvCache
+from magicdec.executor.measuring.cpu_probe import decoding_pass, random_model, read_rate
+from magicdec.executor.measuring.measurement import processor_name, seconds
+from magicdec.executor.model.checkpoint import load_model
+from magicdec.executor.model.tokenizer import load_tokenizer
+from magicdec.executor.model.transformer import Transformer
+from magicdec.executor.reference_model import reference_model_dir
 from magicdec.names import CPU, REFERENCE
 from magicdec.planning import make_plan
 from magicdec.running import real_text

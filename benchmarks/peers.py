@@ -54,15 +54,15 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.calibrate import Observation, Pass, observations_of, predicted_s, published_rows
-from costmodel.deployment import Setup
-from costmodel.drafts import Draft
-from costmodel.evaluate import evaluate_grid
-from costmodel.hardware import Calibration, EngineLaw, HardwareProfile, resolve_profile
-from costmodel.models import builtin_configs, resolve_model
-from costmodel.transformer import TransformerConfig
-from costmodel.units import format_seconds
-from costmodel.validate import NOT_FITTED, Comparison, left_out_comparisons, step_comparisons
+from magicdec.costmodel.base.units import format_seconds
+from magicdec.costmodel.calibration.engine_fit import Observation, Pass, observations_of, predicted_s, published_rows
+from magicdec.costmodel.calibration.validation import NOT_FITTED, Comparison, left_out_comparisons, step_comparisons
+from magicdec.costmodel.hardware.profile import Calibration, EngineLaw, HardwareProfile, resolve_profile
+from magicdec.costmodel.models.catalog import builtin_configs, resolve_model
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.costmodel.speculation.evaluate import evaluate_grid
 from magicdec.text import table
 
 QUANTITIES = ("target step", "verify step", "draft steps", "speedup")
@@ -415,12 +415,14 @@ def evaluation_times(tools: Iterable[Tool]) -> dict[str, float]:
 
 def grid_point_s(gpu: str, model: TransformerConfig) -> float:
     """Time of a point of a grid of batch, context, gamma and KV budget: steps, memory and speedup. [s]"""
-    setup, draft = Setup(model, resolve_profile(gpu), 8, 8), Draft("self", "streaming_llm")
+    deployment, draft = Deployment(model, resolve_profile(gpu), 8, 8), Draft("self", "streaming_llm")
     axes = np.ix_(np.arange(1, 21), np.linspace(1e3, 32e3, 60).round(), np.arange(1, 9), np.geomspace(64, 1024, 5).round())
 
     def grid(i: int) -> object:
         b, s, g, k = axes
-        return evaluate_grid(setup, draft, batch_size=b, context_len=s + i, gamma=g, kv_budget=k, acceptance_rate=0.8).round.speedup
+        return evaluate_grid(
+            deployment, draft, batch_size=b, context_len=s + i, gamma=g, kv_budget=k, acceptance_rate=0.8
+        ).round.speedup
 
     return median_s(grid, 5) / math.prod(axis.size for axis in axes)
 

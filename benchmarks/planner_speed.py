@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from peers import evaluation_times, installed_peers
 
-from costmodel.acceptance import published_curves
-from costmodel.deployment import Setup
-from costmodel.drafts import Draft
-from costmodel.hardware import resolve_profile
-from costmodel.models import resolve_model
-from costmodel.sweep import sweep
+from magicdec.costmodel.hardware.profile import resolve_profile
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.planning.sweep import sweep
+from magicdec.costmodel.speculation.acceptance import published_curves
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.text import table
 
 GAMMAS, KV_BUDGETS = range(1, 17), [64 * 2**i for i in range(8)]
@@ -38,11 +38,11 @@ LARGEST = 100_000_000
 
 def swept(points: int) -> Callable[[], object]:
     """A map of about so many points, for Llama-3.1-8B on 8 H100."""
-    setup = Setup(resolve_model("llama-3.1-8b"), resolve_profile("h100-sxm"), 8, 8)
+    deployment = Deployment(resolve_model("llama-3.1-8b"), resolve_profile("h100-sxm"), 8, 8)
     batches = range(1, max(1, points // (len(CONTEXTS) * len(GAMMAS) * len(KV_BUDGETS))) + 1)
     draft = Draft("self", "streaming_llm")
     return lambda: sweep(
-        setup,
+        deployment,
         [draft],
         batch_sizes=batches,
         context_lens=CONTEXTS,

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 import torch
 from tokenizers import Tokenizer
 
-from costmodel.strategy import Strategy
-from executor.acceptance import acceptance_rates
-from executor.batch import Batch, Prompt
-from executor.decode import decode
-from executor.reference_model import reference_model_dir
-from executor.tokenizer import load_tokenizer
-from executor.weights import load_model
+from magicdec.costmodel.plans.strategy import Strategy
+from magicdec.executor.decode_loop import decode
+from magicdec.executor.engine.batch import Batch, Prompt
+from magicdec.executor.measuring.acceptance import acceptance_rates
+from magicdec.executor.model.checkpoint import load_model
+from magicdec.executor.model.tokenizer import load_tokenizer
+from magicdec.executor.reference_model import reference_model_dir
 from magicdec.running import real_text
 from magicdec.text import table
 

@@ -21,21 +21,21 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from costmodel.errors import InputError
-from costmodel.models import resolve_model
-from costmodel.strategy import Strategy
-from costmodel.units import format_bytes, format_seconds
-from executor.batch import Batch, Prompt
-from executor.decode import decode
-from executor.device import send
-from executor.measure import environment, seconds
-from executor.probe import read_rate
-from executor.rates import achieved
-from executor.run import make_drafter
-from executor.sampling import GREEDY, Answer, Sampler, uniform
-from executor.steering import PLAIN, Always
-from executor.trace import Trace
-from executor.transformer import Transformer
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.base.units import format_bytes, format_seconds
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.plans.strategy import Strategy
+from magicdec.executor.decode_loop import decode
+from magicdec.executor.drafting.policy import PLAIN, Always
+from magicdec.executor.engine.batch import Batch, Prompt
+from magicdec.executor.engine.round_log import Trace
+from magicdec.executor.engine.sampling import GREEDY, Answer, Sampler, uniform
+from magicdec.executor.generate import make_drafter
+from magicdec.executor.measuring.cpu_probe import read_rate
+from magicdec.executor.measuring.measurement import environment, seconds
+from magicdec.executor.measuring.throughput import achieved
+from magicdec.executor.model.transformer import Transformer
+from magicdec.executor.system.device import send
 
 REPLAYED = 3  # what a draw is for, beside those of executor.sampling
 
@@ -59,7 +59,7 @@ def random_batch(model: Transformer, batch_size: int, context_len: int, gamma: i
     """Rows of equal length whose prompts are noise and are not read: their keys and values are noise too."""
     prompts = [Prompt(str(row), [row % model.config.vocab_size] * context_len) for row in range(batch_size)]
     batch = Batch(model, prompts, max_new_tokens=new_tokens, gamma=gamma, sampling=GREEDY)
-    with mock.patch("executor.batch.prefill"):
+    with mock.patch("magicdec.executor.engine.batch.prefill"):
         batch.prefill()
     batch.cache.k_LBKSH.normal_()
     batch.cache.v_LBKSH.normal_()

@@ -12,17 +12,22 @@ __version__ = "0.1.0"
 __all__ = ["InputError", "ask", "evaluate_grid", "plan", "predict"]
 
 if TYPE_CHECKING:
-    from costmodel.errors import InputError
-    from costmodel.evaluate import evaluate_grid
-    from magicdec.api import ask, predict
-    from magicdec.planning import plan
+    from magicdec.costmodel.base.errors import InputError
+    from magicdec.costmodel.speculation.evaluate import evaluate_grid
+
+    from .api import ask, predict
+    from .planning import plan
 
 
 def __getattr__(name: str) -> Any:
     """The public functions, imported when first used, so that `import magicdec` and `magicdec --help` stay instant."""
     import importlib
 
-    homes = {"InputError": "costmodel.errors", "evaluate_grid": "costmodel.evaluate", "plan": "magicdec.planning"}
+    homes = {
+        "InputError": "magicdec.costmodel.base.errors",
+        "evaluate_grid": "magicdec.costmodel.speculation.evaluate",
+        "plan": "magicdec.planning",
+    }
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(homes.get(name, "magicdec.api")), name)

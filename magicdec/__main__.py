@@ -1,6 +1,6 @@
 """`python -m magicdec`."""
 
-from magicdec.cli import main
+from .cli import main
 
 if __name__ == "__main__":
     main()

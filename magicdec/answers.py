@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.errors import bad
-from costmodel.plan import Plan
-from costmodel.policy import PolicyTable
-from costmodel.search import GAMMAS, Candidate, best_of_each, why_not
-from costmodel.strategy import NO_SPECULATION
-from costmodel.units import format_bytes, format_seconds
-from costmodel.workload import Workload, read_trace
-from magicdec import text
-from magicdec.api import Question, ask, evaluate
-from magicdec.names import DEFAULT_KV_BUDGET, find_draft
-from magicdec.planning import Wishes, describe, make_plan
+from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.base.units import format_bytes, format_seconds
+from magicdec.costmodel.planning.search import GAMMAS, Candidate, best_of_each, why_not
+from magicdec.costmodel.plans.plan import Plan
+from magicdec.costmodel.plans.policy import PolicyTable
+from magicdec.costmodel.plans.strategy import NO_SPECULATION
+from magicdec.costmodel.plans.workload import Workload, read_trace
+
+from . import text
+from .api import Question, ask, evaluate
+from .names import DEFAULT_KV_BUDGET, find_draft
+from .planning import Wishes, describe, make_plan
 
 
 def prediction_document(
@@ -57,7 +58,7 @@ def prediction_document(
     found = find_draft(
         draft,
         kv_policy,
-        question.setup,
+        question.deployment,
         kv_budget,
         kv_dtype=draft_kv_dtype,
         weight_dtype=draft_weight_dtype,
@@ -126,7 +127,7 @@ def plan_document(
     map_lines: list[str] = []
     batch_size = batch_sizes[0] if batch_sizes else None
     if sweeps:
-        from magicdec.sweeping import swept
+        from .sweeping import swept
 
         found = swept(question, wanted, context_len)
         policy, map_lines = found.policy, found.lines
@@ -176,7 +177,7 @@ def _candidates_table(
 def _speeds(c: Candidate, gpu_price: float | None, question: Question) -> list[str]:
     price = []
     if gpu_price is not None:
-        price = [f"{gpu_price * question.setup.num_gpus / 3600 / c.throughput_tokens_per_s * 1e6:.2f}"]
+        price = [f"{gpu_price * question.deployment.num_gpus / 3600 / c.throughput_tokens_per_s * 1e6:.2f}"]
     if np.isnan(c.speedup):
         return ["?", "?", "?", *("?" for _ in price)]
     return [format_seconds(c.tpot_s), f"{c.throughput_tokens_per_s:.0f}", f"{c.speedup:.2f}x", *price]

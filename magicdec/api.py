@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from costmodel.deployment import Setup
-from costmodel.drafts import Draft
-from costmodel.evaluate import Evaluation, evaluate_grid
-from costmodel.roofline import VERIFY_KERNELS
-from costmodel.search import GAMMAS
-from costmodel.strategy import COMPRESSED_DTYPES
-from magicdec.names import DEFAULT_KV_BUDGET, Model, executed, find_draft, find_hardware, find_model, one_of
+from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
+from magicdec.costmodel.planning.search import GAMMAS
+from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.costmodel.speculation.evaluate import Evaluation, evaluate_grid
+
+from .names import DEFAULT_KV_BUDGET, Model, executed, find_draft, find_hardware, find_model, one_of
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,11 @@ class Question:
 
     Attributes:
         model: The target.
-        setup: The target, in the type it runs in, on its GPUs.
+        deployment: The target, in the type it runs in, on its GPUs.
     """
 
     model: Model
-    setup: Setup
+    deployment: Deployment
 
 
 def ask(
@@ -49,7 +50,7 @@ def ask(
     target = executed(found.config, profile, gpus).compressed(
         weight_dtype=weights, kv_dtype=one_of("--kv-dtype", kv_dtype, COMPRESSED_DTYPES)
     )
-    return Question(found, Setup(target, profile, num_gpus, gpus, kernel))
+    return Question(found, Deployment(target, profile, num_gpus, gpus, kernel))
 
 
 def predict(
@@ -114,7 +115,7 @@ def predict(
     found = find_draft(
         draft,
         kv_policy,
-        question.setup,
+        question.deployment,
         kv_budget,
         kv_dtype=draft_kv_dtype,
         weight_dtype=draft_weight_dtype,
@@ -140,7 +141,7 @@ def evaluate(
     budget = (DEFAULT_KV_BUDGET if kv_budget is None else kv_budget) if draft.sparse else np.inf
 
     def at(g: ArrayLike) -> Evaluation:
-        return evaluate_grid(question.setup, draft, gamma=g, kv_budget=budget, curves=question.model.curves, **where)
+        return evaluate_grid(question.deployment, draft, gamma=g, kv_budget=budget, curves=question.model.curves, **where)
 
     if not draft.drafts:
         return at(0)

@@ -9,17 +9,25 @@ from typing import Any
 
 from tqdm import tqdm
 
-from costmodel.attention import AttentionLaw
-from costmodel.calibrate import Observation, Pass, fit_passes, fit_published
-from costmodel.errors import bad
-from costmodel.gemm import GemmLaw
-from costmodel.hardware import Calibration, HardwareProfile, Peak, render_profile, resolve_profile, with_calibration
-from costmodel.kernel_tables import SYSTEMS, fit_tables
-from costmodel.transformer import TransformerConfig
-from executor.cpu_types import on_cpu
-from executor.probe import Probe, num_measurements, probe_cpu, read_rate, same_memory
-from magicdec import text
-from magicdec.names import CPU, REFERENCE, find_model
+from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.calibration.engine_fit import Observation, Pass, fit_passes, fit_published
+from magicdec.costmodel.calibration.kernel_tables import SYSTEMS, fit_tables
+from magicdec.costmodel.hardware.profile import (
+    Calibration,
+    HardwareProfile,
+    Peak,
+    render_profile,
+    resolve_profile,
+    with_calibration,
+)
+from magicdec.costmodel.kernels.attention import AttentionLaw
+from magicdec.costmodel.kernels.gemm import GemmLaw
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.executor.measuring.cpu_probe import Probe, num_measurements, probe_cpu, read_rate, same_memory
+from magicdec.executor.model.dtypes import on_cpu
+
+from . import text
+from .names import CPU, REFERENCE, find_model
 
 # A CPU's cores stream as fast as memory allows, in any division of the work, and nothing is launched.
 CPU_START = Calibration(

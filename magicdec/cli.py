@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from costmodel.errors import InputError
-from magicdec import __version__
-from magicdec.options import (
+from magicdec.costmodel.base.errors import InputError
+
+from . import __version__
+from .options import (
     SECONDS,
     TOKEN_LIST,
     TOKENS,
@@ -77,7 +78,7 @@ def demo(
     output: str | None,
 ) -> None:
     """Predict, plan, run and compare on the shipped model, this machine and real text. About two minutes."""
-    from magicdec.demo import run_demo
+    from .demo import run_demo
 
     document, words = run_demo(
         batch_size=batch_size or (8 if quick else 16),
@@ -110,8 +111,8 @@ def predict(scenarios: str | None, as_json: bool, output: str | None, **question
     """Predict one situation: step times, what bounds them, speedup, memory. Or, with --scenarios, many."""
     if scenarios is not None:
         return _predict_scenarios(scenarios, as_json=as_json, output=output)
-    from magicdec.answers import prediction_document
-    from magicdec.text import prediction_text
+    from .answers import prediction_document
+    from .text import prediction_text
 
     for name in ("model", "hardware", "batch_size", "context_len"):
         if question[name] is None:
@@ -123,8 +124,8 @@ def predict(scenarios: str | None, as_json: bool, output: str | None, **question
 def _predict_scenarios(source: str, *, as_json: bool, output: str | None) -> None:
     import csv
 
-    from magicdec.files import output_file
-    from magicdec.scenarios import price_file
+    from .files import output_file
+    from .scenarios import price_file
 
     priced = price_file(source)
     rows = list(csv.DictReader(priced.splitlines()))
@@ -174,9 +175,10 @@ def _predict_scenarios(source: str, *, as_json: bool, output: str | None) -> Non
 @click.option("-o", "--output", type=click.Path(), help="Write the plan (YAML) to this file, for `magicdec run`.")
 def plan(as_json: bool, output: str | None, **question: Any) -> None:
     """Choose the best strategy for a workload, with its runner-up, and write the plan."""
-    from costmodel.plan import render_plan
-    from magicdec.answers import plan_document
-    from magicdec.files import output_file
+    from magicdec.costmodel.plans.plan import render_plan
+
+    from .answers import plan_document
+    from .files import output_file
 
     refuse_two_on_stdout(as_json, output)
     wishes = ("drafts", "kv_policies", "kv_budgets", "max_tpot_s", "draft_kv_dtype", "draft_weight_dtype")
@@ -199,7 +201,7 @@ def plan(as_json: bool, output: str | None, **question: Any) -> None:
 @output_options
 def regimes(as_json: bool, output: str | None, **question: Any) -> None:
     """Where the picture changes: what bounds a step, the critical context, the acceptance and budgets a speedup needs."""
-    from magicdec.regimes import regimes_document
+    from .regimes import regimes_document
 
     document, words = regimes_document(**question)
     emit(document, words, as_json=as_json, output=output)
@@ -233,8 +235,9 @@ def run(as_json: bool, plan_file: str, **how: Any) -> None:
     processes or GPUs.
     """
     refuse_two_on_stdout(as_json, how["output"])
-    from executor.parallel import joined
-    from magicdec.executing import run_document
+    from magicdec.executor.model.tensor_parallel import joined
+
+    from .executing import run_document
 
     with joined(how["device"]) as ranks:
         try:
@@ -279,8 +282,8 @@ def calibrate(
         raise click.UsageError("--system and --profile go with --from-aiconfigurator.")
     if from_published is not None and from_aiconfigurator is not None:
         raise click.UsageError("--from-published and --from-aiconfigurator are two steps: fit kernels first, engines on top.")
-    from magicdec.calibration import calibration_text
-    from magicdec.files import output_file
+    from .calibration import calibration_text
+    from .files import output_file
 
     document, words, rendered = calibration_text(from_published, from_aiconfigurator, system, profile)
     with output_file(output) as file:
@@ -295,7 +298,7 @@ def calibrate(
 @output_options
 def validate(files: tuple[str, ...], figure: Path | None, as_json: bool, output: str | None) -> None:
     """How well predictions hold, beside published step times and speedups and beside measurements in FILES (of `run --compare`)."""
-    from magicdec.validation import validation
+    from .validation import validation
 
     document, words = validation(files, figure)
     emit(document, words, as_json=as_json, output=output)
@@ -321,9 +324,10 @@ def validate(files: tuple[str, ...], figure: Path | None, as_json: bool, output:
 )
 def acceptance(as_json: bool, output: str | None, **how: Any) -> None:
     """Measure how often a model accepts its own sparse or compressed drafts, over budgets and contexts, on real text."""
-    from costmodel.acceptance import render_curves
-    from magicdec.executing import acceptance_document
-    from magicdec.files import output_file
+    from magicdec.costmodel.speculation.acceptance import render_curves
+
+    from .executing import acceptance_document
+    from .files import output_file
 
     how["kv_policy"] = how["kv_policy"] or ("full" if how["kv_dtype"] else "streaming_llm")
     curve, words = acceptance_document(**how)
@@ -349,7 +353,7 @@ def acceptance(as_json: bool, output: str | None, **how: Any) -> None:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the figures and the page.")
 def report(as_json: bool, output: Path, **question: Any) -> None:
     """Planning figures (PNG and SVG) and one HTML page, for any model and machine; FILES are plans and measurements to compare."""
-    from magicdec.reporting import write_report
+    from .reporting import write_report
 
     written = write_report(output, **question)
     words = "\n".join(str(path) for path in written)
@@ -369,8 +373,9 @@ def report(as_json: bool, output: Path, **question: Any) -> None:
 @click.option("-o", "--output", type=click.Path(), help="Write a script to this file; or, in a folder, its files one by one.")
 def export(plan_file: str, to: str, as_json: bool, output: str | None, **how: Any) -> None:
     """Print a plan as command, files and environment of a serving engine; what the engine cannot express goes to stderr."""
-    from costmodel.export.document import Options
-    from magicdec.exporting import export_document
+    from magicdec.costmodel.export.document import Options
+
+    from .exporting import export_document
 
     refuse_two_on_stdout(as_json, output)
     document, script = export_document(plan_file, to, Options(**how), output)
@@ -384,7 +389,7 @@ def export(plan_file: str, to: str, as_json: bool, output: str | None, **how: An
 @output_options
 def profiles(as_json: bool, output: str | None) -> None:
     """List the hardware profiles."""
-    from magicdec.listings import list_profiles
+    from .listings import list_profiles
 
     emit(*list_profiles(), as_json=as_json, output=output)
 
@@ -393,7 +398,7 @@ def profiles(as_json: bool, output: str | None) -> None:
 @output_options
 def models(as_json: bool, output: str | None) -> None:
     """List the built-in models."""
-    from magicdec.listings import list_models
+    from .listings import list_models
 
     emit(*list_models(), as_json=as_json, output=output)
 
@@ -402,6 +407,6 @@ def models(as_json: bool, output: str | None) -> None:
 @output_options
 def environment(as_json: bool, output: str | None) -> None:
     """What to paste into a bug report."""
-    from magicdec.listings import describe_environment
+    from .listings import describe_environment
 
     emit(*describe_environment(), as_json=as_json, output=output)

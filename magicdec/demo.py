@@ -10,14 +10,15 @@ from typing import Any
 
 import click
 
-from costmodel.hardware import HardwareProfile
-from costmodel.plan import render_plan
-from costmodel.units import format_rate, format_seconds
-from costmodel.workload import Workload
-from magicdec import text
-from magicdec.api import ask
-from magicdec.names import CPU, REFERENCE, find_hardware
-from magicdec.planning import Wishes, make_plan
+from magicdec.costmodel.base.units import format_rate, format_seconds
+from magicdec.costmodel.hardware.profile import HardwareProfile
+from magicdec.costmodel.plans.plan import render_plan
+from magicdec.costmodel.plans.workload import Workload
+
+from . import text
+from .api import ask
+from .names import CPU, REFERENCE, find_hardware
+from .planning import Wishes, make_plan
 
 REPEATS = 3  # plain and speculative decoding take turns; medians are shown
 WISHES = Wishes(kv_policies=("streaming_llm",))  # its acceptance was measured on the reference model
@@ -40,8 +41,9 @@ def predictions() -> str:
 
 def real_prompts(tokenizer: Any, batch_size: int, context_len: int) -> list[Any]:
     """Prompts of unequal length, the longest `context_len`, cut from standard library text that the model never saw."""
-    from executor.batch import Prompt
-    from magicdec import running
+    from magicdec.executor.engine.batch import Prompt
+
+    from . import running
 
     _, tokens = running.real_text(tokenizer, None)
     stride = (len(tokens) - context_len) // max(batch_size - 1, 1)
@@ -54,7 +56,7 @@ def real_prompts(tokenizer: Any, batch_size: int, context_len: int) -> list[Any]
 
 def memory_change(bytes_per_s: float, profiled_bytes_per_s: float) -> str:
     """How memory differs from what it was when the profile was measured; empty if it does not."""
-    from executor.probe import same_memory
+    from magicdec.executor.measuring.cpu_probe import same_memory
 
     if same_memory(bytes_per_s, profiled_bytes_per_s):
         return ""
@@ -82,8 +84,9 @@ def run_demo(
     *, batch_size: int, context_len: int, max_new_tokens: int, folder: Path, remeasure: bool
 ) -> tuple[dict[str, Any], str]:
     """The whole path; the JSON document and the text for people. Files go to `folder` as they are made."""
-    from executor.probe import read_rate
-    from magicdec import running
+    from magicdec.executor.measuring.cpu_probe import read_rate
+
+    from . import running
 
     def say(words: str) -> None:
         click.echo(words, err=True)

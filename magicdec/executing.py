@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
-from costmodel.errors import bad
-from costmodel.plan import load_plan
-from costmodel.strategy import Strategy
-from magicdec import text
-from magicdec.names import find_model
+from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.plans.plan import load_plan
+from magicdec.costmodel.plans.strategy import Strategy
+
+from . import text
+from .names import find_model
 
 if TYPE_CHECKING:
-    from executor.parallel import Ranks
+    from magicdec.executor.model.tensor_parallel import Ranks
 
 
 def run_document(
@@ -39,11 +40,12 @@ def run_document(
 
     Of several processes that share the models, the first reads the prompts and writes the texts.
     """
-    from executor.run import check_prompts
-    from executor.sampling import Sampling
-    from magicdec import running
-    from magicdec.outputs import Outputs
-    from magicdec.prompts import encode, read_prompts
+    from magicdec.executor.engine.sampling import Sampling
+    from magicdec.executor.generate import check_prompts
+
+    from . import running
+    from .outputs import Outputs
+    from .prompts import encode, read_prompts
 
     made = load_plan(plan_file)
     how = Sampling(**sampling)
@@ -96,8 +98,9 @@ def run_document(
 
 def acceptance_document(*, model_dir: str, text_file: str | None, **sizes: Any) -> tuple[dict[str, Any], str]:
     """An acceptance curve of a self draft, as a curves file holds it; `sizes` are those of `measure_acceptance`."""
-    from executor.run import check_runnable
-    from magicdec import running
+    from magicdec.executor.generate import check_runnable
+
+    from . import running
 
     context_lens, max_new_tokens = sizes["context_lens"], sizes["max_new_tokens"]
 

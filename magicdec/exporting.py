@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from costmodel.export import export_plan
-from costmodel.export.document import Export, Options, command_text, comment_text, script_text
-from costmodel.plan import load_plan
-from magicdec.files import output_file
+from magicdec.costmodel.export import export_plan
+from magicdec.costmodel.export.document import Export, Options, command_text, comment_text, script_text
+from magicdec.costmodel.plans.plan import load_plan
+
+from .files import output_file
 
 COMMAND_FILE = "start.sh"
 

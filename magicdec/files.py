@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from costmodel.errors import bad
+from magicdec.costmodel.base.errors import bad
 
 
 @contextmanager

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from costmodel.hardware import HardwareProfile, builtin_profiles, resolve_profile
-from costmodel.models import builtin_configs
-from costmodel.units import format_bytes, format_rate
-from magicdec import __version__, text
-from magicdec.names import REFERENCE, find_model
+from magicdec.costmodel.base.units import format_bytes, format_rate
+from magicdec.costmodel.hardware.profile import HardwareProfile, builtin_profiles, resolve_profile
+from magicdec.costmodel.models.catalog import builtin_configs
+
+from . import __version__, text
+from .names import REFERENCE, find_model
 
 
 def list_profiles() -> tuple[list[dict[str, Any]], str]:
@@ -83,8 +84,9 @@ def describe_environment() -> tuple[dict[str, Any], str]:
     """Versions and machine."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from executor.measure import environment
-    from magicdec.names import cpu_profile_file
+    from magicdec.executor.measuring.measurement import environment
+
+    from .names import cpu_profile_file
 
     facts = {"magicdec": __version__, **environment()}
     for package in ("numpy", "scipy", "pandas", "pydantic", "click", "safetensors", "tokenizers", "matplotlib"):

@@ -8,19 +8,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from costmodel.acceptance import AcceptanceCurve, curves_beside, published_curves
-from costmodel.deployment import Setup
-from costmodel.drafts import Draft
-from costmodel.errors import bad
-from costmodel.hardware import SCHEMA_VERSION, HardwareProfile, load_profile, resolve_profile
-from costmodel.hf_config import load_config
-from costmodel.models import resolve_model
-from costmodel.strategy import COMPRESSED_DTYPES, DRAFT_KINDS, KV_POLICIES, DraftKind
-from costmodel.transformer import TransformerConfig
-from executor import compiled
-from executor.cpu_types import on_cpu
-from executor.user_cache import cache_folder
-from magicdec import __version__
+from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.hardware.profile import SCHEMA_VERSION, HardwareProfile, load_profile, resolve_profile
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.models.hf_config import load_config
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES, DRAFT_KINDS, KV_POLICIES, DraftKind
+from magicdec.costmodel.speculation.acceptance import AcceptanceCurve, curves_beside, published_curves
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.executor.kernels import build as compiled
+from magicdec.executor.model.dtypes import on_cpu
+from magicdec.executor.system.cache_dir import cache_folder
+
+from . import __version__
 
 REFERENCE, CPU = "reference", "cpu"
 DEFAULT_KV_BUDGET = 512
@@ -48,7 +49,7 @@ class Model:
 def find_model(name: str, where: str = "--model") -> Model:
     """The shipped reference model, a built-in configuration, a config.json or a checkpoint directory."""
     if name == REFERENCE:
-        from executor.reference_model import reference_model_dir
+        from magicdec.executor.reference_model import reference_model_dir
 
         return Model(load_config(reference_model_dir(), name=REFERENCE), reference_model_dir())
     return Model(resolve_model(name, where), Path(name) if Path(name).is_dir() else None)
@@ -60,7 +61,7 @@ def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str
         return resolve_profile(name)
     file = cpu_profile_file()
     if remeasure or not file.is_file():
-        from magicdec.calibration import measure_cpu, write_profile
+        from .calibration import measure_cpu, write_profile
 
         progress(f"measuring this machine's CPU, once; the profile is kept in {file}")
         write_profile(measure_cpu(), file)
@@ -92,7 +93,7 @@ def executed(config: TransformerConfig, hardware: HardwareProfile, tensor_parall
 def find_draft(
     text: str,
     kv_policy: str | None,
-    setup: Setup,
+    deployment: Deployment,
     kv_budget: object = None,
     *,
     kv_dtype: str | None = None,
@@ -120,7 +121,7 @@ def find_draft(
     return Draft(
         kind,
         policy,  # type: ignore[arg-type]
-        executed(find_model(text, "--draft").config, setup.hardware, setup.tensor_parallel) if kind == "model" else None,
+        executed(find_model(text, "--draft").config, deployment.hardware, deployment.tensor_parallel) if kind == "model" else None,
         tensor_parallel,
         one_of("--draft-kv-dtype", kv_dtype, COMPRESSED_DTYPES),  # type: ignore[arg-type]
         one_of("--draft-weight-dtype", weight_dtype, COMPRESSED_DTYPES),  # type: ignore[arg-type]

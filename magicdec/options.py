@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from costmodel.units import parse_seconds, parse_tokens
+from magicdec.costmodel.base.units import parse_seconds, parse_tokens
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -118,7 +118,7 @@ def refuse_two_on_stdout(as_json: bool, output: str | None) -> None:
 
 def emit(document: Any, words: str, *, as_json: bool, output: str | None) -> None:
     """Show a result: text on stdout, or JSON on stdout and the text on stderr; `output` gets the JSON document too."""
-    from magicdec.files import output_file
+    from .files import output_file
 
     refuse_two_on_stdout(as_json, output)
     rendered = json.dumps(document, indent=2, allow_nan=False)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
-from costmodel.errors import InputError, bad
+from magicdec.costmodel.base.errors import InputError, bad
 
 LINE_START = '{"id": '
 WHAT_TO_DO = "name another file with -o, or remove this one"

@@ -8,17 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.deployment import Setup
-from costmodel.drafts import Draft
-from costmodel.errors import bad
-from costmodel.plan import Plan, PredictedRound, fingerprint
-from costmodel.policy import PolicyTable
-from costmodel.search import GAMMAS, KV_BUDGETS, Candidate, candidates, rank
-from costmodel.serving import serving
-from costmodel.transformer import TransformerConfig
-from costmodel.workload import Trace, Workload
-from magicdec.api import Question, ask
-from magicdec.names import DEFAULT_KV_BUDGET, executed, find_draft
+from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.planning.search import GAMMAS, KV_BUDGETS, Candidate, candidates, rank
+from magicdec.costmodel.plans.plan import Plan, PredictedRound, fingerprint
+from magicdec.costmodel.plans.policy import PolicyTable
+from magicdec.costmodel.plans.workload import Trace, Workload
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.costmodel.speculation.serving import serving
+
+from .api import Question, ask
+from .names import DEFAULT_KV_BUDGET, executed, find_draft
 
 SELF_POLICIES = ("streaming_llm", "snapkv")  # what a self draft may read, unless told otherwise
 MODEL_POLICIES = ("full", "streaming_llm")
@@ -37,7 +38,7 @@ def describe(question: Question, candidate: Candidate, workload: Workload, draft
         "predicted_speedup_high": _known(candidate.speedup_high),
         **{name: _known(value) for name, value in steps.items()},
         "predicted_step_intervals": candidate.step_intervals,
-        "predicted_ttft_s": float(question.setup.ttft_s(workload.context_len)),
+        "predicted_ttft_s": float(question.deployment.ttft_s(workload.context_len)),
         "throughput_tokens_per_s": _known(candidate.throughput_tokens_per_s),
         "acceptance_rate": _known(rate),
         "minimum_useful_acceptance_rate": least,
@@ -48,11 +49,11 @@ def describe(question: Question, candidate: Candidate, workload: Workload, draft
         "memory_breakdown": {name: candidate.at(getattr(memory, name)) for name in vars(memory)},
         "strategy": vars(candidate.strategy),
         "workload": vars(workload),
-        "model": question.setup.target.name,
-        "hardware": question.setup.hardware.name,
-        "num_gpus": question.setup.num_gpus,
-        "tensor_parallel": question.setup.tensor_parallel,
-        "calibrated": question.setup.hardware.calibrated,
+        "model": question.deployment.target.name,
+        "hardware": question.deployment.hardware.name,
+        "num_gpus": question.deployment.num_gpus,
+        "tensor_parallel": question.deployment.tensor_parallel,
+        "calibrated": question.deployment.hardware.calibrated,
         "notes": notes(question, candidate, workload, draft),
     }
 
@@ -64,7 +65,7 @@ def _known(value: float) -> float | None:
 
 def notes(question: Question, candidate: Candidate, workload: Workload, draft: TransformerConfig | None) -> list[str]:
     """What a reader must know to judge the numbers."""
-    hardware, target = question.setup.hardware, question.setup.target
+    hardware, target = question.deployment.hardware, question.deployment.target
     found = [f"{hardware.name}: {hardware.provenance}"]
     answer = candidate.evaluation.answer
     if answer is not None:
@@ -117,7 +118,7 @@ class Wishes:
         given = self.acceptance_rate is not None or self.acceptance_by_position is not None
         return self.kv_budgets or ((DEFAULT_KV_BUDGET,) if given else KV_BUDGETS)
 
-    def found_drafts(self, setup: Setup) -> list[Draft]:
+    def found_drafts(self, deployment: Deployment) -> list[Draft]:
         """The drafts that are considered."""
         found = []
         for text in self.drafts:
@@ -126,10 +127,10 @@ class Wishes:
             if not budgeted and text != "none" and self.drafts == (text,) and (self.kv_policies or self.kv_budgets):
                 raise bad("--kv-policy" if self.kv_policies else "--kv-budget", "", f"none beside --draft {text}", "one")
             policies = (self.kv_policies if budgeted else ()) or usual.get(text, MODEL_POLICIES)
-            found += [find_draft(text, policy, setup) for policy in policies]
+            found += [find_draft(text, policy, deployment) for policy in policies]
         if self.draft_kv_dtype is not None or self.draft_weight_dtype is not None:
             kv, weights = self.draft_kv_dtype, self.draft_weight_dtype
-            found.append(find_draft("self", "full", setup, kv_dtype=kv, weight_dtype=weights))
+            found.append(find_draft("self", "full", deployment, kv_dtype=kv, weight_dtype=weights))
         return list(dict.fromkeys(found))
 
 
@@ -148,9 +149,9 @@ def make_plan(
     Raises:
         InputError: Nothing fits in memory or is fast enough.
     """
-    drafts = wishes.found_drafts(question.setup)
+    drafts = wishes.found_drafts(question.deployment)
     priced = candidates(
-        question.setup,
+        question.deployment,
         drafts,
         workload,
         trace=trace,
@@ -169,16 +170,18 @@ def make_plan(
     chosen = Workload(best.batch_size, workload.context_len, workload.output_len)
     document = describe(question, best, chosen, model)
     prediction = {key: document[key] for key in PredictedRound.model_fields if key in document}
-    hardware = question.setup.hardware
+    hardware = question.deployment.hardware
     facts = {
         "workload": chosen,
         "hardware": {
             "name": hardware.name,
             "sha256": hardware.sha256,
-            "num_gpus": question.setup.num_gpus,
-            "tensor_parallel": question.setup.tensor_parallel,
+            "num_gpus": question.deployment.num_gpus,
+            "tensor_parallel": question.deployment.tensor_parallel,
         },
-        "target": _planned(question.setup.target, executed(question.model.config, hardware, question.setup.tensor_parallel)),
+        "target": _planned(
+            question.deployment.target, executed(question.model.config, hardware, question.deployment.tensor_parallel)
+        ),
         "draft": _planned(model, model) if model else None,
         "strategy": best.strategy,
         "prediction": {
@@ -186,10 +189,10 @@ def make_plan(
             "predicted_acceptance_rate": document["acceptance_rate"],
             "predicted_memory_bytes": document["memory_bytes"],
         },
-        "serving": _served(question.setup, best, chosen, trace),
+        "serving": _served(question.deployment, best, chosen, trace),
         "runner_up": {"strategy": other.strategy, "predicted_speedup": other.speedup} if other else None,
         "policy": policy,
-        "notes": [*document["notes"], *_beyond(trace, question.setup.target)],
+        "notes": [*document["notes"], *_beyond(trace, question.deployment.target)],
     }
     plan = Plan.model_validate(facts)  # in one go: validators of its parts on their own would take a while to build
     return plan, ranked, priced
@@ -211,11 +214,11 @@ def _planned(priced: TransformerConfig, stored: TransformerConfig) -> dict[str, 
     return {"name": priced.name, "fingerprint": fingerprint(priced), "weight_dtype": weights, "kv_dtype": kv}
 
 
-def _served(setup: Setup, best: Candidate, workload: Workload, trace: Trace | None) -> dict[str, float]:
+def _served(deployment: Deployment, best: Candidate, workload: Workload, trace: Trace | None) -> dict[str, float]:
     """Whole requests, speculating and plainly decoded."""
     fast, plain = (
         serving(
-            setup,
+            deployment,
             prompt_lens=trace.prompt_lens if trace else workload.context_len,
             output_len=float(np.mean(trace.output_lens)) if trace else workload.output_len,
             batch_size=best.batch_size,

@@ -10,8 +10,8 @@ from typing import IO, Any
 
 from tokenizers import Tokenizer
 
-from costmodel.errors import InputError, Problem, bad
-from executor.batch import Prompt
+from magicdec.costmodel.base.errors import InputError, Problem, bad
+from magicdec.executor.engine.batch import Prompt
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.acceptance import find_curve
-from costmodel.drafts import Draft
-from costmodel.errors import bad
-from costmodel.regimes import (
+from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.base.units import format_tokens
+from magicdec.costmodel.planning.regimes import (
     LARGE_BATCH,
     SMALL_BATCH,
     admissible_budgets,
@@ -20,11 +19,13 @@ from costmodel.regimes import (
     crossover_batch_size,
     minimum_acceptance,
 )
-from costmodel.search import GAMMAS, KV_BUDGETS
-from costmodel.units import format_tokens
-from magicdec import text
-from magicdec.api import Question, ask
-from magicdec.names import find_draft
+from magicdec.costmodel.planning.search import GAMMAS, KV_BUDGETS
+from magicdec.costmodel.speculation.acceptance import find_curve
+from magicdec.costmodel.speculation.drafts import Draft
+
+from . import text
+from .api import Question, ask
+from .names import find_draft
 
 BATCH_SIZES = (1, 4, 16, 64, 256)
 CONTEXT_LENS = (1000, 4000, 16000, 32000, 64000, 128000)
@@ -44,12 +45,12 @@ def regimes_document(
     if not math.isfinite(speedup):
         raise bad("--speedup", "", "a ratio of at least 1", speedup)
     question = ask(**asked)
-    draft = find_draft("self", kv_policy, question.setup, kv_budget)
-    dtypes = [name for name in question.setup.hardware.peak.flop_per_s if name in ("bfloat16", "fp8", "float32")]
-    critical = critical_context_len(question.setup, draft, gammas=GAMMAS, kv_budget=kv_budget, **_acceptance(question, draft))
-    bounds = bound_map(question.setup, np.array(BATCH_SIZES), np.array(CONTEXT_LENS))
+    draft = find_draft("self", kv_policy, question.deployment, kv_budget)
+    dtypes = [name for name in question.deployment.hardware.peak.flop_per_s if name in ("bfloat16", "fp8", "float32")]
+    critical = critical_context_len(question.deployment, draft, gammas=GAMMAS, kv_budget=kv_budget, **_acceptance(question, draft))
+    bounds = bound_map(question.deployment, np.array(BATCH_SIZES), np.array(CONTEXT_LENS))
     document = {
-        "ridge_points_flop_per_byte": {dtype: question.setup.hardware.ridge_point(dtype) for dtype in dtypes},
+        "ridge_points_flop_per_byte": {dtype: question.deployment.hardware.ridge_point(dtype) for dtype in dtypes},
         "critical_context_len": critical,
         "bounds": {
             batch: dict(zip(CONTEXT_LENS, row.tolist(), strict=True)) for batch, row in zip(BATCH_SIZES, bounds, strict=True)
@@ -63,19 +64,19 @@ def regimes_document(
 
 def _acceptance(question: Question, draft: Draft) -> dict[str, Any]:
     """The curves; for a draft without one, an acceptance that many sparse drafts have."""
-    known = find_curve(question.model.curves, question.setup.target.name, draft)
+    known = find_curve(question.model.curves, question.deployment.target.name, draft)
     return {"curves": question.model.curves} if known else {"acceptance_rate": 0.8}
 
 
 def _budgets(question: Question, draft: Draft, batch_size: int, context_len: int, speedup: float) -> list[dict[str, Any]]:
     """For each budget the acceptance that the wanted speedup needs, what is known of it, and whether that is enough."""
     where: dict[str, Any] = {"batch_size": batch_size, "context_len": context_len, "gammas": GAMMAS, "speedup": speedup}
-    needed = minimum_acceptance(question.setup, draft, kv_budgets=KV_BUDGETS, **where)
-    answer = find_curve(question.model.curves, question.setup.target.name, draft)
+    needed = minimum_acceptance(question.deployment, draft, kv_budgets=KV_BUDGETS, **where)
+    answer = find_curve(question.model.curves, question.deployment.target.name, draft)
     enough, known = [], np.full(len(KV_BUDGETS), np.nan)
     if answer is not None:
         known = answer.curve.rate(np.minimum(KV_BUDGETS, context_len), context_len)
-        enough = admissible_budgets(question.setup, draft, kv_budgets=KV_BUDGETS, curve=answer.curve, **where)
+        enough = admissible_budgets(question.deployment, draft, kv_budgets=KV_BUDGETS, curve=answer.curve, **where)
     return [
         {
             "kv_budget": budget,
@@ -88,10 +89,10 @@ def _budgets(question: Question, draft: Draft, batch_size: int, context_len: int
 
 
 def _crossover(question: Question, draft: Draft, small: str, context_len: int, kv_budget: int) -> int | None:
-    other = find_draft(small, "streaming_llm", question.setup)
+    other = find_draft(small, "streaming_llm", question.deployment)
     budgets = (float(kv_budget), float(kv_budget))
     return crossover_batch_size(
-        question.setup, other, draft, context_len=context_len, gammas=GAMMAS, kv_budgets=budgets, curves=question.model.curves
+        question.deployment, other, draft, context_len=context_len, gammas=GAMMAS, kv_budgets=budgets, curves=question.model.curves
     )
 
 
@@ -107,7 +108,7 @@ def _words(document: dict[str, Any], question: Question, draft: Draft, where: Se
     described = draft.strategy(1, kv_budget).draft_text
     wanted = f"a speedup of {document['wanted_speedup']:.2f}x at batch {batch_size}, context {format_tokens(context_len)}"
     lines = [
-        f"{question.setup.hardware.name}: compute-bound above {ridges} FLOP/byte, by the datasheet",
+        f"{question.deployment.hardware.name}: compute-bound above {ridges} FLOP/byte, by the datasheet",
         "",
         "what a plain decoding step spends most on",
         text.table(["batch \\ context", *map(format_tokens, CONTEXT_LENS)], bounds),

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.errors import bad
-from costmodel.hardware import resolve_profile
-from magicdec.api import ask
-from magicdec.names import find_draft
+from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.hardware.profile import resolve_profile
+
+from .api import ask
+from .names import find_draft
 
 
 def write_report(
@@ -32,9 +33,9 @@ def write_report(
 
     Model and machine are those of the first plan, unless they are given.
     """
-    from reports.page import write_page
-    from reports.planning import Map, planning_figures
-    from reports.runs import read_runs, run_figures
+    from magicdec.reports.page import write_page
+    from magicdec.reports.planning import Map, planning_figures
+    from magicdec.reports.runs import read_runs, run_figures
 
     runs, plans = read_runs(files)
     planned = plans[0] if plans else None
@@ -44,12 +45,12 @@ def write_report(
         num_gpus=num_gpus or (planned.hardware.num_gpus if planned else 8),
         tensor_parallel=tensor_parallel or (planned.hardware.tensor_parallel if planned and num_gpus is None else None),
     )
-    found = find_draft(draft, kv_policy, question.setup, kv_budget)
+    found = find_draft(draft, kv_policy, question.deployment, kv_budget)
     if found.kind == "none":
         raise bad("--draft", "", "`self` or a model: the figures are about drafting", "none")
     batches, contexts = np.array(sorted(set(batch_sizes))), np.array(sorted(set(context_lens)))
     drawn = Map(
-        setup=question.setup,
+        deployment=question.deployment,
         draft=found,
         batch_sizes=batches,
         context_lens=contexts,

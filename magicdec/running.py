@@ -11,17 +11,16 @@ from typing import Any
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from costmodel.errors import bad
-from costmodel.plan import Plan, fingerprint
-from costmodel.policy import PolicyTable
-from costmodel.strategy import Strategy
-from costmodel.workload import Workload
-from executor.acceptance import measure_acceptance
-from executor.batch import Prompt
-from executor.measure import Measurement, summarise
-from executor.parallel import ALONE, Ranks
-from executor.reference_model.corpus import held_out_documents
-from executor.run import (
+from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.plans.plan import Plan, fingerprint
+from magicdec.costmodel.plans.policy import PolicyTable
+from magicdec.costmodel.plans.strategy import Strategy
+from magicdec.costmodel.plans.workload import Workload
+from magicdec.executor.engine.batch import Prompt
+from magicdec.executor.engine.round_log import merge
+from magicdec.executor.engine.sampling import GREEDY, Sampling
+from magicdec.executor.engine.stop_strings import StopTexts, cut_text
+from magicdec.executor.generate import (
     Result,
     batches,
     check_prompts,
@@ -31,14 +30,16 @@ from executor.run import (
     run_batch,
     run_stream,
 )
-from executor.sampling import GREEDY, Sampling
-from executor.stopping import StopTexts, cut_text
-from executor.tokenizer import load_tokenizer
-from executor.trace import merge
-from executor.transformer import Transformer
-from executor.weights import checkpoint_digest, load_model, stop_tokens
-from magicdec.names import CPU, find_model
-from magicdec.outputs import digest
+from magicdec.executor.measuring.acceptance import measure_acceptance
+from magicdec.executor.measuring.measurement import Measurement, summarise
+from magicdec.executor.model.checkpoint import checkpoint_digest, load_model, stop_tokens
+from magicdec.executor.model.tensor_parallel import ALONE, Ranks
+from magicdec.executor.model.tokenizer import load_tokenizer
+from magicdec.executor.model.transformer import Transformer
+from magicdec.executor.reference_model.corpus import held_out_documents
+
+from .names import CPU, find_model
+from .outputs import digest
 
 Write = Callable[[str, str, int], object]  # told of a prompt's id, its text and how many tokens that is
 

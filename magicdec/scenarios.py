@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from costmodel.acceptance import implied_acceptance_rate
-from costmodel.errors import InputError, bad
-from costmodel.evaluate import Evaluation
-from magicdec.api import predict
+from magicdec.costmodel.base.errors import InputError, bad
+from magicdec.costmodel.speculation.acceptance import implied_acceptance_rate
+from magicdec.costmodel.speculation.evaluate import Evaluation
+
+from .api import predict
 
 REQUIRED = ("hardware", "target", "batch_size", "context_len")
 ADDED = (

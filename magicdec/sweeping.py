@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.policy import PolicyTable
-from costmodel.sweep import Sweep, policy_table, sweep
-from costmodel.units import format_tokens
-from magicdec import text
-from magicdec.api import Question
-from magicdec.planning import Wishes
+from magicdec.costmodel.base.units import format_tokens
+from magicdec.costmodel.planning.sweep import Sweep, policy_table, sweep
+from magicdec.costmodel.plans.policy import PolicyTable
+
+from . import text
+from .api import Question
+from .planning import Wishes
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CONTEXT_LENS = (1000, 2000, 4000, 8000, 16000, 32000, 64000, 128000)
@@ -36,7 +37,7 @@ class Map:
 
 def swept(question: Question, wanted: Wishes, context_len: int | None) -> Map:
     """The map over the usual axes and the asked values."""
-    longest = question.setup.target.max_context_len
+    longest = question.deployment.target.max_context_len
     contexts = {length for length in CONTEXT_LENS if length <= longest} | ({context_len} if context_len else set())
     batches = sorted({*BATCH_SIZES, *wanted.batch_sizes})
     found = _sweep(question, wanted, batches, sorted(contexts or {longest}), wanted.gammas)
@@ -52,8 +53,8 @@ def _typical(found: Sweep) -> tuple[int, int]:
 
 def _sweep(question: Question, wanted: Wishes, batches: Sequence[int], contexts: Sequence[int], gammas: Sequence[int]) -> Sweep:
     return sweep(
-        question.setup,
-        wanted.found_drafts(question.setup),
+        question.deployment,
+        wanted.found_drafts(question.deployment),
         batch_sizes=batches,
         context_lens=contexts,
         gammas=gammas,

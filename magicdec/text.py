@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from costmodel.roofline import BOUNDS
-from costmodel.strategy import Strategy
-from costmodel.units import format_bytes, format_seconds, format_tokens
+from magicdec.costmodel.base.units import format_bytes, format_seconds, format_tokens
+from magicdec.costmodel.passes.roofline import BOUNDS
+from magicdec.costmodel.plans.strategy import Strategy
 
 BOUND_WORDS = {
     "compute": "arithmetic",

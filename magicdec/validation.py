@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from costmodel.errors import InputError, bad, from_pydantic
-from costmodel.hardware import builtin_profiles, resolve_profile
-from costmodel.models import builtin_configs
-from costmodel.plan import fingerprint
-from costmodel.strategy import Strategy
-from costmodel.validate import NOT_FITTED, Accuracy, Comparison, accuracy, published_comparisons
-from magicdec import text
-from magicdec.api import predict
-from magicdec.names import REFERENCE, find_model
+from magicdec.costmodel.base.errors import InputError, bad, from_pydantic
+from magicdec.costmodel.calibration.validation import NOT_FITTED, Accuracy, Comparison, accuracy, published_comparisons
+from magicdec.costmodel.hardware.profile import builtin_profiles, resolve_profile
+from magicdec.costmodel.models.catalog import builtin_configs
+from magicdec.costmodel.plans.plan import fingerprint
+from magicdec.costmodel.plans.strategy import Strategy
+
+from . import text
+from .api import predict
+from .names import REFERENCE, find_model
 
 BEST_GAMMA = "best gamma"
 
@@ -151,7 +152,7 @@ def _large(fit: dict[str, Any]) -> str:
 
 
 def _draw(comparisons: Sequence[Comparison], folder: Path) -> None:
-    from reports.accuracy import accuracy_figure
+    from magicdec.reports.accuracy import accuracy_figure
 
     drawing = accuracy_figure(comparisons)
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,9 @@ from itertools import cycle
 
 import numpy as np
 
-from costmodel.validate import IN_SAMPLE, Comparison
-from reports.style import LINE_COLOURS, Drawing, new_figure
+from magicdec.costmodel.calibration.validation import IN_SAMPLE, Comparison
+
+from .style import LINE_COLOURS, Drawing, new_figure
 
 STEP_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 RATIO_TICKS = (0.5, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 2.5, 3, 4, 5)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from costmodel.errors import bad
-from costmodel.plan import Plan
-from reports.planning import Map
-from reports.runs import QUANTITIES, Run
-from reports.style import Drawing
+from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.plans.plan import Plan
+
+from .planning import Map
+from .runs import QUANTITIES, Run
+from .style import Drawing
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -62,7 +63,7 @@ def _page(drawings: Sequence[Drawing], drawn: Map, runs: Sequence[Run], plans: S
 
 
 def _prices(drawn: Map) -> str:
-    return f"{drawn.setup.hardware.name}: {drawn.setup.hardware.provenance}."
+    return f"{drawn.deployment.hardware.name}: {drawn.deployment.hardware.provenance}."
 
 
 def _figure(drawing: Drawing) -> str:

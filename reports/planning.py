@@ -8,16 +8,17 @@ from itertools import cycle
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from costmodel.acceptance import AcceptanceCurve
-from costmodel.deployment import Setup
-from costmodel.drafts import Draft
-from costmodel.evaluate import Evaluation, evaluate_grid
-from costmodel.forward import forward_cost
-from costmodel.hardware import HardwareProfile
-from costmodel.roofline import BOUNDS
-from costmodel.search import GAMMAS
-from costmodel.units import format_tokens
-from reports.style import BOUND_COLOURS, LINE_COLOURS, Drawing, log2_axis, new_figure
+from magicdec.costmodel.base.units import format_tokens
+from magicdec.costmodel.hardware.profile import HardwareProfile
+from magicdec.costmodel.passes.forward import forward_cost
+from magicdec.costmodel.passes.roofline import BOUNDS
+from magicdec.costmodel.planning.search import GAMMAS
+from magicdec.costmodel.speculation.acceptance import AcceptanceCurve
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.costmodel.speculation.evaluate import Evaluation, evaluate_grid
+
+from .style import BOUND_COLOURS, LINE_COLOURS, Drawing, log2_axis, new_figure
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Map:
     """What the planning figures are drawn for.
 
     Attributes:
-        setup: Model and machine.
+        deployment: Model and machine.
         draft: What drafts.
         batch_sizes, context_lens: The axes, rising. [sequences, tokens]
         kv_budget: Entries the draft reads; inf for all. [tokens]
@@ -33,7 +34,7 @@ class Map:
         ridges: Machines whose ridge point is drawn.
     """
 
-    setup: Setup
+    deployment: Deployment
     draft: Draft
     batch_sizes: NDArray[np.int64]
     context_lens: NDArray[np.int64]
@@ -44,7 +45,7 @@ class Map:
     @property
     def heading(self) -> str:
         """Model and machine in words."""
-        s = self.setup
+        s = self.deployment
         return f"{s.target.name} on {s.num_gpus} x {s.hardware.name}"
 
     @property
@@ -56,7 +57,7 @@ class Map:
     def evaluate(self, batch_size: ArrayLike, context_len: ArrayLike, gamma: ArrayLike) -> Evaluation:
         """The grid, priced."""
         return evaluate_grid(
-            self.setup,
+            self.deployment,
             self.draft,
             batch_size=batch_size,
             context_len=context_len,
@@ -156,7 +157,7 @@ def speedup_by_batch(drawn: Map) -> Drawing:
 def arithmetic_intensity(drawn: Map) -> Drawing:
     """Arithmetic intensity of a decoding step against context, a line a batch size, with the ridge points of several GPUs."""
     figure, (ax,) = new_figure()
-    model = drawn.setup.target
+    model = drawn.deployment.target
     contexts = np.geomspace(max(drawn.context_lens[0], 128), drawn.context_lens[-1], 60)
     for colour, batch in zip(cycle(LINE_COLOURS), drawn.batch_sizes, strict=False):
         cost = forward_cost(model, batch_size=batch, query_len=1, context_len=contexts)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from costmodel.errors import bad
-from costmodel.plan import Plan, load_plan
-from reports.style import Drawing, new_figure
+from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.plans.plan import Plan, load_plan
+
+from .style import Drawing, new_figure
 
 QUANTITIES = {
     "target step": ("predicted_target_step_s", "measured_target_step_s"),

@@ -25,6 +25,7 @@ from magicdec.cli import main
 ROOT = Path(__file__).parents[1]
 RECORDED = Path(__file__).parent / "golden"
 H100 = "--model llama-3.1-8b --hardware h100-sxm --num-gpus 8"
+QWEN = "predict --model qwen3-8b --batch-size 8 --context-len 16k"
 TRACE = "prompt_len,output_len\n500,100\n16000,200\n64000,50\n32000,400\n"
 # Prose, versions and file digests: they may change without a prediction changing.
 PROSE = {"notes", "description", "sources", "data", "provenance", "engine_version", "sha256", "schema_version"}
@@ -42,8 +43,8 @@ COMMANDS = {
     "predict_none": "predict --model qwen3-8b --hardware l40s --batch-size 4 --context-len 8k --draft none --json",
     "predict_rates_by_position": f"predict {H100} --batch-size 8 --context-len 8k --gamma 3 --acceptance-rate 0.9,0.8,0.7 --json",
     "predict_mean_length": f"predict {H100} --batch-size 8 --context-len 8k --gamma 3 --mean-acceptance-length 2.5 --json",
-    "predict_unknown_acceptance": "predict --model qwen3-8b --hardware b200-sxm --batch-size 8 --context-len 16k --draft ngram --json",
-    "predict_eagle3": "predict --model qwen3-8b --hardware h200-sxm --batch-size 8 --context-len 16k --draft eagle3 --acceptance-rate 0.7 --json",
+    "predict_unknown_acceptance": f"{QWEN} --hardware b200-sxm --draft ngram --json",
+    "predict_eagle3": f"{QWEN} --hardware h200-sxm --draft eagle3 --acceptance-rate 0.7 --json",
     "predict_moe": "predict --model qwen3-30b-a3b --hardware h100-sxm --num-gpus 2 --batch-size 16 --context-len 16k --json",
     "predict_latent_mtp": (
         "predict --model deepseek-v3 --hardware b200-sxm --num-gpus 8 --batch-size 32 --context-len 8k --draft mtp --gamma 1 --json"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from costmodel.errors import bad
-from costmodel.export import llama_cpp, serving, sglang, tensorrt_llm, transformers, vllm, vllm_vegas
-from costmodel.export.document import Export, Options
-from costmodel.plan import Plan
+from ..base.errors import bad
+from ..plans.plan import Plan
+from . import llama_cpp, serving, sglang, tensorrt_llm, transformers, vllm, vllm_vegas
+from .document import Export, Options
 
 
 @dataclass(frozen=True)

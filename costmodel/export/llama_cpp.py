@@ -6,10 +6,10 @@ Source:
 
 from __future__ import annotations
 
-from costmodel.export import serving
-from costmodel.export.document import Export, Options
-from costmodel.plan import Plan
-from costmodel.strategy import Strategy
+from ..plans.plan import Plan
+from ..plans.strategy import Strategy
+from . import serving
+from .document import Export, Options
 
 TYPES = {"model": "draft-simple", "self": "draft-simple", "eagle3": "draft-eagle3", "mtp": "draft-mtp", "ngram": "ngram-simple"}
 KV_TYPES = {None: None, "int8": "q8_0", "int4": "q4_0"}

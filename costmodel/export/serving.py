@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from costmodel.acceptance import implied_acceptance_rate, mean_acceptance_length
-from costmodel.export.document import Options
-from costmodel.plan import Plan
-from costmodel.strategy import NO_SPECULATION, Strategy
+from ..plans.plan import Plan
+from ..plans.strategy import NO_SPECULATION, Strategy
+from ..speculation.acceptance import implied_acceptance_rate, mean_acceptance_length
+from .document import Options
 
 Runs = Callable[[Strategy], bool]
 

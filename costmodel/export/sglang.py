@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 
-from costmodel.export import serving
-from costmodel.export.document import Export, Options
-from costmodel.plan import Plan
-from costmodel.strategy import NO_SPECULATION, Strategy
+from ..plans.plan import Plan
+from ..plans.strategy import NO_SPECULATION, Strategy
+from . import serving
+from .document import Export, Options
 
 # MTP layers run as EAGLE, of which NEXTN is another name.
 ALGORITHMS = {"model": "STANDALONE", "self": "STANDALONE", "ngram": "NGRAM", "eagle3": "EAGLE3", "mtp": "EAGLE"}

@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 
-from costmodel.errors import bad
-from costmodel.export import serving
-from costmodel.export.document import Export, Options
-from costmodel.plan import Plan
-from costmodel.strategy import NO_SPECULATION, Strategy
+from ..base.errors import bad
+from ..plans.plan import Plan
+from ..plans.strategy import NO_SPECULATION, Strategy
+from . import serving
+from .document import Export, Options
 
 CONFIG_FILE = "trtllm.yaml"
 DEFAULT_VERSION = "1.3"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from costmodel.export import serving
-from costmodel.export.document import Export, Options
-from costmodel.plan import Plan
-from costmodel.strategy import NO_SPECULATION, Strategy
+from ..plans.plan import Plan
+from ..plans.strategy import NO_SPECULATION, Strategy
+from . import serving
+from .document import Export, Options
 
 SCRIPT = "generate.py"
 # generate() drafts for one sequence at a time only (transformers issues 29769 and 32165).

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from costmodel.export import serving
-from costmodel.export.document import Export, Options
-from costmodel.plan import Plan
-from costmodel.strategy import Strategy
+from ..plans.plan import Plan
+from ..plans.strategy import Strategy
+from . import serving
+from .document import Export, Options
 
 METHODS = {"model": "draft_model", "self": "draft_model", "ngram": "ngram", "eagle3": "eagle3", "mtp": "mtp"}
 KV_CACHE_DTYPES = {None: None, "fp8": "fp8"}

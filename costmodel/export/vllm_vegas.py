@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from costmodel.export import serving
-from costmodel.export.document import Export, Options
-from costmodel.plan import Plan
-from costmodel.strategy import Strategy
+from ..plans.plan import Plan
+from ..plans.strategy import Strategy
+from . import serving
+from .document import Export, Options
 
 # StreamingLLM is the paper's; every other selection becomes the fork's own, which ranks entries by the scores of verification.
 ALGORITHMS = {"streaming_llm": "streamingllm", "snapkv": "vegas", "topk": "vegas", "quest": "vegas", "pq": "vegas"}

@@ -23,10 +23,11 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from costmodel.hf_config import parse_hf_config
-from costmodel.transformer import TransformerConfig
-from executor.reference_model import corpus, reference_model_dir
-from executor.transformer import Transformer
+from magicdec.costmodel.models.hf_config import parse_hf_config
+from magicdec.costmodel.models.transformer import TransformerConfig
+
+from ..model.transformer import Transformer
+from . import corpus, reference_model_dir
 
 END_OF_TEXT = "<|endoftext|>"
 SHAPE = {

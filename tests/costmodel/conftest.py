@@ -7,9 +7,9 @@ from dataclasses import replace
 import hypothesis
 import pytest
 
-from costmodel.hardware import Calibration, HardwareProfile, resolve_profile
-from costmodel.models import resolve_model
-from costmodel.transformer import TransformerConfig
+from magicdec.costmodel.hardware.profile import Calibration, HardwareProfile, resolve_profile
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.models.transformer import TransformerConfig
 
 hypothesis.settings.register_profile(
     "no-clock",

@@ -8,13 +8,13 @@ from typing import Any, get_type_hints
 import numpy as np
 from hypothesis import strategies as st
 
-from costmodel.architecture import Experts, LatentAttention
-from costmodel.attention import AttentionLaw
-from costmodel.collectives import AllreduceLaw
-from costmodel.fitting import bounds_of
-from costmodel.gemm import GemmLaw
-from costmodel.hardware import Calibration, EngineLaw, HardwareProfile, Peak
-from costmodel.transformer import BYTES_PER_ELEMENT, TransformerConfig
+from magicdec.costmodel.calibration.fitting import bounds_of
+from magicdec.costmodel.hardware.profile import Calibration, EngineLaw, HardwareProfile, Peak
+from magicdec.costmodel.kernels.attention import AttentionLaw
+from magicdec.costmodel.kernels.collectives import AllreduceLaw
+from magicdec.costmodel.kernels.gemm import GemmLaw
+from magicdec.costmodel.models.architecture import Experts, LatentAttention
+from magicdec.costmodel.models.transformer import BYTES_PER_ELEMENT, TransformerConfig
 
 MODEL_KINDS = ("dense", "sliding", "half sliding", "experts", "latent")
 

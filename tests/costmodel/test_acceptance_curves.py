@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.acceptance import (
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.speculation.acceptance import (
     AcceptanceCurve,
     Answer,
     curves_beside,
@@ -19,9 +21,7 @@ from costmodel.acceptance import (
     parse_curves,
     published_curves,
 )
-from costmodel.drafts import Draft
-from costmodel.errors import InputError
-from costmodel.models import resolve_model
+from magicdec.costmodel.speculation.drafts import Draft
 
 SELF = AcceptanceCurve(
     "A", "text", "self", "streaming_llm", None, ((512, 4000, 0.9), (512, 32_000, 0.8), (512, 64_000, 0.7)), "here"

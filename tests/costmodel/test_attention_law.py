@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from random_inputs import laws
 
-from costmodel.attention import TILE, AttentionLaw, attention_s
+from magicdec.costmodel.kernels.attention import TILE, AttentionLaw, attention_s
 
 # 100 SMs of 1e10 bytes/s each, one CTA an SM: ten times what half the memory's bandwidth gives
 ROUND = AttentionLaw(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from costmodel.calibrate import (
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.calibration.engine_fit import (
     PUBLISHED_ENGINES,
     Observation,
     Pass,
@@ -22,12 +23,11 @@ from costmodel.calibrate import (
     round_overhead_of,
     with_values,
 )
-from costmodel.errors import InputError
-from costmodel.forward import forward_cost
-from costmodel.hardware import Calibration, HardwareProfile, resolve_profile
-from costmodel.models import resolve_model
-from costmodel.roofline import step_time
-from costmodel.transformer import TransformerConfig
+from magicdec.costmodel.hardware.profile import Calibration, HardwareProfile, resolve_profile
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.passes.forward import forward_cost
+from magicdec.costmodel.passes.roofline import step_time
 
 TRUTH = {
     "gemm.memory_efficiency": 0.71,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_inputs import laws
 
-from costmodel.collectives import AllreduceLaw, allreduce_s
+from magicdec.costmodel.kernels.collectives import AllreduceLaw, allreduce_s
 
 ROUND = AllreduceLaw(
     latency_s=1e-5,

@@ -11,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_inputs import gpus_for, models
 
-from costmodel.deployment import Setup
-from costmodel.drafts import (
+from magicdec.costmodel.hardware.profile import HardwareProfile
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.plans.strategy import DRAFT_KINDS, KV_POLICIES, Strategy
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import (
     EAGLE3_VOCABULARY,
     NO_DRAFT,
     Draft,
@@ -24,10 +28,6 @@ from costmodel.drafts import (
     selection_work,
     selects_at_every_step,
 )
-from costmodel.hardware import HardwareProfile
-from costmodel.models import resolve_model
-from costmodel.strategy import DRAFT_KINDS, KV_POLICIES, Strategy
-from costmodel.transformer import TransformerConfig
 
 EVERY_STEP = ("topk", "quest", "pq")
 
@@ -147,16 +147,16 @@ def test_quest_looks_at_the_bounds_of_pages_of_sixteen_and_pq_at_sixteen_bytes(l
 
 
 def test_a_cheaper_index_is_cheaper_to_choose_from(llama: TransformerConfig, a100: HardwareProfile) -> None:
-    setup = Setup(llama, a100, 8, 8)
+    deployment = Deployment(llama, a100, 8, 8)
     batch, context = np.array(64.0), np.array([8000.0, 64_000.0])
-    costs = {policy: setup.select_s(Draft("self", policy), batch, context, llama, 8) for policy in KV_POLICIES}
+    costs = {policy: deployment.select_s(Draft("self", policy), batch, context, llama, 8) for policy in KV_POLICIES}
     assert not costs["streaming_llm"].any()
     assert not costs["snapkv"].any()
     assert not costs["full"].any()
     assert (costs["pq"] > 0).all()
     assert (costs["pq"] < costs["quest"]).all(), "16 bytes of codes, against two keys of 256 bytes for 16 tokens"
     assert (costs["quest"] < costs["topk"]).all()
-    assert (costs["topk"][1] < setup.pass_time(64, 1, 64_000).kv_s).all(), "keys alone are half of what a pass reads"
+    assert (costs["topk"][1] < deployment.pass_time(64, 1, 64_000).kv_s).all(), "keys alone are half of what a pass reads"
 
 
 @given(models(), st.sampled_from(EVERY_STEP), st.integers(1, 512), st.integers(1, 200_000))

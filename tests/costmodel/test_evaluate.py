@@ -8,23 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel.acceptance import published_curves
-from costmodel.calibrate import with_values
-from costmodel.deployment import Setup
-from costmodel.drafts import Draft
-from costmodel.errors import InputError
-from costmodel.evaluate import (
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.calibration.engine_fit import with_values
+from magicdec.costmodel.hardware.profile import HardwareProfile, resolve_profile
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.passes.forward import forward_cost
+from magicdec.costmodel.passes.roofline import VERIFY_KERNELS, step_time
+from magicdec.costmodel.speculation.acceptance import published_curves
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.costmodel.speculation.evaluate import (
     KERNELS_ONLY_ERROR,
     OTHER_MODEL_ERROR,
     UNCALIBRATED_ERROR,
     Evaluation,
     evaluate_grid,
 )
-from costmodel.forward import forward_cost
-from costmodel.hardware import HardwareProfile, resolve_profile
-from costmodel.models import resolve_model
-from costmodel.roofline import VERIFY_KERNELS, step_time
-from costmodel.transformer import TransformerConfig
 
 STREAMING = Draft("self", "streaming_llm")
 CURVES = published_curves()
@@ -37,13 +37,13 @@ DRAFTS = {
 
 
 @pytest.fixture(scope="module")
-def setup(llama: TransformerConfig, a100: HardwareProfile) -> Setup:
-    return Setup(llama, a100, 8, 8)
+def deployment(llama: TransformerConfig, a100: HardwareProfile) -> Deployment:
+    return Deployment(llama, a100, 8, 8)
 
 
-def evaluated(setup: Setup, draft: Draft = STREAMING, **changes: Any) -> Evaluation:
+def evaluated(deployment: Deployment, draft: Draft = STREAMING, **changes: Any) -> Evaluation:
     question: dict[str, Any] = {"batch_size": 64, "context_len": 32_000, "gamma": 3, "kv_budget": 512, "curves": CURVES}
-    return evaluate_grid(setup, draft, **{**question, **changes})
+    return evaluate_grid(deployment, draft, **{**question, **changes})
 
 
 def step_numbers(e: Evaluation) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def acceptance_numbers(e: Evaluation) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("draft", DRAFTS.values(), ids=DRAFTS)
-def test_the_grid_equals_the_scalar_path(draft: Draft, setup: Setup) -> None:
+def test_the_grid_equals_the_scalar_path(draft: Draft, deployment: Deployment) -> None:
     random = np.random.default_rng(2408)
     batches = random.integers(1, 300, 4)[:, None, None, None]
     contexts = random.integers(1, 400_000, 5)[:, None, None]
@@ -73,11 +73,11 @@ def test_the_grid_equals_the_scalar_path(draft: Draft, setup: Setup) -> None:
     budgets = np.array([*random.integers(16, 8192, 2), np.inf])
     if draft.kind == "none":
         gammas = np.zeros((1, 1))
-    grid = evaluated(setup, draft, batch_size=batches, context_len=contexts, gamma=gammas, kv_budget=budgets)
+    grid = evaluated(deployment, draft, batch_size=batches, context_len=contexts, gamma=gammas, kv_budget=budgets)
     shape = (4, 5, gammas.size, 3)
     for index in np.ndindex(shape):
         values = [np.broadcast_to(x, shape)[index] for x in (batches, contexts, gammas, budgets)]
-        point = evaluated(setup, draft, **dict(zip(("batch_size", "context_len", "gamma", "kv_budget"), values, strict=True)))
+        point = evaluated(deployment, draft, **dict(zip(("batch_size", "context_len", "gamma", "kv_budget"), values, strict=True)))
         total = float(point.target.total_s + point.draft.total_s + point.verify.total_s)
         for name, value in step_numbers(grid).items():  # to the last bits of the sum: test_invariants.py has the very last
             expected = step_numbers(point)[name]
@@ -87,57 +87,58 @@ def test_the_grid_equals_the_scalar_path(draft: Draft, setup: Setup) -> None:
             np.testing.assert_allclose(np.broadcast_to(value, shape)[index], expected, rtol=1e-14, err_msg=name)
 
 
-def test_a_gamma_of_zero_is_answered_alike_alone_and_in_a_grid(setup: Setup) -> None:
-    alone, grid = evaluated(setup, gamma=0), evaluated(setup, gamma=[0, 3])
+def test_a_gamma_of_zero_is_answered_alike_alone_and_in_a_grid(deployment: Deployment) -> None:
+    alone, grid = evaluated(deployment, gamma=0), evaluated(deployment, gamma=[0, 3])
     for numbers in (step_numbers, acceptance_numbers):
         for name, value in numbers(grid).items():
             np.testing.assert_allclose(np.broadcast_to(value, 2)[0], numbers(alone)[name], rtol=1e-13, atol=1e-15, err_msg=name)
 
 
-def test_a_scalar_question_has_scalar_answers(setup: Setup) -> None:
-    e = evaluated(setup)
+def test_a_scalar_question_has_scalar_answers(deployment: Deployment) -> None:
+    e = evaluated(deployment)
     numbers = {**step_numbers(e), **acceptance_numbers(e)}
     assert {name for name, value in numbers.items() if np.shape(value) != ()} == set()
     assert str(e.target.bound) == "kv"
 
 
-def test_every_argument_broadcasts_against_every_other(setup: Setup) -> None:
-    e = evaluated(setup, batch_size=[1, 8], gamma=[[1], [2], [3]], acceptance_rate=np.full((4, 1, 1), 0.8))
+def test_every_argument_broadcasts_against_every_other(deployment: Deployment) -> None:
+    e = evaluated(deployment, batch_size=[1, 8], gamma=[[1], [2], [3]], acceptance_rate=np.full((4, 1, 1), 0.8))
     assert e.round.speedup.shape == (4, 3, 2)
 
 
 @settings(max_examples=30)
 @given(st.integers(1, 512), st.integers(1, 200_000), st.floats(0, 1), st.sampled_from(sorted(DRAFTS)))
 def test_gamma_zero_is_plain_decoding(batch: int, context: int, rate: float, kind: str) -> None:
-    setup = Setup(resolve_model("Llama-3.1-8B"), resolve_profile("a100"), 8, 8)
-    e = evaluated(setup, DRAFTS[kind], batch_size=batch, context_len=context, gamma=0, acceptance_rate=rate)
+    deployment = Deployment(resolve_model("Llama-3.1-8B"), resolve_profile("a100"), 8, 8)
+    e = evaluated(deployment, DRAFTS[kind], batch_size=batch, context_len=context, gamma=0, acceptance_rate=rate)
     assert e.round.speedup == e.speedup_low == e.speedup_high == 1
     assert e.round.speculative_tpot_s == e.round.target_step_s
 
 
-def test_gamma_zero_is_plain_decoding_whatever_length_was_given(setup: Setup) -> None:
-    e = evaluated(setup, gamma=[0, 3], acceptance_length=2.5)
+def test_gamma_zero_is_plain_decoding_whatever_length_was_given(deployment: Deployment) -> None:
+    e = evaluated(deployment, gamma=[0, 3], acceptance_length=2.5)
     assert e.round.speedup[0] == 1
-    assert e.round.speedup[1] == evaluated(setup, acceptance_length=2.5).round.speedup
+    assert e.round.speedup[1] == evaluated(deployment, acceptance_length=2.5).round.speedup
 
 
 @pytest.mark.parametrize("kernel", VERIFY_KERNELS)
-def test_verifying_nothing_costs_the_same_as_decoding(setup: Setup, kernel: Any) -> None:
-    e = evaluated(replace(setup, verify_kernel=kernel), batch_size=[1, 64], gamma=0)
+def test_verifying_nothing_costs_the_same_as_decoding(deployment: Deployment, kernel: Any) -> None:
+    e = evaluated(replace(deployment, verify_kernel=kernel), batch_size=[1, 64], gamma=0)
     assert e.verify.total_s.tolist() == e.target.total_s.tolist()
 
 
 @pytest.mark.parametrize("kernel", VERIFY_KERNELS)
-def test_the_kernel_of_verification_does_not_touch_plain_decoding(setup: Setup, kernel: Any) -> None:
-    plain, other = (evaluated(replace(setup, verify_kernel=k), batch_size=[1, 4, 64]) for k in ("shared_kv_splitkv", kernel))
+def test_the_kernel_of_verification_does_not_touch_plain_decoding(deployment: Deployment, kernel: Any) -> None:
+    plain, other = (evaluated(replace(deployment, verify_kernel=k), batch_size=[1, 4, 64]) for k in ("shared_kv_splitkv", kernel))
     assert other.target.total_s.tolist() == plain.target.total_s.tolist()
     assert other.draft.total_s.tolist() == plain.draft.total_s.tolist()
 
 
-def test_a_worse_kernel_makes_verification_dearer(setup: Setup) -> None:
+def test_a_worse_kernel_makes_verification_dearer(deployment: Deployment) -> None:
     """At small batch, where nothing fills the processors but splits; and at large, where reading again counts."""
     costs = {
-        kernel: evaluated(replace(setup, verify_kernel=kernel), batch_size=[1, 64]).round.verify_cost for kernel in VERIFY_KERNELS
+        kernel: evaluated(replace(deployment, verify_kernel=kernel), batch_size=[1, 64]).round.verify_cost
+        for kernel in VERIFY_KERNELS
     }
     best = costs["shared_kv_splitkv"]
     assert best[0] < 1.1
@@ -146,31 +147,31 @@ def test_a_worse_kernel_makes_verification_dearer(setup: Setup) -> None:
     assert all((cost >= best).all() for cost in costs.values())
 
 
-def test_a_self_draft_that_reads_everything_costs_a_target_step_and_is_always_accepted(setup: Setup) -> None:
-    e = evaluated(setup, kv_budget=[32_000, 50_000, np.inf])
+def test_a_self_draft_that_reads_everything_costs_a_target_step_and_is_always_accepted(deployment: Deployment) -> None:
+    e = evaluated(deployment, kv_budget=[32_000, 50_000, np.inf])
     assert (e.draft.total_s == e.target.total_s).all()
     assert e.acceptance_rate.tolist() == [1, 1, 1]
     assert e.round.mean_acceptance_length.tolist() == [4, 4, 4]
 
 
-def test_a_smaller_budget_drafts_faster_and_is_accepted_less(setup: Setup) -> None:
-    e = evaluated(setup, kv_budget=[64, 512, 4096, 16_000])
+def test_a_smaller_budget_drafts_faster_and_is_accepted_less(deployment: Deployment) -> None:
+    e = evaluated(deployment, kv_budget=[64, 512, 4096, 16_000])
     assert (np.diff(e.round.draft_step_s) > 0).all()
     assert (np.diff(e.acceptance_rate) > 0).all()
 
 
-def test_a_small_draft_is_priced_on_as_many_gpus_as_it_has_kv_heads(setup: Setup, small_llama: TransformerConfig) -> None:
+def test_a_small_draft_is_priced_on_as_many_gpus_as_it_has_kv_heads(deployment: Deployment, small_llama: TransformerConfig) -> None:
     draft = replace(small_llama, num_heads=16, num_kv_heads=2)
-    e = evaluated(setup, Draft("model", "streaming_llm", draft), acceptance_rate=0.7)
-    sharded = setup.hardware.calibration.engine.head_sharded
+    e = evaluated(deployment, Draft("model", "streaming_llm", draft), acceptance_rate=0.7)
+    sharded = deployment.hardware.calibration.engine.head_sharded
     cost = forward_cost(
         draft, batch_size=64, query_len=1, context_len=32_000, kv_budget=512, tensor_parallel=2, head_sharded=sharded
     )
-    assert e.draft.total_s == step_time(cost, setup.hardware, "bfloat16", tensor_parallel=2).total_s
+    assert e.draft.total_s == step_time(cost, deployment.hardware, "bfloat16", tensor_parallel=2).total_s
 
 
-def test_choosing_entries_is_paid_at_every_draft_step(setup: Setup) -> None:
-    plain, chosen = (evaluated(setup, Draft("self", policy), acceptance_rate=0.8) for policy in ("streaming_llm", "topk"))
+def test_choosing_entries_is_paid_at_every_draft_step(deployment: Deployment) -> None:
+    plain, chosen = (evaluated(deployment, Draft("self", policy), acceptance_rate=0.8) for policy in ("streaming_llm", "topk"))
     select_s = chosen.round.select_step_s
     assert plain.round.select_step_s == 0 < select_s
     assert chosen.draft.total_s == plain.draft.total_s
@@ -183,99 +184,104 @@ def test_an_engine_that_rereads_and_waits_pays_once_a_round(llama: TransformerCo
     shape = {"batch_size": 4, "gamma": 3, "kv_budget": 512}
     for rate in (0.0, 0.6, 1.0):
         plain, again, late = (
-            evaluated(Setup(llama, hardware, 8, 8), **shape, acceptance_rate=rate) for hardware in (h200, rereads, waits)
+            evaluated(Deployment(llama, hardware, 8, 8), **shape, acceptance_rate=rate) for hardware in (h200, rereads, waits)
         )
-        two_s = Setup(llama, h200, 8, 8).pass_time(4, 2, 32_000, kv_budget=512).total_s
+        two_s = Deployment(llama, h200, 8, 8).pass_time(4, 2, 32_000, kv_budget=512).total_s
         all_accepted = 1 - (1 - rate**3) ** 4
         first_s = float(all_accepted * (two_s - plain.draft.total_s))
         assert again.round.first_draft_s == pytest.approx(first_s, rel=1e-9, abs=1e-18)
         assert again.round.round_s == pytest.approx(float(plain.round.round_s) + first_s, rel=1e-12)
         assert late.round.round_s == pytest.approx(float(plain.round.round_s + 0.1 * plain.verify.total_s), rel=1e-12)
-    assert evaluated(Setup(llama, waits, 8, 8), Draft("ngram"), acceptance_rate=0.5).round.first_draft_s == 0
+    assert evaluated(Deployment(llama, waits, 8, 8), Draft("ngram"), acceptance_rate=0.5).round.first_draft_s == 0
 
 
-def test_an_engine_that_rereads_is_priced_alike_by_rate_and_by_tokens(setup: Setup) -> None:
-    assert setup.hardware.calibration.engine.draft_rereads_last
-    rate, length = evaluated(setup, batch_size=1, acceptance_rate=0.5), evaluated(setup, batch_size=1, acceptance_length=1.875)
+def test_an_engine_that_rereads_is_priced_alike_by_rate_and_by_tokens(deployment: Deployment) -> None:
+    assert deployment.hardware.calibration.engine.draft_rereads_last
+    rate, length = (
+        evaluated(deployment, batch_size=1, acceptance_rate=0.5),
+        evaluated(deployment, batch_size=1, acceptance_length=1.875),
+    )
     assert rate.round.speedup == pytest.approx(float(length.round.speedup), rel=1e-9)
 
 
 def test_replicas_share_the_batch(llama: TransformerConfig, a100: HardwareProfile) -> None:
-    one = evaluated(Setup(llama, a100, 4, 4), batch_size=16)
-    two = evaluated(Setup(llama, a100, 8, 4), batch_size=32)
-    assert Setup(llama, a100, 8, 4).replicas == 2
+    one = evaluated(Deployment(llama, a100, 4, 4), batch_size=16)
+    two = evaluated(Deployment(llama, a100, 8, 4), batch_size=32)
+    assert Deployment(llama, a100, 8, 4).replicas == 2
     assert two.round.target_step_s == one.round.target_step_s
     assert two.memory == one.memory
 
 
 def test_the_fullest_replica_sets_the_pace(llama: TransformerConfig, a100: HardwareProfile) -> None:
-    two = Setup(llama, a100, 8, 4)
+    two = Deployment(llama, a100, 8, 4)
     odd, even = (evaluated(two, batch_size=batch) for batch in (31, 32))
     assert odd.round.target_step_s == even.round.target_step_s
     assert odd.memory == even.memory
     assert evaluated(two, batch_size=1).round.target_step_s == evaluated(two, batch_size=2).round.target_step_s
 
 
-def test_given_acceptance_is_used_and_names_no_curve(setup: Setup) -> None:
-    rate, length = evaluated(setup, acceptance_rate=0.5), evaluated(setup, acceptance_length=1.875)
+def test_given_acceptance_is_used_and_names_no_curve(deployment: Deployment) -> None:
+    rate, length = evaluated(deployment, acceptance_rate=0.5), evaluated(deployment, acceptance_length=1.875)
     assert rate.answer is length.answer is None
     assert rate.round.mean_acceptance_length == pytest.approx(1.875)
     assert rate.round.speedup == pytest.approx(length.round.speedup, rel=1e-3)
     assert np.isnan(length.acceptance_rate)
 
 
-def test_rates_by_position_are_used_in_their_order(setup: Setup) -> None:
-    e = evaluated(setup, gamma=[0, 1, 3, 5], acceptance_by_position=[0.9, 0.8, 0.5])
+def test_rates_by_position_are_used_in_their_order(deployment: Deployment) -> None:
+    e = evaluated(deployment, gamma=[0, 1, 3, 5], acceptance_by_position=[0.9, 0.8, 0.5])
     assert e.round.mean_acceptance_length == pytest.approx([1, 1.9, 1.9 + 0.72 + 0.36, 1.9 + 0.72 + 0.36 + 0.18 + 0.09])
     assert e.acceptance_rate[1] == pytest.approx(0.9)
     assert 0.5 < e.acceptance_rate[3] < 0.9
     assert e.speedup_low * (1 + e.error * (np.arange(4) > 0)) == pytest.approx(e.round.speedup, rel=1e-9)
-    alike = evaluated(setup, acceptance_by_position=[0.7] * 3), evaluated(setup, acceptance_rate=0.7)
+    alike = evaluated(deployment, acceptance_by_position=[0.7] * 3), evaluated(deployment, acceptance_rate=0.7)
     assert alike[0].round.speedup == pytest.approx(float(alike[1].round.speedup), rel=1e-9)
     with pytest.raises(InputError, match="--acceptance-rate"):
-        evaluated(setup, acceptance_by_position=[0.9, 1.2])
+        evaluated(deployment, acceptance_by_position=[0.9, 1.2])
 
 
-def test_rates_by_position_are_one_at_least(setup: Setup) -> None:
+def test_rates_by_position_are_one_at_least(deployment: Deployment) -> None:
     with pytest.raises(InputError, match="--acceptance-rate"):
-        evaluated(setup, acceptance_by_position=[])
+        evaluated(deployment, acceptance_by_position=[])
 
 
-def test_a_batch_of_mixed_lengths_costs_what_its_mean_length_does(setup: Setup) -> None:
-    mixed = evaluated(setup, context_len=[1000, 9000], context_weights=[0.25, 0.75], gamma=[[1], [3]], kv_budget=[64, 512])
-    alike = evaluated(setup, context_len=7000, gamma=[[1], [3]], kv_budget=[64, 512])
+def test_a_batch_of_mixed_lengths_costs_what_its_mean_length_does(deployment: Deployment) -> None:
+    mixed = evaluated(deployment, context_len=[1000, 9000], context_weights=[0.25, 0.75], gamma=[[1], [3]], kv_budget=[64, 512])
+    alike = evaluated(deployment, context_len=7000, gamma=[[1], [3]], kv_budget=[64, 512])
     for name in ("target_step_s", "verify_step_s", "draft_step_s"):
         assert getattr(mixed.round, name) == pytest.approx(getattr(alike.round, name), rel=1e-12), name
-    rates = [evaluated(setup, context_len=length, gamma=[[1], [3]], kv_budget=[64, 512]).acceptance_rate for length in (1000, 9000)]
+    rates = [
+        evaluated(deployment, context_len=length, gamma=[[1], [3]], kv_budget=[64, 512]).acceptance_rate for length in (1000, 9000)
+    ]
     assert mixed.acceptance_rate == pytest.approx(0.25 * rates[0] + 0.75 * rates[1])
     assert mixed.round.speedup.shape == (2, 2)
 
 
-def test_a_draft_reads_of_each_length_what_its_budget_allows(setup: Setup) -> None:
-    mixed = evaluated(setup, context_len=[100, 9000], context_weights=[0.5, 0.5], kv_budget=500)
-    assert mixed.draft.total_s == evaluated(setup, context_len=4550, kv_budget=300).draft.total_s
+def test_a_draft_reads_of_each_length_what_its_budget_allows(deployment: Deployment) -> None:
+    mixed = evaluated(deployment, context_len=[100, 9000], context_weights=[0.5, 0.5], kv_budget=500)
+    assert mixed.draft.total_s == evaluated(deployment, context_len=4550, kv_budget=300).draft.total_s
 
 
-def test_one_length_that_all_have_is_no_mixture(setup: Setup) -> None:
-    mixed, alone = evaluated(setup, context_len=[32_000], context_weights=[1.0]), evaluated(setup)
+def test_one_length_that_all_have_is_no_mixture(deployment: Deployment) -> None:
+    mixed, alone = evaluated(deployment, context_len=[32_000], context_weights=[1.0]), evaluated(deployment)
     for name, value in {**step_numbers(mixed), **acceptance_numbers(mixed)}.items():
         expected = {**step_numbers(alone), **acceptance_numbers(alone)}[name]
         np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-15, err_msg=name)
 
 
-def test_a_looked_up_acceptance_names_its_curve(setup: Setup, llama2: TransformerConfig) -> None:
-    e = evaluated(setup)
+def test_a_looked_up_acceptance_names_its_curve(deployment: Deployment, llama2: TransformerConfig) -> None:
+    e = evaluated(deployment)
     assert e.answer is not None
     assert e.answer.measured_here
     assert e.acceptance_rate == pytest.approx(0.81)
-    other = evaluated(Setup(replace(llama2, name="another"), setup.hardware, 8, 8))
+    other = evaluated(Deployment(replace(llama2, name="another"), deployment.hardware, 8, 8))
     assert other.answer is not None
     assert not other.answer.measured_here
 
 
 @pytest.mark.parametrize("draft", [DRAFTS["self"], DRAFTS["snapkv"], DRAFTS["model"]], ids=["self", "snapkv", "model"])
-def test_of_an_unknown_acceptance_all_is_known_but_what_depends_on_it(setup: Setup, draft: Draft) -> None:
-    unknown, known = (evaluated(setup, draft, gamma=[0, 3], **how) for how in ({"curves": ()}, {"acceptance_rate": 0.8}))
+def test_of_an_unknown_acceptance_all_is_known_but_what_depends_on_it(deployment: Deployment, draft: Draft) -> None:
+    unknown, known = (evaluated(deployment, draft, gamma=[0, 3], **how) for how in ({"curves": ()}, {"acceptance_rate": 0.8}))
     assert unknown.answer is None
     for name in ("acceptance_rate", "speedup_low", "speedup_high"):
         assert np.isnan(np.broadcast_to(getattr(unknown, name), 2)[1]), name
@@ -288,21 +294,21 @@ def test_of_an_unknown_acceptance_all_is_known_but_what_depends_on_it(setup: Set
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, np.nan])
-def test_an_acceptance_rate_is_a_probability(setup: Setup, rate: float) -> None:
+def test_an_acceptance_rate_is_a_probability(deployment: Deployment, rate: float) -> None:
     with pytest.raises(InputError, match="--acceptance-rate"):
-        evaluated(setup, acceptance_rate=rate)
+        evaluated(deployment, acceptance_rate=rate)
 
 
 @pytest.mark.parametrize("length", [0.5, 4.5])
-def test_a_round_yields_one_token_at_least_and_gamma_and_one_at_most(setup: Setup, length: float) -> None:
+def test_a_round_yields_one_token_at_least_and_gamma_and_one_at_most(deployment: Deployment, length: float) -> None:
     with pytest.raises(InputError, match="--mean-acceptance-length"):
-        evaluated(setup, gamma=3, acceptance_length=length)
+        evaluated(deployment, gamma=3, acceptance_length=length)
 
 
 @pytest.mark.parametrize(("gpus", "tensor_parallel"), [(8, 3), (8, 16), (8, 0), (0, 1), (1, 2), (-8, -8)])
 def test_gpus_must_divide_into_replicas(llama: TransformerConfig, a100: HardwareProfile, gpus: int, tensor_parallel: int) -> None:
     with pytest.raises(InputError) as caught:
-        Setup(llama, a100, gpus, tensor_parallel)
+        Deployment(llama, a100, gpus, tensor_parallel)
     (problem,) = caught.value.problems
     assert problem.where == "--tensor-parallel"
     assert problem.found == str(tensor_parallel)
@@ -310,63 +316,63 @@ def test_gpus_must_divide_into_replicas(llama: TransformerConfig, a100: Hardware
 
 def test_query_heads_must_divide_over_the_gpus(llama: TransformerConfig, a100: HardwareProfile) -> None:
     with pytest.raises(InputError, match=r"--tensor-parallel: expected a divisor of the 32 query heads of Llama-3\.1-8B, found 3"):
-        Setup(llama, a100, 3, 3)
+        Deployment(llama, a100, 3, 3)
 
 
 def test_kv_heads_must_divide_over_the_gpus_or_be_copied_whole(a100: HardwareProfile) -> None:
     model = resolve_model("Llama-3.2-3B")  # 24 query heads, 8 KV heads
     with pytest.raises(InputError, match="--tensor-parallel"):
-        Setup(model, a100, 3, 3)
+        Deployment(model, a100, 3, 3)
 
 
 @settings(max_examples=30)
 @given(st.integers(1, 256), st.integers(1000, 200_000), st.integers(1, 8))
 def test_at_the_minimum_acceptance_rate_speculation_breaks_even(batch: int, context: int, gamma: int) -> None:
-    setup = Setup(resolve_model("Llama-3.1-8B"), resolve_profile("h100"), 8, 8)
+    deployment = Deployment(resolve_model("Llama-3.1-8B"), resolve_profile("h100"), 8, 8)
     shape = {"batch_size": batch, "context_len": context, "gamma": gamma}
-    r = evaluated(setup, **shape).round
+    r = evaluated(deployment, **shape).round
     rate = float(r.minimum_acceptance_rate())
     if np.isnan(rate):
-        assert evaluated(setup, **shape, acceptance_rate=1.0).round.speedup < 1
+        assert evaluated(deployment, **shape, acceptance_rate=1.0).round.speedup < 1
     else:
         assert rate > 0
-        assert evaluated(setup, **shape, acceptance_rate=rate).round.speedup == pytest.approx(1, rel=1e-6)
+        assert evaluated(deployment, **shape, acceptance_rate=rate).round.speedup == pytest.approx(1, rel=1e-6)
 
 
 def test_the_interval_comes_from_the_fit_or_from_the_stated_uncertainty(
-    setup: Setup, h200: HardwareProfile, bare: HardwareProfile
+    deployment: Deployment, h200: HardwareProfile, bare: HardwareProfile
 ) -> None:
-    fit = setup.hardware.calibration.fit_of("engine")
+    fit = deployment.hardware.calibration.fit_of("engine")
     assert fit is not None
     errors = 2 * max(fit.mean_error, OTHER_MODEL_ERROR), KERNELS_ONLY_ERROR, UNCALIBRATED_ERROR
     assert errors[0] < errors[1] < errors[2]
-    for hardware, error in zip((setup.hardware, h200, bare), errors, strict=True):
-        e = evaluated(replace(setup, hardware=hardware), acceptance_rate=0.8)
+    for hardware, error in zip((deployment.hardware, h200, bare), errors, strict=True):
+        e = evaluated(replace(deployment, hardware=hardware), acceptance_rate=0.8)
         assert e.error == error
         assert e.speedup_low * (1 + e.error) == pytest.approx(e.round.speedup)
         assert e.speedup_high == pytest.approx(e.round.speedup * (1 + e.error))
 
 
-def test_an_assumed_acceptance_widens_the_interval(setup: Setup) -> None:
-    sure, borrowed = evaluated(setup), evaluated(replace(setup, target=replace(setup.target, name="another")))
+def test_an_assumed_acceptance_widens_the_interval(deployment: Deployment) -> None:
+    sure, borrowed = evaluated(deployment), evaluated(replace(deployment, target=replace(deployment.target, name="another")))
     assert (sure.acceptance_error, borrowed.acceptance_error) == (0.02, 0.1)
     assert borrowed.speedup_low < sure.speedup_low < sure.round.speedup < sure.speedup_high < borrowed.speedup_high
-    lower = evaluated(setup, acceptance_rate=float(borrowed.acceptance_rate) - 0.1)
+    lower = evaluated(deployment, acceptance_rate=float(borrowed.acceptance_rate) - 0.1)
     assert borrowed.speedup_low == pytest.approx(float(lower.speedup_low), rel=0.001)
 
 
-def test_a_gpu_holds_the_weights_that_its_passes_read(setup: Setup, h200: HardwareProfile) -> None:
-    for hardware in (setup.hardware, h200):
-        e = evaluated(replace(setup, hardware=hardware), batch_size=1, context_len=1)
+def test_a_gpu_holds_the_weights_that_its_passes_read(deployment: Deployment, h200: HardwareProfile) -> None:
+    for hardware in (deployment.hardware, h200):
+        e = evaluated(replace(deployment, hardware=hardware), batch_size=1, context_len=1)
         peak, calibration = hardware.peak, hardware.calibration
         read_bytes = e.target.weights_s * peak.memory_bandwidth_bytes_per_s * calibration.gemm.memory_efficiency
         assert e.memory.weights_bytes >= 0.98 * read_bytes
-    assert {hardware.calibration.engine.head_sharded for hardware in (setup.hardware, h200)} == {True, False}
+    assert {hardware.calibration.engine.head_sharded for hardware in (deployment.hardware, h200)} == {True, False}
 
 
 def test_a_mixture_of_experts_is_priced_by_the_experts_its_batch_meets(h200: HardwareProfile) -> None:
-    setup = Setup(resolve_model("Qwen3-235B-A22B"), h200, 8, 4)
-    e = evaluated(setup, Draft("ngram"), batch_size=[2, 16, 512], context_len=100, gamma=4, acceptance_rate=0.5)
+    deployment = Deployment(resolve_model("Qwen3-235B-A22B"), h200, 8, 4)
+    e = evaluated(deployment, Draft("ngram"), batch_size=[2, 16, 512], context_len=100, gamma=4, acceptance_rate=0.5)
     assert (np.diff(e.target.weights_s) > 0).all()
     assert e.round.verify_cost[0] > 1.4, "more draft tokens meet more experts"
     assert e.round.verify_cost[0] > e.round.verify_cost[2]
@@ -374,11 +380,11 @@ def test_a_mixture_of_experts_is_priced_by_the_experts_its_batch_meets(h200: Har
 
 @pytest.mark.parametrize(("name", "gpus"), [("DeepSeek-V3", 8), ("gpt-oss-20b", 1), ("Gemma-3-27B", 2), ("Mixtral-8x7B", 2)])
 def test_every_kind_of_model_is_evaluated_with_every_kind_of_draft(name: str, gpus: int, h200: HardwareProfile) -> None:
-    setup = Setup(resolve_model(name), h200, gpus, gpus)
+    deployment = Deployment(resolve_model(name), h200, gpus, gpus)
     drafts = [Draft("self", policy) for policy in ("streaming_llm", "snapkv", "topk", "quest", "pq")]  # type: ignore[arg-type]
     drafts += [Draft("self", kv_dtype="int4"), Draft("ngram"), Draft("eagle3")]
     for draft in drafts:
-        e = evaluated(setup, draft, batch_size=[1, 64], gamma=[[1], [4]], acceptance_rate=0.8)
+        e = evaluated(deployment, draft, batch_size=[1, 64], gamma=[[1], [4]], acceptance_rate=0.8)
         assert e.round.speedup.shape == (2, 2)
         assert np.isfinite(e.round.speedup).all()
         assert (e.round.round_s > e.verify.total_s).all()
@@ -390,12 +396,12 @@ def test_every_kind_of_model_is_evaluated_with_every_kind_of_draft(name: str, gp
     ("axis", "value"),
     [("batch_size", 0), ("batch_size", 1.5), ("context_len", -1), ("gamma", -1), ("gamma", 0.5), ("kv_budget", 0)],
 )
-def test_what_no_grid_can_hold_is_refused(setup: Setup, axis: str, value: float) -> None:
+def test_what_no_grid_can_hold_is_refused(deployment: Deployment, axis: str, value: float) -> None:
     for bad_value in (value, np.nan):
         with pytest.raises(InputError, match=axis):
-            evaluated(setup, **{axis: bad_value})
+            evaluated(deployment, **{axis: bad_value})
 
 
-def test_a_draft_speaks_the_tokens_of_its_target(setup: Setup, tinyllama: TransformerConfig) -> None:
+def test_a_draft_speaks_the_tokens_of_its_target(deployment: Deployment, tinyllama: TransformerConfig) -> None:
     with pytest.raises(InputError, match=r"--draft: expected a model with the vocabulary of Llama-3\.1-8B"):
-        evaluated(setup, Draft("model", "streaming_llm", tinyllama))
+        evaluated(deployment, Draft("model", "streaming_llm", tinyllama))

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from costmodel.attention import AttentionLaw
-from costmodel.collectives import AllreduceLaw
-from costmodel.fitting import bounds_of, errors_of, fit_values, rounded
-from costmodel.gemm import GemmLaw
-from costmodel.hardware import EngineLaw
+from magicdec.costmodel.calibration.fitting import bounds_of, errors_of, fit_values, rounded
+from magicdec.costmodel.hardware.profile import EngineLaw
+from magicdec.costmodel.kernels.attention import AttentionLaw
+from magicdec.costmodel.kernels.collectives import AllreduceLaw
+from magicdec.costmodel.kernels.gemm import GemmLaw
 
 SIZES = np.array([1.0, 10.0, 100.0, 1e3, 1e4])
 START = {"latency_s": 3e-6, "rate_per_s": 1e9}

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from costmodel.forward import Cost, forward_cost
-from costmodel.transformer import Operator, TransformerConfig
-from executor.attention import visible
-from executor.kv_cache import KvCache
-from executor.transformer import Transformer, attend_causal
+from magicdec.costmodel.models.transformer import Operator, TransformerConfig
+from magicdec.costmodel.passes.forward import Cost, forward_cost
+from magicdec.executor.kv.attention import visible
+from magicdec.executor.kv.cache import KvCache
+from magicdec.executor.model.transformer import Transformer, attend_causal
 
 MULTI_HEAD = TransformerConfig("multi-head", "llama", 2, 64, 4, 4, 16, 96, 100, 128, dtype="float32")
 MODELS = {

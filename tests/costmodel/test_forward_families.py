@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from random_inputs import gpus_for, models, pass_shapes
 from torch.utils.flop_counter import FlopCounterMode
 
-from costmodel.architecture import Experts, LatentAttention
-from costmodel.forward import Cost, experts_touched, forward_cost
-from costmodel.gemm import padded_rows
-from costmodel.models import resolve_model
-from costmodel.transformer import BYTES_PER_ELEMENT, TransformerConfig
-from executor.attention import visible
+from magicdec.costmodel.kernels.gemm import padded_rows
+from magicdec.costmodel.models.architecture import Experts, LatentAttention
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.models.transformer import BYTES_PER_ELEMENT, TransformerConfig
+from magicdec.costmodel.passes.forward import Cost, experts_touched, forward_cost
+from magicdec.executor.kv.attention import visible
 
 DENSE = TransformerConfig("dense", "llama", 4, 48, 6, 2, 16, 80, 101, 4096, dtype="bfloat16")
 MIXED = replace(DENSE, experts=Experts(8, 2, 20, d_ff_shared=40, num_dense_layers=1), expert_dtype="fp8")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_inputs import laws
 
-from costmodel.gemm import DEPTH_REFERENCE, GemmLaw, gemm_s, padded_rows, shared_time
+from magicdec.costmodel.kernels.gemm import DEPTH_REFERENCE, GemmLaw, gemm_s, padded_rows, shared_time
 
 ROUND = GemmLaw(launch_s=1e-5, depth_s=2e-6, compute_efficiency=0.5, memory_efficiency=0.25, sharpness=2.0)
 FLOP_PER_S, BYTES_PER_S = 1e14, 1e12

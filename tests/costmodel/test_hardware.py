@@ -10,12 +10,9 @@ import pytest
 from hypothesis import given, settings
 from random_inputs import machines
 
-from costmodel.attention import AttentionLaw
-from costmodel.collectives import AllreduceLaw
-from costmodel.errors import InputError
-from costmodel.fitting import bounds_of
-from costmodel.gemm import GemmLaw
-from costmodel.hardware import (
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.calibration.fitting import bounds_of
+from magicdec.costmodel.hardware.profile import (
     COMPUTED_IN,
     Calibration,
     EngineLaw,
@@ -28,6 +25,9 @@ from costmodel.hardware import (
     resolve_profile,
     with_calibration,
 )
+from magicdec.costmodel.kernels.attention import AttentionLaw
+from magicdec.costmodel.kernels.collectives import AllreduceLaw
+from magicdec.costmodel.kernels.gemm import GemmLaw
 
 SHIPPED = builtin_profiles()["h200-sxm"].read_text(encoding="utf-8")
 PLAIN = SHIPPED[: SHIPPED.index("\ncalibration:") + 1]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from costmodel.architecture import Experts, LatentAttention
-from costmodel.errors import InputError
-from costmodel.hf_config import load_config, parse_hf_config
-from costmodel.models import resolve_model
-from costmodel.transformer import FAMILIES
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.models.architecture import Experts, LatentAttention
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.models.hf_config import load_config, parse_hf_config
+from magicdec.costmodel.models.transformer import FAMILIES
 
 TINY: dict[str, Any] = {
     "model_type": "llama",

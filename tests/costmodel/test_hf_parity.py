@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from costmodel.drafts import kv_bytes_per_gpu
-from costmodel.forward import forward_cost
-from costmodel.hf_config import parse_hf_config
-from costmodel.models import builtin_configs, resolve_model
-from costmodel.transformer import TransformerConfig
-from executor.attention import visible
+from magicdec.costmodel.models.catalog import builtin_configs, resolve_model
+from magicdec.costmodel.models.hf_config import parse_hf_config
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.passes.forward import forward_cost
+from magicdec.costmodel.speculation.drafts import kv_bytes_per_gpu
+from magicdec.executor.kv.attention import visible
 
 transformers = pytest.importorskip("transformers")
 

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_inputs import gpus_for, machines, models, pass_shapes
 
-from costmodel.deployment import Setup
-from costmodel.drafts import Draft
-from costmodel.evaluate import Evaluation, evaluate_grid
-from costmodel.forward import Cost, forward_cost
-from costmodel.hardware import HardwareProfile, builtin_profiles, resolve_profile
-from costmodel.models import builtin_configs, resolve_model
-from costmodel.roofline import BOUNDS, VERIFY_KERNELS, StepTime, VerifyKernel, step_time
-from costmodel.transformer import BYTES_PER_ELEMENT, TransformerConfig
+from magicdec.costmodel.hardware.profile import HardwareProfile, builtin_profiles, resolve_profile
+from magicdec.costmodel.models.catalog import builtin_configs, resolve_model
+from magicdec.costmodel.models.transformer import BYTES_PER_ELEMENT, TransformerConfig
+from magicdec.costmodel.passes.forward import Cost, forward_cost
+from magicdec.costmodel.passes.roofline import BOUNDS, VERIFY_KERNELS, StepTime, VerifyKernel, step_time
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.costmodel.speculation.evaluate import Evaluation, evaluate_grid
 
 kernels = st.sampled_from(VERIFY_KERNELS)
 fewer = settings(max_examples=30)
@@ -134,27 +134,31 @@ DRAFTS = {
 
 
 @st.composite
-def setups(draw: st.DrawFn) -> Setup:
+def deployments(draw: st.DrawFn) -> Deployment:
     model = draw(models())
     whole = [gpus for gpus in gpus_for(model) if model.latent or model.num_kv_heads % gpus == 0 or gpus % model.num_kv_heads == 0]
     gpus = draw(st.sampled_from(whole))
-    return Setup(model, draw(machines()), gpus, gpus, draw(kernels))
+    return Deployment(model, draw(machines()), gpus, gpus, draw(kernels))
 
 
 @fewer
-@given(setups(), st.sampled_from(sorted(DRAFTS)), st.integers(1, 512), st.integers(1, 200_000), st.floats(0, 1))
-def test_gamma_zero_is_plain_decoding_on_any_machine(setup: Setup, draft: str, batch: int, context: int, rate: float) -> None:
-    e = evaluate_grid(setup, DRAFTS[draft], batch_size=batch, context_len=context, gamma=0, acceptance_rate=rate)
+@given(deployments(), st.sampled_from(sorted(DRAFTS)), st.integers(1, 512), st.integers(1, 200_000), st.floats(0, 1))
+def test_gamma_zero_is_plain_decoding_on_any_machine(
+    deployment: Deployment, draft: str, batch: int, context: int, rate: float
+) -> None:
+    e = evaluate_grid(deployment, DRAFTS[draft], batch_size=batch, context_len=context, gamma=0, acceptance_rate=rate)
     assert e.round.speedup == e.speedup_low == e.speedup_high == 1
     assert e.round.round_s == e.round.target_step_s == e.target.total_s
     assert e.verify.total_s == e.target.total_s
 
 
 @fewer
-@given(setups(), st.integers(1, 512), st.integers(1, 200_000), st.integers(0, 100_000))
-def test_a_self_draft_that_reads_everything_takes_the_targets_step(setup: Setup, batch: int, context: int, beyond: int) -> None:
+@given(deployments(), st.integers(1, 512), st.integers(1, 200_000), st.integers(0, 100_000))
+def test_a_self_draft_that_reads_everything_takes_the_targets_step(
+    deployment: Deployment, batch: int, context: int, beyond: int
+) -> None:
     shape = {"batch_size": batch, "context_len": context, "gamma": 3, "kv_budget": context + beyond, "acceptance_rate": 1.0}
-    e = evaluate_grid(setup, DRAFTS["streaming"], **shape)
+    e = evaluate_grid(deployment, DRAFTS["streaming"], **shape)
     assert e.draft.total_s == e.target.total_s
 
 
@@ -166,32 +170,32 @@ def numbers_of(e: Evaluation) -> dict[str, Any]:
     return {**found, "fits": e.fits_in_memory, "low": e.speedup_low, "high": e.speedup_high, "select": e.round.select_step_s}
 
 
-def grid_and_points(setup: Setup, draft: Draft) -> list[tuple[str, float, float]]:
+def grid_and_points(deployment: Deployment, draft: Draft) -> list[tuple[str, float, float]]:
     """Every number of a grid beside that of its point alone."""
     batches, contexts, gammas, budgets = [1, 7, 64], [3.5, 700, 32_000], [0, 1, 5], [64, np.inf]
     axes = np.array(batches)[:, None, None, None], np.array(contexts)[:, None, None], np.array(gammas)[:, None], np.array(budgets)
     names = ("batch_size", "context_len", "gamma", "kv_budget")
     shape = np.broadcast_shapes(*(axis.shape for axis in axes))
-    grid = numbers_of(evaluate_grid(setup, draft, **dict(zip(names, axes, strict=True)), acceptance_rate=0.7))
+    grid = numbers_of(evaluate_grid(deployment, draft, **dict(zip(names, axes, strict=True)), acceptance_rate=0.7))
     pairs = []
     for index in np.ndindex(shape):
         point = dict(zip(names, (np.broadcast_to(axis, shape)[index] for axis in axes), strict=True))
-        alone = numbers_of(evaluate_grid(setup, draft, **point, acceptance_rate=0.7))
+        alone = numbers_of(evaluate_grid(deployment, draft, **point, acceptance_rate=0.7))
         pairs += [(name, float(np.broadcast_to(grid[name], shape)[index]), float(alone[name])) for name in grid]
     return pairs
 
 
 @pytest.mark.parametrize("draft", DRAFTS)
 @settings(max_examples=3)
-@given(setup=setups())
-def test_the_grid_equals_the_scalar_path_on_any_machine(setup: Setup, draft: str) -> None:
-    for name, in_grid, alone in grid_and_points(setup, DRAFTS[draft]):
+@given(deployment=deployments())
+def test_the_grid_equals_the_scalar_path_on_any_machine(deployment: Deployment, draft: str) -> None:
+    for name, in_grid, alone in grid_and_points(deployment, DRAFTS[draft]):
         assert in_grid == pytest.approx(alone, rel=1e-11, abs=1e-18), name
 
 
 def test_the_grid_equals_the_scalar_path_to_the_last_bit() -> None:
-    setup = Setup(resolve_model("Mixtral-8x7B"), resolve_profile("h200-sxm"), 8, 8)
-    for name, in_grid, alone in grid_and_points(setup, DRAFTS["streaming"]):
+    deployment = Deployment(resolve_model("Mixtral-8x7B"), resolve_profile("h200-sxm"), 8, 8)
+    for name, in_grid, alone in grid_and_points(deployment, DRAFTS["streaming"]):
         assert in_grid == alone, name
 
 
@@ -208,8 +212,10 @@ ALIKE = ("Llama-3.1-8B", "Llama-2-7B-32K", "Qwen3-235B-A22B", "Qwen2-1.5B", "Yi-
 def step_times(profile: str, model_name: str, kernel: VerifyKernel) -> np.ndarray:
     """Of every batch, number of queries and context, on 1 GPU and on 8. [s]"""
     hardware, model = resolve_profile(profile), resolve_model(model_name)
-    setups = [Setup(model, hardware, gpus, gpus, kernel) for gpus in (1, 8) if model.num_heads % gpus == 0]
-    return np.stack([setup.pass_time(BATCHES[:, None, None], QUERIES[:, None], CONTEXTS).total_s for setup in setups])
+    deployments = [Deployment(model, hardware, gpus, gpus, kernel) for gpus in (1, 8) if model.num_heads % gpus == 0]
+    return np.stack(
+        [deployment.pass_time(BATCHES[:, None, None], QUERIES[:, None], CONTEXTS).total_s for deployment in deployments]
+    )
 
 
 @pytest.mark.parametrize("profile", builtin_profiles())
@@ -244,7 +250,7 @@ def test_on_shipped_profiles_no_decoding_step_beats_reading_its_bytes(profile: s
     hardware = resolve_profile(profile)
     for name in builtin_configs():
         model = resolve_model(name)
-        time_s = Setup(model, hardware).pass_time(BATCHES[:, None], 1, CONTEXTS).total_s
+        time_s = Deployment(model, hardware).pass_time(BATCHES[:, None], 1, CONTEXTS).total_s
         window = [(layers, np.minimum(CONTEXTS, window or np.inf)) for layers, window in model.reaches]
         kv = sum(layers * read for layers, read in window) * model.kv_width_per_gpu() * model.kv_bytes_per_element
         active = sum(m.params * m.used / m.experts * BYTES_PER_ELEMENT[m.dtype] for m in model.matrices())

@@ -10,12 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from costmodel.attention import AttentionLaw, attention_s
-from costmodel.collectives import AllreduceLaw
-from costmodel.errors import InputError
-from costmodel.gemm import GemmLaw, gemm_s
-from costmodel.hardware import EngineLaw, HardwareProfile, resolve_profile
-from costmodel.kernel_tables import (
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.calibration.kernel_tables import (
     SYSTEMS,
     CacheReuse,
     System,
@@ -32,6 +28,10 @@ from costmodel.kernel_tables import (
     read_attention,
     read_gemm,
 )
+from magicdec.costmodel.hardware.profile import EngineLaw, HardwareProfile, resolve_profile
+from magicdec.costmodel.kernels.attention import AttentionLaw, attention_s
+from magicdec.costmodel.kernels.collectives import AllreduceLaw
+from magicdec.costmodel.kernels.gemm import GemmLaw, gemm_s
 
 NOT_CACHED = CacheReuse(kv_share=0.2, weight_share=0.02)
 GEMM_TRUTH = GemmLaw(5e-6, 4e-6, 0.61, 0.72, 2.2, 64)

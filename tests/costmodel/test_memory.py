@@ -5,13 +5,13 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from costmodel.calibrate import published_rows
-from costmodel.drafts import NO_DRAFT, Draft
-from costmodel.hardware import HardwareProfile, resolve_profile
-from costmodel.memory import USABLE_FRACTION, memory_of
-from costmodel.models import resolve_model
-from costmodel.strategy import KV_POLICIES
-from costmodel.transformer import TransformerConfig
+from magicdec.costmodel.calibration.engine_fit import published_rows
+from magicdec.costmodel.hardware.profile import HardwareProfile, resolve_profile
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.plans.strategy import KV_POLICIES
+from magicdec.costmodel.speculation.drafts import NO_DRAFT, Draft
+from magicdec.costmodel.speculation.memory import USABLE_FRACTION, memory_of
 
 STREAMING = Draft("self", "streaming_llm")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from costmodel.errors import InputError
-from costmodel.models import builtin_configs, resolve_model
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.models.catalog import builtin_configs, resolve_model
 
 
 @pytest.mark.parametrize(

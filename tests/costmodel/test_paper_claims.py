@@ -8,13 +8,13 @@ from functools import cache
 import numpy as np
 import pytest
 
-from costmodel.acceptance import published_curves
-from costmodel.calibrate import published_rows
-from costmodel.deployment import Setup
-from costmodel.drafts import Draft
-from costmodel.evaluate import Evaluation, evaluate_grid
-from costmodel.hardware import resolve_profile
-from costmodel.models import resolve_model
+from magicdec.costmodel.calibration.engine_fit import published_rows
+from magicdec.costmodel.hardware.profile import resolve_profile
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.speculation.acceptance import published_curves
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.costmodel.speculation.evaluate import Evaluation, evaluate_grid
 
 GAMMAS = np.arange(1, 11)
 BATCHES = np.array([1, 2, 4, 8, 16, 32, 64, 128, 256])
@@ -22,10 +22,12 @@ BATCHES = np.array([1, 2, 4, 8, 16, 32, 64, 128, 256])
 
 def self_speculation(model: str, batch_size: object, context_len: object, gamma: object) -> Evaluation:
     """StreamingLLM self-speculation with 512 KV entries on 8 A100, as in most of the paper."""
-    setup = Setup(resolve_model(model), resolve_profile("a100-sxm-80gb"), 8, 8)
+    deployment = Deployment(resolve_model(model), resolve_profile("a100-sxm-80gb"), 8, 8)
     draft = Draft("self", "streaming_llm")
     curves = published_curves()
-    return evaluate_grid(setup, draft, batch_size=batch_size, context_len=context_len, gamma=gamma, kv_budget=512, curves=curves)  # type: ignore[arg-type]
+    return evaluate_grid(
+        deployment, draft, batch_size=batch_size, context_len=context_len, gamma=gamma, kv_budget=512, curves=curves
+    )  # type: ignore[arg-type]
 
 
 def best_speedups(model: str, context_len: int) -> np.ndarray:
@@ -91,8 +93,10 @@ def draft_of(row: Mapping[str, str]) -> Draft:
     return Draft(row["draft_kind"], row["kv_policy"], model)  # type: ignore[arg-type]
 
 
-def setup_of(row: Mapping[str, str]) -> Setup:
-    return Setup(resolve_model(row["target"]), resolve_profile(row["hardware"]), int(row["num_gpus"]), int(row["tensor_parallel"]))
+def deployment_of(row: Mapping[str, str]) -> Deployment:
+    return Deployment(
+        resolve_model(row["target"]), resolve_profile(row["hardware"]), int(row["num_gpus"]), int(row["tensor_parallel"])
+    )
 
 
 @cache
@@ -101,7 +105,7 @@ def timing_errors(hardware: str) -> dict[str, np.ndarray]:
     errors: dict[str, list[float]] = {"target": [], "verify": [], "draft": [], "speedup": []}
     for row in (row for row in published_rows("magicdec_timings") if row["hardware"] == hardware):
         r = evaluate_grid(
-            setup_of(row),
+            deployment_of(row),
             draft_of(row),
             batch_size=int(row["batch_size"]),
             context_len=int(row["context_len"]),
@@ -131,7 +135,7 @@ def optimal_gammas() -> tuple[np.ndarray, np.ndarray]:
     off, errors = [], []
     for row in published_rows("magicdec_optimal_gamma"):
         speedups = evaluate_grid(
-            setup_of(row),
+            deployment_of(row),
             draft_of(row),
             batch_size=int(row["batch_size"]),
             context_len=int(row["context_len"]),

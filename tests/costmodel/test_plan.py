@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from costmodel.errors import InputError
-from costmodel.models import resolve_model
-from costmodel.plan import (
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.plans.plan import (
     Plan,
     PlannedHardware,
     PlannedModel,
@@ -19,9 +20,8 @@ from costmodel.plan import (
     parse_plan,
     render_plan,
 )
-from costmodel.strategy import NO_SPECULATION, Strategy
-from costmodel.transformer import TransformerConfig
-from costmodel.workload import Workload
+from magicdec.costmodel.plans.strategy import NO_SPECULATION, Strategy
+from magicdec.costmodel.plans.workload import Workload
 
 
 def plan_for(model: TransformerConfig, strategy: Strategy, draft: TransformerConfig | None = None) -> Plan:

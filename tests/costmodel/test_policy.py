@@ -5,8 +5,8 @@ from __future__ import annotations
 import pydantic
 import pytest
 
-from costmodel.policy import PolicyTable
-from costmodel.strategy import NO_SPECULATION, Strategy
+from magicdec.costmodel.plans.policy import PolicyTable
+from magicdec.costmodel.plans.strategy import NO_SPECULATION, Strategy
 
 SPARSE = Strategy("self", "streaming_llm", 512, 4)
 TABLE = PolicyTable(

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.deployment import Setup
-from costmodel.hardware import HardwareProfile, resolve_profile
-from costmodel.models import resolve_model
-from costmodel.prefill import PREFILL_CHUNK, ttft_s
-from costmodel.transformer import TransformerConfig
+from magicdec.costmodel.hardware.profile import HardwareProfile, resolve_profile
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.passes.prefill import PREFILL_CHUNK, ttft_s
+from magicdec.costmodel.speculation.deployment import Deployment
 
 
 def linear(query_len: Any, context_len: Any) -> np.ndarray:
@@ -59,19 +59,19 @@ MODELS = ("Llama-3.1-8B", "Llama-2-7B-32K", "Mixtral-8x7B", "DeepSeek-V3", "gpt-
 @pytest.mark.parametrize("name", MODELS)
 def test_the_first_token_comes_after_all_chunks_whatever_the_model(hardware: str, name: str) -> None:
     """Costs are not quite linear where kernels overlap, nor where windows end within the first chunk."""
-    setup = Setup(resolve_model(name), resolve_profile(hardware), 8, 8)
+    deployment = Deployment(resolve_model(name), resolve_profile(hardware), 8, 8)
 
     def pass_s(query_len: int, context_len: int) -> float:
-        return float(setup.pass_time(1, query_len, context_len, logits_len=1).total_s)
+        return float(deployment.pass_time(1, query_len, context_len, logits_len=1).total_s)
 
     for prompt in (1, 100, PREFILL_CHUNK, PREFILL_CHUNK + 1):
-        assert float(setup.ttft_s(prompt)) == pytest.approx(chunk_by_chunk(pass_s, prompt, PREFILL_CHUNK), rel=1e-12)
+        assert float(deployment.ttft_s(prompt)) == pytest.approx(chunk_by_chunk(pass_s, prompt, PREFILL_CHUNK), rel=1e-12)
     for prompt in (20_000, 65_536, 100_000):
-        assert float(setup.ttft_s(prompt)) == pytest.approx(chunk_by_chunk(pass_s, prompt, PREFILL_CHUNK), rel=0.035)
+        assert float(deployment.ttft_s(prompt)) == pytest.approx(chunk_by_chunk(pass_s, prompt, PREFILL_CHUNK), rel=0.035)
 
 
 def test_replicas_read_their_share_of_the_prompts(llama: TransformerConfig, a100: HardwareProfile) -> None:
-    one, two = Setup(llama, a100, 4, 4), Setup(llama, a100, 8, 4)
+    one, two = Deployment(llama, a100, 4, 4), Deployment(llama, a100, 8, 4)
     assert two.ttft_s(10_000, 6) == one.ttft_s(10_000, 3)
     assert two.ttft_s(10_000, 5) == one.ttft_s(10_000, 3)
     assert one.ttft_s(10_000, 3) == 3 * one.ttft_s(10_000)
@@ -80,10 +80,10 @@ def test_replicas_read_their_share_of_the_prompts(llama: TransformerConfig, a100
 def test_reading_a_prompt_is_bound_by_arithmetic_and_longer_ones_take_longer(
     llama: TransformerConfig, h200: HardwareProfile
 ) -> None:
-    setup = Setup(llama, h200)
+    deployment = Deployment(llama, h200)
     prompts = np.array([1, 10, 100, 1000, 8192, 8193, 30_000, 100_000])
-    times = setup.ttft_s(prompts)
+    times = deployment.ttft_s(prompts)
     assert (np.diff(times) > 0).all()
     flop = 2 * llama.params * 30_000
     assert times[6] > flop / h200.flop_per_s("bfloat16")
-    assert str(setup.pass_time(1, 8192, 0, logits_len=1).bound) == "compute"
+    assert str(deployment.pass_time(1, 8192, 0, logits_len=1).bound) == "compute"

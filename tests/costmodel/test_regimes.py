@@ -11,13 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
-from costmodel.acceptance import find_curve, published_curves
-from costmodel.deployment import Setup
-from costmodel.drafts import Draft
-from costmodel.evaluate import evaluate_grid
-from costmodel.hardware import HardwareProfile, resolve_profile
-from costmodel.models import resolve_model
-from costmodel.regimes import (
+from magicdec.costmodel.hardware.profile import HardwareProfile, resolve_profile
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.passes.roofline import BOUNDS
+from magicdec.costmodel.planning.regimes import (
     LARGE_BATCH,
     LONGEST,
     SMALL_BATCH,
@@ -29,20 +27,22 @@ from costmodel.regimes import (
     first_root,
     minimum_acceptance,
 )
-from costmodel.roofline import BOUNDS
-from costmodel.transformer import TransformerConfig
+from magicdec.costmodel.speculation.acceptance import find_curve, published_curves
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.costmodel.speculation.evaluate import evaluate_grid
 
 STREAMING, CURVES, GAMMAS = Draft("self", "streaming_llm"), published_curves(), range(1, 11)
 SMALL = Draft("model", "streaming_llm", resolve_model("TinyLlama-1.1B"))
 
 
 @pytest.fixture(scope="module")
-def setup(llama: TransformerConfig, a100: HardwareProfile) -> Setup:
-    return Setup(llama, a100, 8, 8)
+def deployment(llama: TransformerConfig, a100: HardwareProfile) -> Deployment:
+    return Deployment(llama, a100, 8, 8)
 
 
-def eight(model: str, hardware: str) -> Setup:
-    return Setup(resolve_model(model), resolve_profile(hardware), 8, 8)
+def eight(model: str, hardware: str) -> Deployment:
+    return Deployment(resolve_model(model), resolve_profile(hardware), 8, 8)
 
 
 def critical(model: str, hardware: str = "a100-sxm-80gb", **changes: Any) -> float:
@@ -52,36 +52,38 @@ def critical(model: str, hardware: str = "a100-sxm-80gb", **changes: Any) -> flo
     return found
 
 
-def speedups(setup: Setup, batch_size: ArrayLike, context_len: ArrayLike, draft: Draft = STREAMING, **changes: Any) -> np.ndarray:
+def speedups(
+    deployment: Deployment, batch_size: ArrayLike, context_len: ArrayLike, draft: Draft = STREAMING, **changes: Any
+) -> np.ndarray:
     question: dict[str, Any] = {"gammas": GAMMAS, "kv_budget": 512, "curves": CURVES}
-    return best_speedup(setup, draft, batch_size=batch_size, context_len=context_len, **{**question, **changes})
+    return best_speedup(deployment, draft, batch_size=batch_size, context_len=context_len, **{**question, **changes})
 
 
 # The best gamma.
 
 
-def test_the_best_speedup_is_the_largest_over_gamma(setup: Setup) -> None:
+def test_the_best_speedup_is_the_largest_over_gamma(deployment: Deployment) -> None:
     at_each = [
         float(
             evaluate_grid(
-                setup, STREAMING, batch_size=64, context_len=32_000, gamma=gamma, kv_budget=512, curves=CURVES
+                deployment, STREAMING, batch_size=64, context_len=32_000, gamma=gamma, kv_budget=512, curves=CURVES
             ).round.speedup
         )
         for gamma in GAMMAS
     ]
-    assert speedups(setup, 64, 32_000) == pytest.approx(max(at_each), rel=1e-12)
-    assert speedups(setup, 64, 32_000, gammas=[2]) == pytest.approx(at_each[1], rel=1e-12)
+    assert speedups(deployment, 64, 32_000) == pytest.approx(max(at_each), rel=1e-12)
+    assert speedups(deployment, 64, 32_000, gammas=[2]) == pytest.approx(at_each[1], rel=1e-12)
 
 
-def test_batch_and_context_broadcast(setup: Setup) -> None:
-    assert speedups(setup, [[1], [8]], [1000, 2000, 4000]).shape == (2, 3)
-    assert speedups(setup, 8, [1000, 2000]).shape == (2,)
-    assert speedups(setup, 8, 1000).shape == ()
+def test_batch_and_context_broadcast(deployment: Deployment) -> None:
+    assert speedups(deployment, [[1], [8]], [1000, 2000, 4000]).shape == (2, 3)
+    assert speedups(deployment, 8, [1000, 2000]).shape == (2,)
+    assert speedups(deployment, 8, 1000).shape == ()
 
 
-def test_unknown_acceptance_has_no_speedup(setup: Setup) -> None:
-    assert np.isnan(speedups(setup, [1, 8], 1000, Draft("ngram"))).all()
-    assert not np.isnan(speedups(setup, [1, 8], 1000, Draft("ngram"), acceptance_rate=0.5)).any()
+def test_unknown_acceptance_has_no_speedup(deployment: Deployment) -> None:
+    assert np.isnan(speedups(deployment, [1, 8], 1000, Draft("ngram"))).all()
+    assert not np.isnan(speedups(deployment, [1, 8], 1000, Draft("ngram"), acceptance_rate=0.5)).any()
 
 
 # The critical context.
@@ -116,10 +118,10 @@ def test_below_the_critical_context_a_larger_batch_gains_less_and_above_more(mod
     assert above[1] > above[0]
 
 
-def test_far_above_the_critical_context_speedup_rises_with_every_doubling_of_the_batch(setup: Setup) -> None:
+def test_far_above_the_critical_context_speedup_rises_with_every_doubling_of_the_batch(deployment: Deployment) -> None:
     batches = 2 ** np.arange(0, 9)
-    assert (np.diff(speedups(setup, batches[2:], 32_000)) > 0).all()
-    short = speedups(setup, batches[4:], 1000)
+    assert (np.diff(speedups(deployment, batches[2:], 32_000)) > 0).all()
+    short = speedups(deployment, batches[4:], 1000)
     assert (np.diff(short) < 1e-3).all()
     assert short[-1] < short[0]
 
@@ -131,19 +133,19 @@ def test_other_batches_can_be_compared() -> None:
     assert above[1] > above[0]
 
 
-def test_a_given_acceptance_is_used(setup: Setup) -> None:
+def test_a_given_acceptance_is_used(deployment: Deployment) -> None:
     sure, poor = (critical("Llama-3.1-8B", curves=(), acceptance_rate=rate) for rate in (0.95, 0.6))
     assert sure < poor, "the more is accepted, the earlier a large batch gains"
 
 
 def test_a_draft_that_is_never_accepted_gains_from_no_batch_at_any_context() -> None:
     """Each round of it costs more than a plain step: a larger batch loses a smaller share, but it loses."""
-    setup = eight("Llama-3.1-8B", "a100-sxm-80gb")
-    assert (speedups(setup, [SMALL_BATCH, LARGE_BATCH], [[1000], [32_000]], acceptance_rate=0.0) < 1).all()
+    deployment = eight("Llama-3.1-8B", "a100-sxm-80gb")
+    assert (speedups(deployment, [SMALL_BATCH, LARGE_BATCH], [[1000], [32_000]], acceptance_rate=0.0) < 1).all()
 
 
-def test_without_a_known_acceptance_there_is_no_critical_context(setup: Setup) -> None:
-    assert critical_context_len(setup, STREAMING, gammas=GAMMAS, kv_budget=512) is None
+def test_without_a_known_acceptance_there_is_no_critical_context(deployment: Deployment) -> None:
+    assert critical_context_len(deployment, STREAMING, gammas=GAMMAS, kv_budget=512) is None
 
 
 def test_the_critical_context_is_never_one_that_the_draft_reads_whole() -> None:
@@ -193,30 +195,30 @@ def test_an_unknown_stretch_is_not_positive() -> None:
 
 
 def crossover(hardware: str, context_len: float, first: Draft = SMALL, second: Draft = STREAMING, **changes: Any) -> float | None:
-    setup = eight("Llama-2-7B-32K", hardware)
+    deployment = eight("Llama-2-7B-32K", hardware)
     return crossover_batch_size(
-        setup, first, second, context_len=context_len, gammas=GAMMAS, kv_budgets=(512, 512), curves=CURVES, **changes
+        deployment, first, second, context_len=context_len, gammas=GAMMAS, kv_budgets=(512, 512), curves=CURVES, **changes
     )
 
 
 @pytest.mark.parametrize("hardware", ["a100-sxm-80gb", "h100-sxm"])
 def test_a_small_draft_wins_at_small_batches_and_self_speculation_at_large_ones(hardware: str) -> None:
     """MagicDec (arXiv 2408.11049), Fig. 7: Llama-2-7B-32K with TinyLlama-1.1B."""
-    setup = eight("Llama-2-7B-32K", hardware)
+    deployment = eight("Llama-2-7B-32K", hardware)
     found = crossover(hardware, 32_000)
     assert found is not None
     assert 2 < found < 64
-    small = [speedups(setup, batch, 32_000, SMALL) for batch in (1, found - 1, found, 256)]
-    itself = [speedups(setup, batch, 32_000) for batch in (1, found - 1, found, 256)]
+    small = [speedups(deployment, batch, 32_000, SMALL) for batch in (1, found - 1, found, 256)]
+    itself = [speedups(deployment, batch, 32_000) for batch in (1, found - 1, found, 256)]
     assert [bool(s > t) for s, t in zip(itself, small, strict=True)] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("hardware", ["a100-sxm-80gb", "h100-sxm"])
 def test_at_short_contexts_the_small_draft_wins_whatever_the_batch(hardware: str) -> None:
     assert crossover(hardware, 1000) is None
-    setup = eight("Llama-2-7B-32K", hardware)
+    deployment = eight("Llama-2-7B-32K", hardware)
     for batch in (1, 16, 128):
-        assert speedups(setup, batch, 1000, SMALL) > speedups(setup, batch, 1000)
+        assert speedups(deployment, batch, 1000, SMALL) > speedups(deployment, batch, 1000)
 
 
 @pytest.mark.parametrize("hardware", ["a100-sxm-80gb", "h100-sxm"])
@@ -250,13 +252,13 @@ def test_a_draft_that_leads_from_the_start_overtakes_at_batch_one() -> None:
 # The acceptance that is needed.
 
 
-def needed(setup: Setup, speedup: float, budgets: ArrayLike = (64, 512, 4096), **changes: Any) -> np.ndarray:
+def needed(deployment: Deployment, speedup: float, budgets: ArrayLike = (64, 512, 4096), **changes: Any) -> np.ndarray:
     question: dict[str, Any] = {"batch_size": 128, "context_len": 32_000, "gammas": GAMMAS}
-    return minimum_acceptance(setup, STREAMING, kv_budgets=budgets, speedup=speedup, **{**question, **changes})
+    return minimum_acceptance(deployment, STREAMING, kv_budgets=budgets, speedup=speedup, **{**question, **changes})
 
 
-def test_more_speedup_needs_more_acceptance(setup: Setup) -> None:
-    rates = np.stack([needed(setup, speedup) for speedup in (1.0, 1.2, 1.5, 2.0)])
+def test_more_speedup_needs_more_acceptance(deployment: Deployment) -> None:
+    rates = np.stack([needed(deployment, speedup) for speedup in (1.0, 1.2, 1.5, 2.0)])
     assert not np.isnan(rates).any()
     assert (np.diff(rates, axis=0) > 0).all()
     assert ((rates > 0) & (rates < 1)).all()
@@ -265,46 +267,48 @@ def test_more_speedup_needs_more_acceptance(setup: Setup) -> None:
 @settings(max_examples=25)
 @given(st.integers(1, 256), st.integers(600, 120_000), st.floats(0.5, 3), st.floats(0, 2))
 def test_wanting_more_never_needs_less(batch: int, context: int, speedup: float, more: float) -> None:
-    setup = eight("Llama-3.1-8B", "h100-sxm")
-    low, high = (needed(setup, s, batch_size=batch, context_len=context) for s in (speedup, speedup + more))
+    deployment = eight("Llama-3.1-8B", "h100-sxm")
+    low, high = (needed(deployment, s, batch_size=batch, context_len=context) for s in (speedup, speedup + more))
     known = ~np.isnan(high)
     assert not np.isnan(low[known]).any(), "what reaches the larger speedup reaches the smaller"
     assert (high[known] >= low[known] - 1e-12).all()
 
 
-def test_a_larger_budget_costs_more_and_needs_more_acceptance(setup: Setup) -> None:
-    assert (np.diff(needed(setup, 1.2, (64, 512, 2048, 4096))) > 0).all()
+def test_a_larger_budget_costs_more_and_needs_more_acceptance(deployment: Deployment) -> None:
+    assert (np.diff(needed(deployment, 1.2, (64, 512, 2048, 4096))) > 0).all()
 
 
-def test_with_the_needed_acceptance_the_speedup_is_reached(setup: Setup) -> None:
-    for budget, rate in zip((64, 512, 4096), needed(setup, 1.5), strict=True):
-        reached = speedups(setup, 128, 32_000, kv_budget=budget, curves=(), acceptance_rate=float(rate))
+def test_with_the_needed_acceptance_the_speedup_is_reached(deployment: Deployment) -> None:
+    for budget, rate in zip((64, 512, 4096), needed(deployment, 1.5), strict=True):
+        reached = speedups(deployment, 128, 32_000, kv_budget=budget, curves=(), acceptance_rate=float(rate))
         assert reached == pytest.approx(1.5, rel=0.01), "but for the rounds in which everything was accepted"
-        assert speedups(setup, 128, 32_000, kv_budget=budget, curves=(), acceptance_rate=float(rate) - 0.02) < 1.5
+        assert speedups(deployment, 128, 32_000, kv_budget=budget, curves=(), acceptance_rate=float(rate) - 0.02) < 1.5
 
 
-def test_a_speedup_that_no_acceptance_reaches_needs_an_unknown_one(setup: Setup) -> None:
-    assert np.isnan(needed(setup, 20.0)).all()
-    assert np.isnan(needed(setup, 1.5, (64, 31_999))).tolist() == [False, True]
+def test_a_speedup_that_no_acceptance_reaches_needs_an_unknown_one(deployment: Deployment) -> None:
+    assert np.isnan(needed(deployment, 20.0)).all()
+    assert np.isnan(needed(deployment, 1.5, (64, 31_999))).tolist() == [False, True]
 
 
-def test_other_gammas_can_only_lower_what_is_needed(setup: Setup) -> None:
-    assert (needed(setup, 1.2) <= needed(setup, 1.2, gammas=[3])).all()
-    assert (needed(setup, 1.2, gammas=[3]) == needed(setup, 1.2, gammas=[3, 3])).all()
+def test_other_gammas_can_only_lower_what_is_needed(deployment: Deployment) -> None:
+    assert (needed(deployment, 1.2) <= needed(deployment, 1.2, gammas=[3])).all()
+    assert (needed(deployment, 1.2, gammas=[3]) == needed(deployment, 1.2, gammas=[3, 3])).all()
 
 
-def test_budgets_are_admitted_whose_measured_acceptance_reaches_what_is_needed(setup: Setup) -> None:
+def test_budgets_are_admitted_whose_measured_acceptance_reaches_what_is_needed(deployment: Deployment) -> None:
     answer = find_curve(CURVES, "Llama-3.1-8B", STREAMING)
     assert answer is not None
     budgets = [64, 512, 4096, 16_000, 40_000]
     where: dict[str, Any] = {"batch_size": 128, "context_len": 32_000, "gammas": GAMMAS}
     admitted = {
-        speedup: admissible_budgets(setup, STREAMING, kv_budgets=budgets, speedup=speedup, curve=answer.curve, **where)
+        speedup: admissible_budgets(deployment, STREAMING, kv_budgets=budgets, speedup=speedup, curve=answer.curve, **where)
         for speedup in (0.5, 1.0, 1.3, 1.5, 5.0)
     }
     for speedup, found in admitted.items():
         rates = answer.curve.rate(np.minimum(budgets, 32_000), 32_000)
-        assert found == [k for k, rate, least in zip(budgets, rates, needed(setup, speedup, budgets), strict=True) if rate >= least]
+        assert found == [
+            k for k, rate, least in zip(budgets, rates, needed(deployment, speedup, budgets), strict=True) if rate >= least
+        ]
     assert admitted[0.5] == budgets
     assert 40_000 not in admitted[1.0], "a draft that reads everything gains nothing"
     assert 512 in admitted[1.3]
@@ -313,29 +317,29 @@ def test_budgets_are_admitted_whose_measured_acceptance_reaches_what_is_needed(s
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_an_admitted_budget_reaches_the_speedup_and_one_that_is_not_does_not(setup: Setup) -> None:
+def test_an_admitted_budget_reaches_the_speedup_and_one_that_is_not_does_not(deployment: Deployment) -> None:
     answer = find_curve(CURVES, "Llama-3.1-8B", STREAMING)
     assert answer is not None
     budgets = [64, 256, 512, 2048, 8192, 16_000]
     admitted = admissible_budgets(
-        setup, STREAMING, batch_size=64, context_len=32_000, gammas=GAMMAS, kv_budgets=budgets, speedup=1.3, curve=answer.curve
+        deployment, STREAMING, batch_size=64, context_len=32_000, gammas=GAMMAS, kv_budgets=budgets, speedup=1.3, curve=answer.curve
     )
     assert 0 < len(admitted) < len(budgets)
     for budget in budgets:
-        reached = speedups(setup, 64, 32_000, kv_budget=budget)
+        reached = speedups(deployment, 64, 32_000, kv_budget=budget)
         assert reached >= 1.3 * 0.99 if budget in admitted else reached < 1.3 * 1.01
 
 
 # What bounds a step.
 
 
-def test_a_bound_map_is_what_single_steps_are_bound_by(setup: Setup) -> None:
+def test_a_bound_map_is_what_single_steps_are_bound_by(deployment: Deployment) -> None:
     batches, contexts = [1, 64, 256], [1000, 32_000]
-    found = bound_map(setup, batches, contexts)
+    found = bound_map(deployment, batches, contexts)
     assert found.shape == (3, 2)
     for i, batch in enumerate(batches):
         for j, context in enumerate(contexts):
-            assert found[i, j] == str(evaluate_grid(setup, Draft(), batch_size=batch, context_len=context).target.bound)
+            assert found[i, j] == str(evaluate_grid(deployment, Draft(), batch_size=batch, context_len=context).target.bound)
             assert found[i, j] in BOUNDS
 
 
@@ -343,15 +347,15 @@ def test_a_bound_map_is_what_single_steps_are_bound_by(setup: Setup) -> None:
 def test_with_batch_a_short_context_turns_compute_bound_and_a_long_one_kv_bound(hardware: str) -> None:
     """MagicDec (arXiv 2408.11049), section 3, for one GPU: at a short context a large batch is bound by arithmetic, at a long
     one by the KV cache; at batch 1 by the weights."""
-    found = bound_map(Setup(resolve_model("Llama-3.1-8B"), resolve_profile(hardware), 1, 1), [1, 1024], [100, 32_000])
+    found = bound_map(Deployment(resolve_model("Llama-3.1-8B"), resolve_profile(hardware), 1, 1), [1, 1024], [100, 32_000])
     assert found.tolist() == [["weights", "weights"], ["compute", "kv"]]
 
 
 @pytest.mark.parametrize("hardware", ["a100-sxm-80gb", "h100-sxm", "h200-sxm", "l40s"])
 @pytest.mark.parametrize("gpus", [1, 8])
 def test_longer_contexts_shift_time_to_the_kv_cache_and_larger_batches_to_arithmetic(hardware: str, gpus: int) -> None:
-    setup = Setup(resolve_model("Llama-3.1-8B"), resolve_profile(hardware), gpus, gpus)
-    step = setup.pass_time(np.array([1, 16, 128, 512])[:, None], 1, np.array([500, 4000, 32_000, 100_000]))
+    deployment = Deployment(resolve_model("Llama-3.1-8B"), resolve_profile(hardware), gpus, gpus)
+    step = deployment.pass_time(np.array([1, 16, 128, 512])[:, None], 1, np.array([500, 4000, 32_000, 100_000]))
     share = {name: part / step.total_s for name, part in step.parts.items()}
     assert (np.diff(share["kv"], axis=1) > 0).all()
     assert (np.diff(share["kv"][1:], axis=0) > 0).all()
@@ -359,15 +363,15 @@ def test_longer_contexts_shift_time_to_the_kv_cache_and_larger_batches_to_arithm
     assert (np.diff(share["compute"][:, 0]) > 0).all(), "at a short context"
 
 
-def test_once_bound_by_the_kv_cache_always_so(setup: Setup) -> None:
-    found = bound_map(setup, 2 ** np.arange(11), 1000 * 2 ** np.arange(8)) == "kv"
+def test_once_bound_by_the_kv_cache_always_so(deployment: Deployment) -> None:
+    found = bound_map(deployment, 2 ** np.arange(11), 1000 * 2 ** np.arange(8)) == "kv"
     assert found.any()
     assert not found.all()
     assert (np.diff(found.astype(int), axis=1) >= 0).all(), "a longer context stays bound by it"
 
 
 def test_replicas_share_the_batch_in_a_bound_map(llama: TransformerConfig, a100: HardwareProfile) -> None:
-    one, two = Setup(llama, a100, 1, 1), Setup(llama, a100, 2, 1)
+    one, two = Deployment(llama, a100, 1, 1), Deployment(llama, a100, 2, 1)
     assert (bound_map(one, [32, 512], [100, 4000]) == bound_map(two, [64, 1024], [100, 4000])).all()
     assert (bound_map(one, [1], [100]) == bound_map(replace(two, num_gpus=8), [3], [100])).all()
     shared = replace(two, num_gpus=8)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from costmodel.attention import AttentionLaw, attention_s
-from costmodel.collectives import AllreduceLaw, allreduce_s
-from costmodel.forward import AttentionWork, Cost, Products, Work, forward_cost
-from costmodel.gemm import GemmLaw
-from costmodel.hardware import Calibration, EngineLaw, HardwareProfile, Peak
-from costmodel.roofline import BOUNDS, VERIFY_KERNELS, StepTime, selection_s, step_time
-from costmodel.transformer import Matrix, TransformerConfig
+from magicdec.costmodel.hardware.profile import Calibration, EngineLaw, HardwareProfile, Peak
+from magicdec.costmodel.kernels.attention import AttentionLaw, attention_s
+from magicdec.costmodel.kernels.collectives import AllreduceLaw, allreduce_s
+from magicdec.costmodel.kernels.gemm import GemmLaw
+from magicdec.costmodel.models.transformer import Matrix, TransformerConfig
+from magicdec.costmodel.passes.forward import AttentionWork, Cost, Products, Work, forward_cost
+from magicdec.costmodel.passes.roofline import BOUNDS, VERIFY_KERNELS, StepTime, selection_s, step_time
 
 NO_ATTENTION = AttentionLaw(launch_s=0.0, wave_s=0.0, merge_s=0.0, split_s=0.0, sm_bytes_per_s=1e12, sharpness=12.0)
 ROUND = HardwareProfile(
@@ -151,7 +151,7 @@ def test_a_pass_pays_for_two_allreduces_a_layer(llama: TransformerConfig, a100: 
 
 def test_a_pass_is_the_sum_of_its_kernels(llama: TransformerConfig, a100: HardwareProfile) -> None:
     """Attention, product by product, all-reduces, activations, logits and overheads, all from the laws themselves."""
-    from costmodel.gemm import gemm_s
+    from magicdec.costmodel.kernels.gemm import gemm_s
 
     cost = forward_cost(llama, batch_size=16, query_len=3, context_len=8000, tensor_parallel=8)
     calibration, peak = a100.calibration, a100.peak

@@ -4,49 +4,49 @@ from typing import Any
 
 import pytest
 
-from costmodel.acceptance import published_curves
-from costmodel.deployment import Setup
-from costmodel.drafts import Draft
-from costmodel.errors import InputError
-from costmodel.evaluate import evaluate_grid
-from costmodel.hardware import HardwareProfile
-from costmodel.search import GAMMAS, Candidate, candidates, rank
-from costmodel.strategy import NO_SPECULATION
-from costmodel.transformer import TransformerConfig
-from costmodel.workload import Workload
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.hardware.profile import HardwareProfile
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.planning.search import GAMMAS, Candidate, candidates, rank
+from magicdec.costmodel.plans.strategy import NO_SPECULATION
+from magicdec.costmodel.plans.workload import Workload
+from magicdec.costmodel.speculation.acceptance import published_curves
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.costmodel.speculation.evaluate import evaluate_grid
 
 STREAMING = Draft("self", "streaming_llm")
 LONG = Workload(64, 32_000, 128)
 
 
 @pytest.fixture(scope="module")
-def setup(llama: TransformerConfig, a100: HardwareProfile) -> Setup:
-    return Setup(llama, a100, 8, 8)
+def deployment(llama: TransformerConfig, a100: HardwareProfile) -> Deployment:
+    return Deployment(llama, a100, 8, 8)
 
 
-def found(setup: Setup, workload: Workload = LONG, **changes: Any) -> list[Candidate]:
-    return candidates(setup, [STREAMING], workload, **{"curves": published_curves(), **changes})
+def found(deployment: Deployment, workload: Workload = LONG, **changes: Any) -> list[Candidate]:
+    return candidates(deployment, [STREAMING], workload, **{"curves": published_curves(), **changes})
 
 
-def test_plain_decoding_is_always_a_candidate(setup: Setup) -> None:
-    plain = [candidate for candidate in found(setup, batch_sizes=[1, 8]) if candidate.strategy == NO_SPECULATION]
+def test_plain_decoding_is_always_a_candidate(deployment: Deployment) -> None:
+    plain = [candidate for candidate in found(deployment, batch_sizes=[1, 8]) if candidate.strategy == NO_SPECULATION]
     assert [candidate.batch_size for candidate in plain] == [1, 8]
     assert {candidate.speedup for candidate in plain} == {1.0}
-    assert [candidate.strategy for candidate in candidates(setup, [], LONG)] == [NO_SPECULATION]
+    assert [candidate.strategy for candidate in candidates(deployment, [], LONG)] == [NO_SPECULATION]
 
 
-def test_every_gamma_and_budget_is_a_candidate_once(setup: Setup) -> None:
-    strategies = [candidate.strategy for candidate in found(setup, gammas=[1, 4], kv_budgets=[64, 512])]
+def test_every_gamma_and_budget_is_a_candidate_once(deployment: Deployment) -> None:
+    strategies = [candidate.strategy for candidate in found(deployment, gammas=[1, 4], kv_budgets=[64, 512])]
     speculative = [(strategy.gamma, strategy.kv_budget) for strategy in strategies if strategy != NO_SPECULATION]
     assert speculative == [(1, 64), (1, 512), (4, 64), (4, 512)]
 
 
-def test_a_candidate_is_priced_as_the_same_question_alone(setup: Setup) -> None:
+def test_a_candidate_is_priced_as_the_same_question_alone(deployment: Deployment) -> None:
     (candidate,) = [
-        c for c in found(setup, batch_sizes=[8, 64]) if (c.batch_size, c.strategy.gamma, c.strategy.kv_budget) == (64, 3, 512)
+        c for c in found(deployment, batch_sizes=[8, 64]) if (c.batch_size, c.strategy.gamma, c.strategy.kv_budget) == (64, 3, 512)
     ]
     alone = evaluate_grid(
-        setup,
+        deployment,
         STREAMING,
         batch_size=64,
         context_len=32_064,
@@ -64,53 +64,53 @@ def test_a_candidate_is_priced_as_the_same_question_alone(setup: Setup) -> None:
     assert candidate.speedup_low < candidate.speedup < candidate.speedup_high
 
 
-def test_budgets_that_read_everything_are_left_out(setup: Setup) -> None:
-    budgets = {candidate.strategy.kv_budget for candidate in found(setup, Workload(4, 600, 100))}
+def test_budgets_that_read_everything_are_left_out(deployment: Deployment) -> None:
+    budgets = {candidate.strategy.kv_budget for candidate in found(deployment, Workload(4, 600, 100))}
     assert budgets == {None, 64, 128, 256, 512}
-    assert {candidate.strategy.kv_budget for candidate in found(setup, Workload(4, 10, 100))} == {None, 64}
+    assert {candidate.strategy.kv_budget for candidate in found(deployment, Workload(4, 10, 100))} == {None, 64}
 
 
-def test_the_best_comes_first_at_long_context_and_plain_decoding_at_short(setup: Setup) -> None:
-    ranked = rank(found(setup))
+def test_the_best_comes_first_at_long_context_and_plain_decoding_at_short(deployment: Deployment) -> None:
+    ranked = rank(found(deployment))
     assert ranked[0].strategy.draft_kind == "self"
 
     def surely(candidate: Candidate) -> float:
         return candidate.tpot_s * candidate.speedup / candidate.speedup_low
 
-    assert surely(ranked[0]) == min(surely(candidate) for candidate in found(setup) if candidate.fits_in_memory)
-    assert rank(found(setup, Workload(1, 1000, 128)))[0].strategy == NO_SPECULATION
+    assert surely(ranked[0]) == min(surely(candidate) for candidate in found(deployment) if candidate.fits_in_memory)
+    assert rank(found(deployment, Workload(1, 1000, 128)))[0].strategy == NO_SPECULATION
 
 
-def test_a_gain_within_the_uncertainty_ranks_behind_plain_decoding(setup: Setup) -> None:
-    ranked = rank(found(setup, Workload(32, 32_000, 128), gammas=GAMMAS))
+def test_a_gain_within_the_uncertainty_ranks_behind_plain_decoding(deployment: Deployment) -> None:
+    ranked = rank(found(deployment, Workload(32, 32_000, 128), gammas=GAMMAS))
     place = next(i for i, candidate in enumerate(ranked) if candidate.strategy == NO_SPECULATION)
     assert all(candidate.speedup_low > 1 for candidate in ranked[:place])
     assert all(candidate.speedup_low <= 1 for candidate in ranked[place + 1 :])
     assert any(candidate.speedup > 1 >= candidate.speedup_low for candidate in ranked[place + 1 :])
 
 
-def test_what_does_not_fit_in_memory_is_not_ranked(setup: Setup) -> None:
-    every = found(setup, batch_sizes=[64, 1024])
+def test_what_does_not_fit_in_memory_is_not_ranked(deployment: Deployment) -> None:
+    every = found(deployment, batch_sizes=[64, 1024])
     ranked = rank(every)
     assert {candidate.fits_in_memory for candidate in every} == {True, False}
     assert len(ranked) == sum(candidate.fits_in_memory for candidate in every)
     assert {candidate.batch_size for candidate in ranked} == {64}
 
 
-def test_when_nothing_fits_the_least_need_is_named(setup: Setup) -> None:
+def test_when_nothing_fits_the_least_need_is_named(deployment: Deployment) -> None:
     with pytest.raises(InputError, match=r"memory of one GPU: expected .*, found at least .* TB needed"):
-        rank(found(setup, Workload(4096, 32_000, 128)))
+        rank(found(deployment, Workload(4096, 32_000, 128)))
 
 
-def test_a_latency_limit_is_held(setup: Setup) -> None:
-    every = found(setup, batch_sizes=[1, 64, 128])
+def test_a_latency_limit_is_held(deployment: Deployment) -> None:
+    every = found(deployment, batch_sizes=[1, 64, 128])
     ranked = rank(every, objective="throughput", max_tpot_s=0.02)
     assert 0 < len(ranked) < len(rank(every))
     assert all(candidate.tpot_s <= 0.02 for candidate in ranked)
 
 
-def test_a_limit_that_nothing_holds_is_named_with_the_fastest(setup: Setup) -> None:
-    every = found(setup)
+def test_a_limit_that_nothing_holds_is_named_with_the_fastest(deployment: Deployment) -> None:
+    every = found(deployment)
     with pytest.raises(InputError) as caught:
         rank(every, max_tpot_s=1e-4)
     (problem,) = caught.value.problems
@@ -119,8 +119,8 @@ def test_a_limit_that_nothing_holds_is_named_with_the_fastest(setup: Setup) -> N
     assert f"{min(candidate.tpot_s for candidate in every) * 1e3:.1f} ms" in problem.expected
 
 
-def test_the_objective_chooses_between_small_and_large_batches(setup: Setup) -> None:
-    every = found(setup, batch_sizes=[1, 128])
+def test_the_objective_chooses_between_small_and_large_batches(deployment: Deployment) -> None:
+    every = found(deployment, batch_sizes=[1, 128])
     fast, productive = rank(every)[0], rank(every, objective="throughput")[0]
     assert fast.batch_size == 1
     assert productive.batch_size == 128
@@ -128,16 +128,16 @@ def test_the_objective_chooses_between_small_and_large_batches(setup: Setup) -> 
     assert productive.tpot_s > fast.tpot_s
 
 
-def test_given_acceptance_replaces_the_curves(setup: Setup) -> None:
-    poor, sure = (rank(found(setup, acceptance_rate=rate, curves=()))[0] for rate in (0.05, 0.95))
+def test_given_acceptance_replaces_the_curves(deployment: Deployment) -> None:
+    poor, sure = (rank(found(deployment, acceptance_rate=rate, curves=()))[0] for rate in (0.05, 0.95))
     assert poor.strategy == NO_SPECULATION
     assert sure.strategy.gamma > 3
     assert sure.acceptance_rate == 0.95
 
 
-def test_several_drafts_compete(setup: Setup, small_llama: TransformerConfig) -> None:
+def test_several_drafts_compete(deployment: Deployment, small_llama: TransformerConfig) -> None:
     small = Draft("model", "streaming_llm", small_llama)
-    ranked = rank(candidates(setup, [STREAMING, small], LONG, curves=published_curves()))
+    ranked = rank(candidates(deployment, [STREAMING, small], LONG, curves=published_curves()))
     assert {candidate.strategy.family for candidate in ranked} == {
         ("none", "full", None, None, None),
         ("self", "streaming_llm", None, None, None),

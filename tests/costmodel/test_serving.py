@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.acceptance import published_curves
-from costmodel.deployment import Setup
-from costmodel.drafts import Draft
-from costmodel.evaluate import evaluate_grid
-from costmodel.hardware import HardwareProfile, resolve_profile
-from costmodel.models import resolve_model
-from costmodel.serving import Serving, serving
-from costmodel.transformer import TransformerConfig
+from magicdec.costmodel.hardware.profile import HardwareProfile, resolve_profile
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.speculation.acceptance import published_curves
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.costmodel.speculation.evaluate import evaluate_grid
+from magicdec.costmodel.speculation.serving import Serving, serving
 
 
 @pytest.fixture(scope="module")
-def setup(llama: TransformerConfig, a100: HardwareProfile) -> Setup:
-    return Setup(llama, a100, 8, 8)
+def deployment(llama: TransformerConfig, a100: HardwareProfile) -> Deployment:
+    return Deployment(llama, a100, 8, 8)
 
 
 def plain(**changes: Any) -> Serving:
@@ -104,56 +104,62 @@ def test_shares_are_shares_and_throughput_has_its_limits(ttft: float, tpot: floa
 # From a model and a machine.
 
 
-def test_the_first_token_is_that_of_one_prompt(setup: Setup) -> None:
-    s = serving(setup, prompt_lens=32_000, output_len=128, batch_size=64, tpot_s=0.01)
-    assert s.ttft_s == float(setup.ttft_s(32_000))
+def test_the_first_token_is_that_of_one_prompt(deployment: Deployment) -> None:
+    s = serving(deployment, prompt_lens=32_000, output_len=128, batch_size=64, tpot_s=0.01)
+    assert s.ttft_s == float(deployment.ttft_s(32_000))
     assert s.replicas == 1
     assert s.ttft_s.shape == ()
 
 
-def test_of_several_prompts_the_mean_time_counts(setup: Setup) -> None:
-    mixed = serving(setup, prompt_lens=[1000, 50_000, 100_000], output_len=128, batch_size=64, tpot_s=0.01)
-    assert mixed.ttft_s == pytest.approx(np.mean([float(setup.ttft_s(length)) for length in (1000, 50_000, 100_000)]))
-    alike = serving(setup, prompt_lens=50_333, output_len=128, batch_size=64, tpot_s=0.01)
+def test_of_several_prompts_the_mean_time_counts(deployment: Deployment) -> None:
+    mixed = serving(deployment, prompt_lens=[1000, 50_000, 100_000], output_len=128, batch_size=64, tpot_s=0.01)
+    assert mixed.ttft_s == pytest.approx(np.mean([float(deployment.ttft_s(length)) for length in (1000, 50_000, 100_000)]))
+    alike = serving(deployment, prompt_lens=50_333, output_len=128, batch_size=64, tpot_s=0.01)
     assert mixed.ttft_s > alike.ttft_s, "attention over a prompt grows faster than the prompt"
 
 
-def test_a_trace_of_equal_prompts_is_one_prompt(setup: Setup) -> None:
-    one, many = (serving(setup, prompt_lens=p, output_len=64, batch_size=8, tpot_s=0.01) for p in (4000, [4000] * 5))
+def test_a_trace_of_equal_prompts_is_one_prompt(deployment: Deployment) -> None:
+    one, many = (serving(deployment, prompt_lens=p, output_len=64, batch_size=8, tpot_s=0.01) for p in (4000, [4000] * 5))
     assert one.ttft_s == many.ttft_s
 
 
 @pytest.mark.parametrize("hardware", ["a100-sxm-80gb", "h100-sxm", "l4"])
 def test_the_first_token_comes_later_after_a_longer_prompt(hardware: str) -> None:
-    setup = Setup(resolve_model("Llama-3.1-8B"), resolve_profile(hardware))
+    deployment = Deployment(resolve_model("Llama-3.1-8B"), resolve_profile(hardware))
     prompts = np.unique(np.geomspace(1, 128_000, 80).astype(int))
-    times = setup.ttft_s(prompts)
+    times = deployment.ttft_s(prompts)
     assert (np.diff(times) > -1e-9).all()
     assert times[-1] > 10 * times[len(times) // 2] > 0
 
 
-def test_reading_a_prompt_takes_at_least_its_arithmetic_at_peak(setup: Setup) -> None:
+def test_reading_a_prompt_takes_at_least_its_arithmetic_at_peak(deployment: Deployment) -> None:
     prompts = np.array([1000, 8192, 8193, 32_000, 100_000])
-    body = setup.target.active_params - setup.target.embedding_params
-    least = 2 * prompts * (body - setup.target.embedding_params) / (8 * setup.hardware.peak.flop_per_s["bfloat16"])
-    times = setup.ttft_s(prompts)
+    body = deployment.target.active_params - deployment.target.embedding_params
+    least = 2 * prompts * (body - deployment.target.embedding_params) / (8 * deployment.hardware.peak.flop_per_s["bfloat16"])
+    times = deployment.ttft_s(prompts)
     assert (times > least).all()
     assert (times < 6 * least + 0.05)[:3].all(), "and not many times that, where attention is a small part of it"
 
 
-def test_the_prompts_of_a_batch_are_read_one_after_the_other(setup: Setup) -> None:
-    assert setup.ttft_s(4000, 10) == pytest.approx(10 * float(setup.ttft_s(4000)))
-    two = Setup(setup.target, setup.hardware, 16, 8)
-    assert two.ttft_s(4000, 10) == pytest.approx(5 * float(setup.ttft_s(4000)))
+def test_the_prompts_of_a_batch_are_read_one_after_the_other(deployment: Deployment) -> None:
+    assert deployment.ttft_s(4000, 10) == pytest.approx(10 * float(deployment.ttft_s(4000)))
+    two = Deployment(deployment.target, deployment.hardware, 16, 8)
+    assert two.ttft_s(4000, 10) == pytest.approx(5 * float(deployment.ttft_s(4000)))
 
 
-def test_decoding_twice_as_fast_is_worth_less_with_prompts(setup: Setup) -> None:
+def test_decoding_twice_as_fast_is_worth_less_with_prompts(deployment: Deployment) -> None:
     """The end to end gain of the strategy that wins at batch 128 and 32k, over requests of 256 new tokens."""
     e = evaluate_grid(
-        setup, Draft("self", "streaming_llm"), batch_size=128, context_len=32_000, gamma=3, kv_budget=512, curves=published_curves()
+        deployment,
+        Draft("self", "streaming_llm"),
+        batch_size=128,
+        context_len=32_000,
+        gamma=3,
+        kv_budget=512,
+        curves=published_curves(),
     )
     slow, fast = (
-        serving(setup, prompt_lens=32_000, output_len=256, batch_size=128, tpot_s=tpot)
+        serving(deployment, prompt_lens=32_000, output_len=256, batch_size=128, tpot_s=tpot)
         for tpot in (e.round.target_step_s, e.round.speculative_tpot_s)
     )
     gain = fast.throughput_tokens_per_s / slow.throughput_tokens_per_s

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.acceptance import mean_acceptance_length
-from costmodel.speculation import Round
+from magicdec.costmodel.speculation.acceptance import mean_acceptance_length
+from magicdec.costmodel.speculation.rounds import Round
 
 seconds = st.floats(1e-6, 1.0)
 

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel.acceptance import published_curves
-from costmodel.deployment import Setup
-from costmodel.drafts import Draft
-from costmodel.evaluate import Evaluation, evaluate_grid
-from costmodel.hardware import HardwareProfile, builtin_profiles, resolve_profile
-from costmodel.models import builtin_configs, resolve_model
-from costmodel.roofline import VerifyKernel
-from costmodel.search import GAMMAS, KV_BUDGETS
-from costmodel.strategy import KV_POLICIES
-from costmodel.sweep import Sweep, sweep
-from costmodel.transformer import TransformerConfig
+from magicdec.costmodel.hardware.profile import HardwareProfile, builtin_profiles, resolve_profile
+from magicdec.costmodel.models.catalog import builtin_configs, resolve_model
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.passes.roofline import VerifyKernel
+from magicdec.costmodel.planning.search import GAMMAS, KV_BUDGETS
+from magicdec.costmodel.planning.sweep import Sweep, sweep
+from magicdec.costmodel.plans.strategy import KV_POLICIES
+from magicdec.costmodel.speculation.acceptance import published_curves
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.costmodel.speculation.evaluate import Evaluation, evaluate_grid
 
 CURVES = published_curves()
 SMALL = resolve_model("Llama-3.2-1B")
@@ -48,17 +48,17 @@ GIVEN: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def setup(llama: TransformerConfig, a100: HardwareProfile) -> Setup:
-    return Setup(llama, a100, 8, 8)
+def deployment(llama: TransformerConfig, a100: HardwareProfile) -> Deployment:
+    return Deployment(llama, a100, 8, 8)
 
 
-def eight(model: str, hardware: str) -> Setup:
-    return Setup(resolve_model(model), resolve_profile(hardware), 8, 8)
+def eight(model: str, hardware: str) -> Deployment:
+    return Deployment(resolve_model(model), resolve_profile(hardware), 8, 8)
 
 
-def evaluated(setup: Setup, draft: Draft = STREAMING, **changes: Any) -> Evaluation:
+def evaluated(deployment: Deployment, draft: Draft = STREAMING, **changes: Any) -> Evaluation:
     question: dict[str, Any] = {"batch_size": 64, "context_len": 32_000, "gamma": 3, "kv_budget": 512, "curves": CURVES}
-    return evaluate_grid(setup, draft, **{**question, **changes})
+    return evaluate_grid(deployment, draft, **{**question, **changes})
 
 
 def costs(e: Evaluation) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def numbers(e: Evaluation) -> dict[str, Any]:
 # The grid equals the scalar path, to the last bit.
 
 
-def check_grid(setup: Setup, draft: Draft, given: dict[str, Any], points: int = 10) -> None:
+def check_grid(deployment: Deployment, draft: Draft, given: dict[str, Any], points: int = 10) -> None:
     """Some points of a grid beside the same questions alone."""
     random = np.random.default_rng(2408)
     gammas = np.array([1, 2, 5])[:, None] if draft.drafts else np.zeros((1, 1))
@@ -89,19 +89,19 @@ def check_grid(setup: Setup, draft: Draft, given: dict[str, Any], points: int = 
     batches, contexts = random.integers(1, 300, 4)[:, None, None, None], random.integers(1, 200_000, 4)[:, None, None]
     batches[0] = 2  # a power of it is a square, which NumPy computes in another way than other powers
     shape = (4, 4, gammas.size, budgets.size)
-    grid = evaluated(setup, draft, batch_size=batches, context_len=contexts, gamma=gammas, kv_budget=budgets, **given)
+    grid = evaluated(deployment, draft, batch_size=batches, context_len=contexts, gamma=gammas, kv_budget=budgets, **given)
     whole = {name: np.broadcast_to(value, shape) for name, value in numbers(grid).items()}
     for place in random.choice(np.prod(shape), min(points, int(np.prod(shape))), replace=False):
         index = np.unravel_index(place, shape)
         b, s, g, k = (np.broadcast_to(axis, shape)[index] for axis in (batches, contexts, gammas, budgets))
-        alone = evaluated(setup, draft, batch_size=int(b), context_len=int(s), gamma=int(g), kv_budget=float(k), **given)
+        alone = evaluated(deployment, draft, batch_size=int(b), context_len=int(s), gamma=int(g), kv_budget=float(k), **given)
         for name, value in numbers(alone).items():
             np.testing.assert_array_equal(whole[name][index], value, err_msg=f"{name} at {b} x {s}, gamma {g}, budget {k}")
 
 
 @pytest.mark.parametrize("draft", DRAFTS)
-def test_the_grid_equals_the_scalar_path_to_the_last_bit(setup: Setup, draft: str) -> None:
-    check_grid(setup, DRAFTS[draft], {}, points=16)
+def test_the_grid_equals_the_scalar_path_to_the_last_bit(deployment: Deployment, draft: str) -> None:
+    check_grid(deployment, DRAFTS[draft], {}, points=16)
 
 
 @pytest.mark.parametrize("given", GIVEN)
@@ -113,27 +113,27 @@ def test_so_it_does_with_another_engine_and_a_given_acceptance(draft: str, given
 @pytest.mark.parametrize("model", ["DeepSeek-V3", "gpt-oss-20b", "Gemma-3-27B", "Qwen3-30B-A3B", "Mixtral-8x7B"])
 @pytest.mark.parametrize("draft", ["mtp", "eagle3", "self quest", "self in int4"])
 def test_so_it_does_for_experts_latent_and_windowed_attention(model: str, draft: str) -> None:
-    check_grid(Setup(resolve_model(model), resolve_profile("l40s"), 4, 4), DRAFTS[draft], {"acceptance_rate": 0.8})
+    check_grid(Deployment(resolve_model(model), resolve_profile("l40s"), 4, 4), DRAFTS[draft], {"acceptance_rate": 0.8})
 
 
 @pytest.mark.parametrize("kernel", get_args(VerifyKernel))
-def test_so_it_does_for_every_verification_kernel(setup: Setup, kernel: Any) -> None:
-    check_grid(replace(setup, verify_kernel=kernel), STREAMING, {})
+def test_so_it_does_for_every_verification_kernel(deployment: Deployment, kernel: Any) -> None:
+    check_grid(replace(deployment, verify_kernel=kernel), STREAMING, {})
 
 
-def test_axes_broadcast_in_any_arrangement(setup: Setup) -> None:
+def test_axes_broadcast_in_any_arrangement(deployment: Deployment) -> None:
     axes: dict[str, Any] = {"batch_size": [1, 64], "context_len": [1000, 9000, 32_000], "gamma": [1, 4], "kv_budget": [64, 512]}
-    straight = evaluated(setup, **dict(zip(axes, np.ix_(*axes.values()), strict=True)))
-    turned = evaluated(setup, **dict(zip(axes, (a.T for a in np.ix_(*axes.values())), strict=True)))
+    straight = evaluated(deployment, **dict(zip(axes, np.ix_(*axes.values()), strict=True)))
+    turned = evaluated(deployment, **dict(zip(axes, (a.T for a in np.ix_(*axes.values())), strict=True)))
     assert straight.round.speedup.shape == (2, 3, 2, 2)
     assert turned.round.speedup.shape == (2, 2, 3, 2)
     np.testing.assert_array_equal(turned.round.speedup, straight.round.speedup.T)
     np.testing.assert_array_equal(turned.speedup_low, straight.speedup_low.T)
 
 
-def test_an_axis_may_have_a_single_value_or_none(setup: Setup) -> None:
-    assert evaluated(setup, batch_size=[64], context_len=[[32_000]]).round.speedup.shape == (1, 1)
-    assert evaluated(setup, batch_size=[], gamma=[[1], [2]]).round.speedup.shape == (2, 0)
+def test_an_axis_may_have_a_single_value_or_none(deployment: Deployment) -> None:
+    assert evaluated(deployment, batch_size=[64], context_len=[[32_000]]).round.speedup.shape == (1, 1)
+    assert evaluated(deployment, batch_size=[], gamma=[[1], [2]]).round.speedup.shape == (2, 0)
 
 
 # Acceptance: looked up, given, certain.
@@ -142,9 +142,9 @@ def test_an_axis_may_have_a_single_value_or_none(setup: Setup) -> None:
 @pytest.mark.parametrize("policy", SPARSE)
 @pytest.mark.parametrize("given", [{}, {"acceptance_rate": 0.5}])
 def test_a_self_draft_that_reads_everything_is_always_accepted_unless_told_otherwise(
-    setup: Setup, policy: Any, given: dict[str, Any]
+    deployment: Deployment, policy: Any, given: dict[str, Any]
 ) -> None:
-    e = evaluated(setup, Draft("self", policy), context_len=[64, 4000], kv_budget=[4000, 1e9], gamma=3, **given)
+    e = evaluated(deployment, Draft("self", policy), context_len=[64, 4000], kv_budget=[4000, 1e9], gamma=3, **given)
     if policy == "pq" and not given:
         assert np.isnan(e.acceptance_rate).all(), "no one measured it, and what nobody measured is not guessed"
         return
@@ -152,17 +152,17 @@ def test_a_self_draft_that_reads_everything_is_always_accepted_unless_told_other
     assert (e.round.mean_acceptance_length == (1.875 if given else 4)).all()
 
 
-def test_a_compressed_or_smaller_draft_that_reads_everything_is_not_the_target(setup: Setup) -> None:
+def test_a_compressed_or_smaller_draft_that_reads_everything_is_not_the_target(deployment: Deployment) -> None:
     for draft in (DRAFTS["self in int4"], DRAFTS["model full"], DRAFTS["model streaming_llm"], DRAFTS["mtp"]):
-        assert evaluated(setup, draft, context_len=4000, kv_budget=np.inf).acceptance_rate < 1
+        assert evaluated(deployment, draft, context_len=4000, kv_budget=np.inf).acceptance_rate < 1
 
 
 @settings(max_examples=40)
 @given(st.floats(0, 1), st.integers(1, 12), st.integers(1, 15))
 def test_one_rate_at_every_position_is_that_rate(rate: float, gamma: int, positions: int) -> None:
-    setup = eight("Llama-3.1-8B", "h100-sxm")
+    deployment = eight("Llama-3.1-8B", "h100-sxm")
     one, many = (
-        evaluated(setup, gamma=gamma, **given)
+        evaluated(deployment, gamma=gamma, **given)
         for given in ({"acceptance_rate": rate}, {"acceptance_by_position": [rate] * positions})
     )
     assert many.round.mean_acceptance_length == pytest.approx(float(one.round.mean_acceptance_length), rel=1e-9)
@@ -173,29 +173,29 @@ def test_one_rate_at_every_position_is_that_rate(rate: float, gamma: int, positi
 @settings(max_examples=40)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.integers(1, 10))
 def test_rates_by_position_yield_their_running_products(rates: list[float], gamma: int) -> None:
-    setup = eight("Llama-3.1-8B", "h100-sxm")
+    deployment = eight("Llama-3.1-8B", "h100-sxm")
     every = [*rates, *[rates[-1]] * gamma][:gamma]
     expected = 1 + sum(np.prod(every[: i + 1]) for i in range(gamma))
-    e = evaluated(setup, gamma=gamma, acceptance_by_position=rates)
+    e = evaluated(deployment, gamma=gamma, acceptance_by_position=rates)
     assert e.round.mean_acceptance_length == pytest.approx(expected, rel=1e-12)
     assert e.speedup_low <= e.round.speedup <= e.speedup_high
     assert min(rates) - 1e-6 <= e.acceptance_rate <= max(rates) + 1e-6
-    rising = evaluated(setup, gamma=np.arange(1, 11), acceptance_by_position=rates).round.mean_acceptance_length
+    rising = evaluated(deployment, gamma=np.arange(1, 11), acceptance_by_position=rates).round.mean_acceptance_length
     assert (np.diff(rising) >= -1e-12).all()
 
 
-def test_only_positions_that_are_drafted_count(setup: Setup) -> None:
+def test_only_positions_that_are_drafted_count(deployment: Deployment) -> None:
     for more in ([0.9], [0.9, 0.0], [0.9, 1.0, 1.0]):
-        assert evaluated(setup, gamma=1, acceptance_by_position=more).round.mean_acceptance_length == pytest.approx(1.9)
+        assert evaluated(deployment, gamma=1, acceptance_by_position=more).round.mean_acceptance_length == pytest.approx(1.9)
 
 
 @settings(max_examples=40)
 @given(st.integers(1, 10), st.floats(0, 1), st.integers(1, 256), st.integers(100, 100_000))
 def test_a_given_length_is_what_its_rate_yields(gamma: int, rate: float, batch: int, context: int) -> None:
-    setup = eight("Llama-3.1-8B", "a100-sxm-80gb")
+    deployment = eight("Llama-3.1-8B", "a100-sxm-80gb")
     where = {"batch_size": batch, "context_len": context, "gamma": gamma}
-    by_rate = evaluated(setup, **where, acceptance_rate=rate)
-    by_length = evaluated(setup, **where, acceptance_length=float(by_rate.round.mean_acceptance_length))
+    by_rate = evaluated(deployment, **where, acceptance_rate=rate)
+    by_length = evaluated(deployment, **where, acceptance_length=float(by_rate.round.mean_acceptance_length))
     assert by_length.round.mean_acceptance_length == by_rate.round.mean_acceptance_length
     assert by_length.round.speedup == pytest.approx(float(by_rate.round.speedup), rel=1e-3)
     assert by_length.speedup_low == pytest.approx(float(by_rate.speedup_low), rel=1e-3)
@@ -205,10 +205,10 @@ def test_a_given_length_is_what_its_rate_yields(gamma: int, rate: float, batch: 
 @settings(max_examples=60)
 @given(st.integers(1, 300), st.integers(1, 200_000), st.integers(1, 12), st.sampled_from(sorted(DRAFTS)), st.booleans())
 def test_the_interval_holds_the_prediction(batch: int, context: int, gamma: int, draft: str, given: bool) -> None:
-    setup = eight("Llama-3.1-8B", "a100-sxm-80gb")
+    deployment = eight("Llama-3.1-8B", "a100-sxm-80gb")
     drafts = DRAFTS[draft].drafts
     rate = {"acceptance_rate": 0.6} if given and drafts else {}
-    e = evaluated(setup, DRAFTS[draft], batch_size=batch, context_len=context, gamma=gamma if drafts else 0, **rate)
+    e = evaluated(deployment, DRAFTS[draft], batch_size=batch, context_len=context, gamma=gamma if drafts else 0, **rate)
     if np.isnan(e.round.speedup):
         assert np.isnan(e.speedup_low)
         assert np.isnan(e.speedup_high)
@@ -239,11 +239,11 @@ def drafts_for(model: TransformerConfig) -> list[Draft]:
 def test_no_draft_of_any_model_takes_less_than_nothing(name: str) -> None:
     model = resolve_model(name)
     gpus = next(gpus for gpus in (8, 4, 2, 1) if model.num_heads % gpus == 0 and (model.num_kv_heads % gpus == 0 or model.latent))
-    setup = Setup(model, resolve_profile("h100-sxm"), gpus, gpus)
+    deployment = Deployment(model, resolve_profile("h100-sxm"), gpus, gpus)
     shape: dict[str, Any] = {"batch_size": np.array([1, 64])[:, None, None], "context_len": np.array([1, 900, 100_000])[:, None]}
-    plain = evaluated(setup, Draft(), **shape, gamma=0)
+    plain = evaluated(deployment, Draft(), **shape, gamma=0)
     for draft in drafts_for(model):
-        e = evaluated(setup, draft, **shape, gamma=[1, 5], kv_budget=256, acceptance_rate=0.8)
+        e = evaluated(deployment, draft, **shape, gamma=[1, 5], kv_budget=256, acceptance_rate=0.8)
         for quantity, values in costs(e).items():
             assert (np.asarray(values) >= 0).all(), f"{quantity} of {draft}"
         np.testing.assert_array_equal(e.target.total_s, plain.target.total_s)
@@ -260,15 +260,15 @@ def test_a_prediction_head_is_one_layer_with_a_cache_of_its_own(name: str) -> No
         assert [layers for layers, _ in head.reaches] == [1]
 
 
-def test_a_sparse_self_draft_reads_less_the_less_it_may(setup: Setup) -> None:
+def test_a_sparse_self_draft_reads_less_the_less_it_may(deployment: Deployment) -> None:
     for policy in SPARSE:
-        e = evaluated(setup, Draft("self", policy), kv_budget=[64, 512, 4096, 31_999])
+        e = evaluated(deployment, Draft("self", policy), kv_budget=[64, 512, 4096, 31_999])
         assert (np.diff(e.round.draft_step_s) > 0).all()
         assert (e.round.draft_step_s < e.round.target_step_s).all()
 
 
-def test_what_chooses_at_every_step_pays_for_it(setup: Setup) -> None:
-    costs = {policy: evaluated(setup, Draft("self", policy), acceptance_rate=0.8).round.select_step_s for policy in SPARSE}
+def test_what_chooses_at_every_step_pays_for_it(deployment: Deployment) -> None:
+    costs = {policy: evaluated(deployment, Draft("self", policy), acceptance_rate=0.8).round.select_step_s for policy in SPARSE}
     assert costs["streaming_llm"] == costs["snapkv"] == 0
     assert 0 < costs["quest"] < costs["topk"]
     assert 0 < costs["pq"] < costs["topk"]
@@ -324,7 +324,7 @@ def test_on_8_a100_the_speedup_falls_with_batch_at_short_context_and_rises_at_lo
 
 def best_at_batch_one(hardware: str, gpus: int, contexts: list[int]) -> Sweep:
     return sweep(
-        Setup(resolve_model("Llama-3.1-8B"), resolve_profile(hardware), gpus, gpus),
+        Deployment(resolve_model("Llama-3.1-8B"), resolve_profile(hardware), gpus, gpus),
         [STREAMING, SNAPKV],
         batch_sizes=[1],
         context_lens=contexts,
@@ -381,8 +381,8 @@ BATCHES = [row.batch for row in FIELD]
 
 
 def field(hardware: str = "a100-sxm-40gb", kernel: Any = "shared_kv_splitkv", batch: Any = BATCHES) -> Evaluation:
-    setup = replace(eight("Llama-3.1-8B", hardware), verify_kernel=kernel)
-    return evaluated(setup, SNAPKV, batch_size=batch, gamma=2, kv_budget=257)
+    deployment = replace(eight("Llama-3.1-8B", hardware), verify_kernel=kernel)
+    return evaluated(deployment, SNAPKV, batch_size=batch, gamma=2, kv_budget=257)
 
 
 @pytest.mark.parametrize("row", FIELD, ids=str)

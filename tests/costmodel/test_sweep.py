@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel import sweep as sweep_module
-from costmodel.acceptance import AcceptanceCurve, published_curves
-from costmodel.deployment import Setup
-from costmodel.drafts import Draft
-from costmodel.evaluate import Evaluation, evaluate_grid
-from costmodel.hardware import HardwareProfile, resolve_profile
-from costmodel.models import resolve_model
-from costmodel.plan import Plan, PlannedHardware, PlannedModel, PredictedRound, parse_plan, render_plan
-from costmodel.strategy import NO_SPECULATION
-from costmodel.sweep import Best, Sweep, policy_table, sweep
-from costmodel.transformer import TransformerConfig
-from costmodel.workload import Workload
+from magicdec.costmodel.hardware.profile import HardwareProfile, resolve_profile
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.planning import sweep as sweep_module
+from magicdec.costmodel.planning.sweep import Best, Sweep, policy_table, sweep
+from magicdec.costmodel.plans.plan import Plan, PlannedHardware, PlannedModel, PredictedRound, parse_plan, render_plan
+from magicdec.costmodel.plans.strategy import NO_SPECULATION
+from magicdec.costmodel.plans.workload import Workload
+from magicdec.costmodel.speculation.acceptance import AcceptanceCurve, published_curves
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.costmodel.speculation.evaluate import Evaluation, evaluate_grid
 
 STREAMING, SNAPKV, NGRAM = Draft("self", "streaming_llm"), Draft("self", "snapkv"), Draft("ngram")
 CURVES = published_curves()
@@ -31,43 +31,43 @@ BUDGETS = [64, 1000, 5000]
 
 
 @pytest.fixture(scope="module")
-def setup(llama: TransformerConfig, a100: HardwareProfile) -> Setup:
-    return Setup(llama, a100, 8, 8)
+def deployment(llama: TransformerConfig, a100: HardwareProfile) -> Deployment:
+    return Deployment(llama, a100, 8, 8)
 
 
 @pytest.fixture(scope="module")
-def found(setup: Setup) -> Sweep:
-    return swept(setup, STREAMING, SNAPKV, Draft("model", "full", resolve_model("Llama-3.2-1B")))
+def found(deployment: Deployment) -> Sweep:
+    return swept(deployment, STREAMING, SNAPKV, Draft("model", "full", resolve_model("Llama-3.2-1B")))
 
 
-def swept(setup: Setup, *drafts: Draft, **changes: Any) -> Sweep:
-    return sweep(setup, drafts, **{**GRID, "kv_budgets": BUDGETS, "curves": CURVES, **changes})
+def swept(deployment: Deployment, *drafts: Draft, **changes: Any) -> Sweep:
+    return sweep(deployment, drafts, **{**GRID, "kv_budgets": BUDGETS, "curves": CURVES, **changes})
 
 
-def alone(setup: Setup, draft: Draft, batch: int, context: int, gamma: int, budget: float, **given: Any) -> Evaluation:
+def alone(deployment: Deployment, draft: Draft, batch: int, context: int, gamma: int, budget: float, **given: Any) -> Evaluation:
     question = {"batch_size": batch, "context_len": context, "gamma": gamma, "kv_budget": budget}
-    return evaluate_grid(setup, draft, **question, **{"curves": CURVES, **given})  # type: ignore[arg-type]
+    return evaluate_grid(deployment, draft, **question, **{"curves": CURVES, **given})  # type: ignore[arg-type]
 
 
 def by_hand(
-    setup: Setup, best: Best, batch: int, context: int, limit: float = math.inf, **given: Any
+    deployment: Deployment, best: Best, batch: int, context: int, limit: float = math.inf, **given: Any
 ) -> dict[tuple[int, float], Any]:
     """Every gamma and budget of a cell, one question at a time: (lower end, whether it qualifies, evaluation)."""
     budgets = BUDGETS if best.draft.sparse else [math.inf]
     points = {}
     for gamma in GRID["gammas"]:
         for budget in budgets:
-            e = alone(setup, best.draft, batch, context, gamma, budget, **given)
+            e = alone(deployment, best.draft, batch, context, gamma, budget, **given)
             holds = bool(e.fits_in_memory) and float(e.round.speculative_tpot_s) <= limit
             points[gamma, budget] = (float(e.speedup_low), holds, e)
     return points
 
 
-def check_against_scalars(setup: Setup, found: Sweep, limit: float = math.inf, **given: Any) -> None:
+def check_against_scalars(deployment: Deployment, found: Sweep, limit: float = math.inf, **given: Any) -> None:
     for (i, batch), (j, context) in cells(found):
         lows = {}
         for index, best in enumerate(found.bests):
-            points = by_hand(setup, best, batch, context, limit, **given)
+            points = by_hand(deployment, best, batch, context, limit, **given)
             qualified = {key: low for key, (low, holds, _) in points.items() if holds}
             assert bool(best.feasible[i, j]) == bool(qualified)
             if not qualified:
@@ -80,7 +80,7 @@ def check_against_scalars(setup: Setup, found: Sweep, limit: float = math.inf, *
             assert best.speedup_high[i, j] == pytest.approx(float(e.speedup_high), rel=1e-12)
             assert best.tpot_s[i, j] == pytest.approx(float(e.round.speculative_tpot_s), rel=1e-12)
             lows[index] = qualified[chosen]
-        plain = evaluate_grid(setup, Draft(), batch_size=batch, context_len=context)
+        plain = evaluate_grid(deployment, Draft(), batch_size=batch, context_len=context)
         assert found.plain_tpot_s[i, j] == pytest.approx(float(plain.round.target_step_s), rel=1e-12)
         assert found.plain_fits[i, j] == bool(plain.fits_in_memory)
         assert found.bound[i, j] == str(plain.target.bound)
@@ -98,8 +98,8 @@ def cells(found: Sweep) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     ]
 
 
-def test_every_cell_is_the_best_of_all_its_strategies_asked_one_by_one(setup: Setup, found: Sweep) -> None:
-    check_against_scalars(setup, found)
+def test_every_cell_is_the_best_of_all_its_strategies_asked_one_by_one(deployment: Deployment, found: Sweep) -> None:
+    check_against_scalars(deployment, found)
     assert {-2, -1} < set(found.choice.ravel().tolist()), "some cells do not fit, some decode plainly, some speculate"
 
 
@@ -129,14 +129,14 @@ def test_what_is_chosen_is_what_is_reported(found: Sweep) -> None:
 def test_any_map_is_the_best_of_all_its_strategies_asked_one_by_one(
     hardware: str, gpus: int, batches: list[int], contexts: list[int], rate: float | None, limit: float
 ) -> None:
-    setup = Setup(resolve_model("Llama-3.1-8B"), resolve_profile(hardware), gpus, gpus)
+    deployment = Deployment(resolve_model("Llama-3.1-8B"), resolve_profile(hardware), gpus, gpus)
     given_rate = {} if rate is None else {"acceptance_rate": rate}
-    found = swept(setup, STREAMING, SNAPKV, batch_sizes=batches, context_lens=contexts, max_tpot_s=limit, **given_rate)
-    check_against_scalars(setup, found, limit, **given_rate)
+    found = swept(deployment, STREAMING, SNAPKV, batch_sizes=batches, context_lens=contexts, max_tpot_s=limit, **given_rate)
+    check_against_scalars(deployment, found, limit, **given_rate)
 
 
 @pytest.mark.parametrize("points", [1, 9, 10, 27, 28, 55])
-def test_chunks_do_not_change_a_number(setup: Setup, found: Sweep, points: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_change_a_number(deployment: Deployment, found: Sweep, points: int, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     def counted(*arguments: Any, **where: Any) -> Evaluation:
@@ -147,7 +147,7 @@ def test_chunks_do_not_change_a_number(setup: Setup, found: Sweep, points: int, 
 
     monkeypatch.setattr(sweep_module, "CHUNK_POINTS", points)
     monkeypatch.setattr(sweep_module, "evaluate_grid", counted)
-    chunked = swept(setup, *(best.draft for best in found.bests))
+    chunked = swept(deployment, *(best.draft for best in found.bests))
     assert max(asked) <= max(points, 9), "no more than asked for, unless a single cell has more"
     for name in ("plain_tpot_s", "plain_fits", "bound", "choice"):
         np.testing.assert_array_equal(getattr(chunked, name), getattr(found, name))
@@ -166,28 +166,28 @@ def test_chunks_do_not_change_a_number(setup: Setup, found: Sweep, points: int, 
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 
-def test_axes_are_sorted_and_each_value_is_there_once(setup: Setup) -> None:
-    found = swept(setup, STREAMING, batch_sizes=[64, 1, 64], context_lens=[4000, 300])
+def test_axes_are_sorted_and_each_value_is_there_once(deployment: Deployment) -> None:
+    found = swept(deployment, STREAMING, batch_sizes=[64, 1, 64], context_lens=[4000, 300])
     assert found.batch_sizes.tolist() == [1, 64]
     assert found.context_lens.tolist() == [300, 4000]
     assert found.choice.shape == found.speedup.shape == found.plain_tpot_s.shape == (2, 2)
 
 
-def test_a_map_of_one_cell(setup: Setup) -> None:
-    found = swept(setup, STREAMING, batch_sizes=[128], context_lens=[32_000])
+def test_a_map_of_one_cell(deployment: Deployment) -> None:
+    found = swept(deployment, STREAMING, batch_sizes=[128], context_lens=[32_000])
     assert found.choice.tolist() == [[0]]
     assert found.strategy(0, 0).draft_kind == "self"
 
 
-def test_without_drafts_every_cell_decodes_plainly(setup: Setup) -> None:
-    found = swept(setup)
+def test_without_drafts_every_cell_decodes_plainly(deployment: Deployment) -> None:
+    found = swept(deployment)
     assert set(found.choice.ravel().tolist()) == {-2, -1}
     assert (found.speedup == 1).all()
     assert (found.forced_speedup == 1).all()
 
 
-def test_a_cell_that_does_not_fit_is_marked_and_has_no_speedup(setup: Setup) -> None:
-    found = swept(setup, STREAMING, NGRAM, batch_sizes=[4, 100_000], context_lens=[32_000])
+def test_a_cell_that_does_not_fit_is_marked_and_has_no_speedup(deployment: Deployment) -> None:
+    found = swept(deployment, STREAMING, NGRAM, batch_sizes=[4, 100_000], context_lens=[32_000])
     assert found.choice.tolist()[1] == [-2]
     assert not found.plain_fits[1, 0]
     assert found.strategy(1, 0) == NO_SPECULATION
@@ -201,18 +201,18 @@ def test_where_only_plain_decoding_fits_it_is_chosen(
     llama: TransformerConfig, small_llama: TransformerConfig, a100: HardwareProfile
 ) -> None:
     whole = Draft("model", "full", small_llama)
-    roomy = Setup(llama, a100, 1, 1)
+    roomy = Deployment(llama, a100, 1, 1)
     needs = [evaluate_grid(roomy, d, batch_size=8, context_len=32_000, gamma=1).memory.total_bytes for d in (Draft(), whole)]
     tight = replace(a100, peak=replace(a100.peak, memory_bytes=float(sum(needs)) / 2 / 0.95))
-    found = swept(Setup(llama, tight, 1, 1), whole, batch_sizes=[8], context_lens=[32_000], acceptance_rate=0.99)
+    found = swept(Deployment(llama, tight, 1, 1), whole, batch_sizes=[8], context_lens=[32_000], acceptance_rate=0.99)
     assert not found.bests[0].feasible[0, 0]
     assert found.choice.tolist() == [[-1]]
     assert swept(roomy, whole, batch_sizes=[8], context_lens=[32_000], acceptance_rate=0.99).choice.tolist() == [[0]]
 
 
-def test_nothing_over_the_latency_limit_is_chosen(setup: Setup, found: Sweep) -> None:
+def test_nothing_over_the_latency_limit_is_chosen(deployment: Deployment, found: Sweep) -> None:
     limit = 0.016
-    limited = swept(setup, *(best.draft for best in found.bests), max_tpot_s=limit)
+    limited = swept(deployment, *(best.draft for best in found.bests), max_tpot_s=limit)
     for (i, _), (j, _) in cells(limited):
         if limited.choice[i, j] >= 0:
             assert limited.bests[limited.choice[i, j]].tpot_s[i, j] <= limit
@@ -221,26 +221,26 @@ def test_nothing_over_the_latency_limit_is_chosen(setup: Setup, found: Sweep) ->
     assert (limited.choice == -2).sum() > (found.choice == -2).sum()
 
 
-def test_where_only_an_unsure_draft_is_fast_enough_it_is_chosen(setup: Setup) -> None:
+def test_where_only_an_unsure_draft_is_fast_enough_it_is_chosen(deployment: Deployment) -> None:
     """`plan` chooses so for one point: what is too slow is no choice."""
     cell: dict[str, Any] = {"batch_sizes": [12], "context_lens": [32_000], "kv_budgets": [4096]}
-    free = swept(setup, SNAPKV, **cell)
+    free = swept(deployment, SNAPKV, **cell)
     best = free.bests[0]
     assert best.speedup_low[0, 0] < 1 < best.speedup[0, 0]
     assert free.choice.tolist() == [[-1]]
     between = float((free.plain_tpot_s[0, 0] * best.tpot_s[0, 0]) ** 0.5)
-    assert swept(setup, SNAPKV, **cell, max_tpot_s=between).choice.tolist() == [[0]]
+    assert swept(deployment, SNAPKV, **cell, max_tpot_s=between).choice.tolist() == [[0]]
 
 
-def test_an_unreachable_limit_leaves_nothing(setup: Setup) -> None:
-    found = swept(setup, STREAMING, max_tpot_s=1e-6)
+def test_an_unreachable_limit_leaves_nothing(deployment: Deployment) -> None:
+    found = swept(deployment, STREAMING, max_tpot_s=1e-6)
     assert (found.choice == -2).all()
     assert not found.bests[0].feasible.any()
 
 
 @pytest.mark.parametrize("draft", [NGRAM, Draft("eagle3"), Draft("self", "full", weight_dtype="int8"), Draft("self", "pq")])
-def test_a_draft_of_unknown_acceptance_is_never_chosen_but_says_what_would_pay(setup: Setup, draft: Draft) -> None:
-    found = swept(setup, draft)
+def test_a_draft_of_unknown_acceptance_is_never_chosen_but_says_what_would_pay(deployment: Deployment, draft: Draft) -> None:
+    found = swept(deployment, draft)
     (best,) = found.bests
     assert (found.choice < 0).all()
     assert np.isnan(best.speedup).all()
@@ -251,7 +251,7 @@ def test_a_draft_of_unknown_acceptance_is_never_chosen_but_says_what_would_pay(s
         if not best.feasible[i, j]:
             continue
         needed = [
-            float(alone(setup, draft, batch, context, gamma, budget).round.minimum_acceptance_rate())
+            float(alone(deployment, draft, batch, context, gamma, budget).round.minimum_acceptance_rate())
             for gamma in GRID["gammas"]
             for budget in budgets
         ]
@@ -260,50 +260,52 @@ def test_a_draft_of_unknown_acceptance_is_never_chosen_but_says_what_would_pay(s
             assert np.isnan(least)
             continue
         assert least == pytest.approx(np.nanmin(needed), rel=1e-9)
-        at = alone(setup, draft, batch, context, int(best.gamma[i, j]), float(best.kv_budget[i, j]), acceptance_rate=float(least))
-        if not setup.hardware.calibration.engine.draft_rereads_last:
+        at = alone(
+            deployment, draft, batch, context, int(best.gamma[i, j]), float(best.kv_budget[i, j]), acceptance_rate=float(least)
+        )
+        if not deployment.hardware.calibration.engine.draft_rereads_last:
             assert at.round.speedup == pytest.approx(1, rel=1e-6)
         assert at.round.speedup >= 1 - 1e-6
 
 
-def test_unknown_and_known_drafts_compete_without_disturbing_each_other(setup: Setup, found: Sweep) -> None:
-    mixed = swept(setup, NGRAM, *(best.draft for best in found.bests), Draft("eagle3"))
+def test_unknown_and_known_drafts_compete_without_disturbing_each_other(deployment: Deployment, found: Sweep) -> None:
+    mixed = swept(deployment, NGRAM, *(best.draft for best in found.bests), Draft("eagle3"))
     np.testing.assert_array_equal(np.where(mixed.choice > 0, mixed.choice - 1, mixed.choice), found.choice)
     np.testing.assert_array_equal(mixed.speedup, found.speedup)
     np.testing.assert_array_equal(mixed.forced_speedup, found.forced_speedup)
 
 
-def test_a_given_acceptance_is_used_for_every_draft(setup: Setup) -> None:
-    found = swept(setup, NGRAM, STREAMING, acceptance_rate=0.9)
+def test_a_given_acceptance_is_used_for_every_draft(deployment: Deployment) -> None:
+    found = swept(deployment, NGRAM, STREAMING, acceptance_rate=0.9)
     assert not np.isnan(found.bests[0].speedup).any() or (found.choice == -2).any()
-    check_against_scalars(setup, found, acceptance_rate=0.9)
+    check_against_scalars(deployment, found, acceptance_rate=0.9)
     assert 0 in found.choice, "a free draft that is nearly always right wins somewhere"
 
 
-def test_a_hopeless_acceptance_never_speculates(setup: Setup) -> None:
-    assert (swept(setup, STREAMING, SNAPKV, NGRAM, acceptance_rate=0.0).choice < 0).all()
+def test_a_hopeless_acceptance_never_speculates(deployment: Deployment) -> None:
+    assert (swept(deployment, STREAMING, SNAPKV, NGRAM, acceptance_rate=0.0).choice < 0).all()
 
 
-def test_rates_by_position_are_used_for_the_map_too(setup: Setup) -> None:
-    found = swept(setup, STREAMING, acceptance_by_position=[0.9, 0.2])
-    check_against_scalars(setup, found, acceptance_by_position=[0.9, 0.2])
+def test_rates_by_position_are_used_for_the_map_too(deployment: Deployment) -> None:
+    found = swept(deployment, STREAMING, acceptance_by_position=[0.9, 0.2])
+    check_against_scalars(deployment, found, acceptance_by_position=[0.9, 0.2])
 
 
 # What simple choices lose.
 
 
-def simple_choices(setup: Setup, found: Sweep) -> dict[str, Sweep]:
+def simple_choices(deployment: Deployment, found: Sweep) -> dict[str, Sweep]:
     drafts = [best.draft for best in found.bests]
     return {
-        **{f"gamma {gamma}": swept(setup, *drafts, gammas=[gamma]) for gamma in GRID["gammas"]},
-        **{f"budget {budget}": swept(setup, *drafts, kv_budgets=[budget]) for budget in BUDGETS},
-        **{f"{draft.kind} {draft.kv_policy}": swept(setup, draft) for draft in drafts},
+        **{f"gamma {gamma}": swept(deployment, *drafts, gammas=[gamma]) for gamma in GRID["gammas"]},
+        **{f"budget {budget}": swept(deployment, *drafts, kv_budgets=[budget]) for budget in BUDGETS},
+        **{f"{draft.kind} {draft.kv_policy}": swept(deployment, draft) for draft in drafts},
     }
 
 
-def test_no_simple_choice_beats_the_map_by_the_measure_it_is_made_for(setup: Setup, found: Sweep) -> None:
+def test_no_simple_choice_beats_the_map_by_the_measure_it_is_made_for(deployment: Deployment, found: Sweep) -> None:
     assert (found.speedup_low >= 1).all()
-    for name, simple in simple_choices(setup, found).items():
+    for name, simple in simple_choices(deployment, found).items():
         assert (found.speedup_low >= simple.speedup_low).all(), name
         for best in simple.bests:
             here = best.feasible & (found.choice > -2)
@@ -318,17 +320,17 @@ def test_regret_is_the_mean_of_the_extra_time_per_token(found: Sweep) -> None:
     assert found.regret(1.0) > 0
 
 
-def test_cells_that_do_not_fit_have_no_regret(setup: Setup) -> None:
-    small = swept(setup, STREAMING, batch_sizes=[64], context_lens=[33_000])
-    large = swept(setup, STREAMING, batch_sizes=[64, 100_000], context_lens=[33_000])
+def test_cells_that_do_not_fit_have_no_regret(deployment: Deployment) -> None:
+    small = swept(deployment, STREAMING, batch_sizes=[64], context_lens=[33_000])
+    large = swept(deployment, STREAMING, batch_sizes=[64, 100_000], context_lens=[33_000])
     assert small.regret(1.0) == large.regret(1.0) > 0
 
 
-def test_a_map_in_which_nothing_fits_has_no_regret(setup: Setup) -> None:
-    assert swept(setup, STREAMING, batch_sizes=[100_000], context_lens=[33_000]).regret(1.0) == 0
+def test_a_map_in_which_nothing_fits_has_no_regret(deployment: Deployment) -> None:
+    assert swept(deployment, STREAMING, batch_sizes=[100_000], context_lens=[33_000]).regret(1.0) == 0
 
 
-def test_being_forced_to_speculate_shows_losses_too(setup: Setup, found: Sweep) -> None:
+def test_being_forced_to_speculate_shows_losses_too(deployment: Deployment, found: Sweep) -> None:
     forced = found.forced_speedup
     assert forced.min() < 0.9, "at short contexts a draft costs"
     for (i, _), (j, _) in cells(found):
@@ -407,19 +409,19 @@ def test_the_table_survives_a_plan_file(found: Sweep) -> None:
         assert read.policy.at(batch, context) == found.strategy(i, j)
 
 
-def test_a_map_without_speculation_is_a_table_that_never_speculates(setup: Setup) -> None:
-    table = policy_table(swept(setup, STREAMING, batch_sizes=[1, 2], context_lens=[500]))
+def test_a_map_without_speculation_is_a_table_that_never_speculates(deployment: Deployment) -> None:
+    table = policy_table(swept(deployment, STREAMING, batch_sizes=[1, 2], context_lens=[500]))
     assert not table.speculates
     assert table.strategies == [NO_SPECULATION]
     assert table.predicted_speedup == [[1.0], [1.0]]
 
 
-def test_a_borrowed_acceptance_does_not_outrank_a_measured_one_lightly(setup: Setup) -> None:
+def test_a_borrowed_acceptance_does_not_outrank_a_measured_one_lightly(deployment: Deployment) -> None:
     """Two drafts that cost the same and are accepted alike, one of them on another model: the map goes by the lower end."""
     borrowed = AcceptanceCurve("Llama-2-7B-32K", "t", "self", "streaming_llm", None, ((512, 32_000, 0.8),), "there")
     measured = AcceptanceCurve("Llama-3.1-8B", "t", "self", "snapkv", None, ((512, 32_000, 0.8),), "here")
     cell: dict[str, Any] = {"batch_sizes": [128], "context_lens": [32_000], "kv_budgets": [512], "gammas": [3]}
-    found = swept(setup, STREAMING, SNAPKV, **cell, curves=(borrowed, measured))
+    found = swept(deployment, STREAMING, SNAPKV, **cell, curves=(borrowed, measured))
     one, other = found.bests
     assert one.speedup[0, 0] == other.speedup[0, 0]
     assert one.speedup_low[0, 0] < other.speedup_low[0, 0]

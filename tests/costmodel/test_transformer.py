@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_inputs import DTYPES, gpus_for, models
 
-from costmodel.models import builtin_configs, resolve_model
-from costmodel.plan import fingerprint
-from costmodel.transformer import BYTES_PER_ELEMENT, FAMILIES, TransformerConfig
+from magicdec.costmodel.models.catalog import builtin_configs, resolve_model
+from magicdec.costmodel.models.transformer import BYTES_PER_ELEMENT, FAMILIES, TransformerConfig
+from magicdec.costmodel.plans.plan import fingerprint
 
 # As Hugging Face counts the parameters of the published checkpoints.
 PUBLISHED_PARAMS = {

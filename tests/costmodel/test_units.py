@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.errors import InputError
-from costmodel.units import format_bytes, format_rate, format_seconds, format_tokens, parse_seconds, parse_tokens
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.base.units import format_bytes, format_rate, format_seconds, format_tokens, parse_seconds, parse_tokens
 
 
 @pytest.mark.parametrize(

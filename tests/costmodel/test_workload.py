@@ -12,24 +12,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel.acceptance import published_curves
-from costmodel.deployment import Setup
-from costmodel.drafts import Draft
-from costmodel.errors import InputError
-from costmodel.evaluate import Evaluation, evaluate_grid
-from costmodel.hardware import HardwareProfile, resolve_profile
-from costmodel.models import resolve_model
-from costmodel.search import Candidate, candidates, rank
-from costmodel.transformer import TransformerConfig
-from costmodel.workload import Trace, Workload, read_trace
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.hardware.profile import HardwareProfile, resolve_profile
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.planning.search import Candidate, candidates, rank
+from magicdec.costmodel.plans.workload import Trace, Workload, read_trace
+from magicdec.costmodel.speculation.acceptance import published_curves
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.costmodel.speculation.evaluate import Evaluation, evaluate_grid
 
 STREAMING, CURVES = Draft("self", "streaming_llm"), published_curves()
 HEADER = "prompt_len,output_len\n"
 
 
 @pytest.fixture(scope="module")
-def setup(llama: TransformerConfig, a100: HardwareProfile) -> Setup:
-    return Setup(llama, a100, 8, 8)
+def deployment(llama: TransformerConfig, a100: HardwareProfile) -> Deployment:
+    return Deployment(llama, a100, 8, 8)
 
 
 # One batch.
@@ -196,14 +196,14 @@ def test_the_typical_request_has_at_least_a_token() -> None:
 # Mixed lengths in one batch.
 
 
-def mixed(setup: Setup, draft: Draft, lengths: list[int], shares: list[float], **changes: Any) -> Evaluation:
+def mixed(deployment: Deployment, draft: Draft, lengths: list[int], shares: list[float], **changes: Any) -> Evaluation:
     question: dict[str, Any] = {"batch_size": 64, "gamma": 3, "kv_budget": 512, "curves": CURVES}
-    return evaluate_grid(setup, draft, context_len=lengths, context_weights=shares, **{**question, **changes})
+    return evaluate_grid(deployment, draft, context_len=lengths, context_weights=shares, **{**question, **changes})
 
 
-def alike(setup: Setup, draft: Draft, length: float, **changes: Any) -> Evaluation:
+def alike(deployment: Deployment, draft: Draft, length: float, **changes: Any) -> Evaluation:
     question: dict[str, Any] = {"batch_size": 64, "gamma": 3, "kv_budget": 512, "curves": CURVES}
-    return evaluate_grid(setup, draft, context_len=length, **{**question, **changes})
+    return evaluate_grid(deployment, draft, context_len=length, **{**question, **changes})
 
 
 def numbers(e: Evaluation) -> dict[str, Any]:
@@ -218,10 +218,10 @@ def numbers(e: Evaluation) -> dict[str, Any]:
 
 @pytest.mark.parametrize("draft", [STREAMING, Draft("self", "snapkv"), Draft("self", "quest"), Draft("mtp"), Draft()])
 @pytest.mark.parametrize("length", [100, 512, 4000, 32_000])
-def test_a_mixture_of_one_length_is_that_length(setup: Setup, draft: Draft, length: int) -> None:
-    plainly = numbers(alike(setup, draft, length, gamma=3 if draft.drafts else 0))
+def test_a_mixture_of_one_length_is_that_length(deployment: Deployment, draft: Draft, length: int) -> None:
+    plainly = numbers(alike(deployment, draft, length, gamma=3 if draft.drafts else 0))
     for lengths, shares in (([length], [1.0]), ([length] * 3, [0.5, 0.25, 0.25])):
-        for name, value in numbers(mixed(setup, draft, lengths, shares, gamma=3 if draft.drafts else 0)).items():
+        for name, value in numbers(mixed(deployment, draft, lengths, shares, gamma=3 if draft.drafts else 0)).items():
             np.testing.assert_allclose(value, plainly[name], rtol=1e-12, err_msg=name)
 
 
@@ -238,10 +238,10 @@ def test_a_mixture_of_one_length_is_that_length(setup: Setup, draft: Draft, leng
 def test_a_mixture_lies_between_its_parts(
     one: int, other: int, share: float, batch: int, gamma: int, budget: int, hardware: str
 ) -> None:
-    setup = Setup(resolve_model("Llama-3.1-8B"), resolve_profile(hardware), 8, 8)
+    deployment = Deployment(resolve_model("Llama-3.1-8B"), resolve_profile(hardware), 8, 8)
     shape: dict[str, Any] = {"batch_size": batch, "gamma": gamma, "kv_budget": budget}
-    parts = [numbers(alike(setup, STREAMING, length, **shape)) for length in (one, other)]
-    whole = numbers(mixed(setup, STREAMING, [one, other], [share, 1 - share], **shape))
+    parts = [numbers(alike(deployment, STREAMING, length, **shape)) for length in (one, other)]
+    whole = numbers(mixed(deployment, STREAMING, [one, other], [share, 1 - share], **shape))
     for name in ("target_step_s", "verify_step_s", "draft_step_s", "length", "rate", "memory"):
         low, high = sorted(float(part[name]) for part in parts)
         assert low * (1 - 1e-9) <= whole[name] <= high * (1 + 1e-9), name
@@ -255,32 +255,32 @@ def test_a_mixture_lies_between_its_parts(
     st.sampled_from([64, 512, 4096]),
 )
 def test_the_interval_holds_the_prediction_of_any_mixture(lengths: list[int], batch: int, gamma: int, budget: int) -> None:
-    setup = Setup(resolve_model("Llama-3.1-8B"), resolve_profile("a100-sxm-80gb"), 8, 8)
+    deployment = Deployment(resolve_model("Llama-3.1-8B"), resolve_profile("a100-sxm-80gb"), 8, 8)
     shares = [1 / len(lengths)] * len(lengths)
-    e = mixed(setup, STREAMING, lengths, shares, batch_size=batch, gamma=gamma, kv_budget=budget)
+    e = mixed(deployment, STREAMING, lengths, shares, batch_size=batch, gamma=gamma, kv_budget=budget)
     assert e.speedup_low * (1 + e.error) <= e.round.speedup * (1 + 1e-9)
     assert e.speedup_high >= e.round.speedup * (1 + e.error) * (1 - 1e-9)
     assert e.round.mean_acceptance_length <= (gamma + 1) * (1 + 1e-12)
     assert e.speedup_high <= (gamma + 1) * e.round.target_step_s / e.round.round_s * (1 + e.error) * (1 + 1e-9), "all accepted"
 
 
-def test_short_contexts_are_read_whole_and_surely_accepted_in_a_mixture(setup: Setup) -> None:
-    e = mixed(setup, STREAMING, [100, 32_000], [0.5, 0.5])
-    long = alike(setup, STREAMING, 32_000)
+def test_short_contexts_are_read_whole_and_surely_accepted_in_a_mixture(deployment: Deployment) -> None:
+    e = mixed(deployment, STREAMING, [100, 32_000], [0.5, 0.5])
+    long = alike(deployment, STREAMING, 32_000)
     assert e.acceptance_rate == pytest.approx((1 + float(long.acceptance_rate)) / 2)
     assert e.round.mean_acceptance_length == pytest.approx((4 + float(long.round.mean_acceptance_length)) / 2)
-    reads = alike(setup, STREAMING, 16_050, kv_budget=(100 + 512) / 2)
+    reads = alike(deployment, STREAMING, 16_050, kv_budget=(100 + 512) / 2)
     assert e.round.draft_step_s == pytest.approx(float(reads.round.draft_step_s), rel=1e-12)
 
 
-def test_mixed_lengths_broadcast_with_the_other_axes(setup: Setup) -> None:
+def test_mixed_lengths_broadcast_with_the_other_axes(deployment: Deployment) -> None:
     batches, gammas, budgets = np.array([1, 64])[:, None, None], np.array([1, 2, 5])[:, None], np.array([64.0, 512.0])
     lengths, shares = [500, 8000, 60_000], [0.2, 0.5, 0.3]
-    grid = mixed(setup, STREAMING, lengths, shares, batch_size=batches, gamma=gammas, kv_budget=budgets)
+    grid = mixed(deployment, STREAMING, lengths, shares, batch_size=batches, gamma=gammas, kv_budget=budgets)
     assert grid.round.speedup.shape == (2, 3, 2)
     for i, j, k in np.ndindex(2, 3, 2):
         where = {"batch_size": int(batches[i, 0, 0]), "gamma": int(gammas[j, 0]), "kv_budget": float(budgets[k])}
-        one = mixed(setup, STREAMING, lengths, shares, **where)
+        one = mixed(deployment, STREAMING, lengths, shares, **where)
         np.testing.assert_allclose(grid.round.speedup[i, j, k], one.round.speedup, rtol=1e-12)
         np.testing.assert_allclose(grid.speedup_low[i, j, k], one.speedup_low, rtol=1e-12)
 
@@ -289,40 +289,40 @@ def test_mixed_lengths_broadcast_with_the_other_axes(setup: Setup) -> None:
     ("lengths", "shares"),
     [([1000, 2000], [1.0, 1.0]), ([1000, 2000], [2.0, -1.0]), ([1000, 2000], [1.0]), (1000, 1.0), ([1000, 2000], [np.nan, 1.0])],
 )
-def test_shares_that_are_none_are_refused(setup: Setup, lengths: Any, shares: Any) -> None:
+def test_shares_that_are_none_are_refused(deployment: Deployment, lengths: Any, shares: Any) -> None:
     with pytest.raises(InputError, match="context_weights"):
-        mixed(setup, STREAMING, lengths, shares)
+        mixed(deployment, STREAMING, lengths, shares)
 
 
-def traced(setup: Setup, trace: Trace, batch: int, **changes: Any) -> list[Candidate]:
+def traced(deployment: Deployment, trace: Trace, batch: int, **changes: Any) -> list[Candidate]:
     prompt, output = trace.typical
-    return candidates(setup, [STREAMING], Workload(batch, prompt, output), trace=trace, curves=CURVES, **changes)
+    return candidates(deployment, [STREAMING], Workload(batch, prompt, output), trace=trace, curves=CURVES, **changes)
 
 
-def test_a_trace_of_equal_requests_is_planned_as_the_request(setup: Setup) -> None:
+def test_a_trace_of_equal_requests_is_planned_as_the_request(deployment: Deployment) -> None:
     workload = Workload(64, 32_000, 200)
-    single = candidates(setup, [STREAMING], workload, curves=CURVES)
-    for one, other in zip(single, traced(setup, Trace((32_000,) * 3, (200,) * 3), 64), strict=True):
+    single = candidates(deployment, [STREAMING], workload, curves=CURVES)
+    for one, other in zip(single, traced(deployment, Trace((32_000,) * 3, (200,) * 3), 64), strict=True):
         assert one.strategy == other.strategy
         assert one.tpot_s == pytest.approx(other.tpot_s, rel=1e-12)
         assert one.memory_bytes == pytest.approx(other.memory_bytes, rel=1e-12)
         assert one.speedup_low == pytest.approx(other.speedup_low, rel=1e-12)
-    assert rank(single)[0].strategy == rank(traced(setup, Trace((32_000,) * 3, (200,) * 3), 64))[0].strategy
+    assert rank(single)[0].strategy == rank(traced(deployment, Trace((32_000,) * 3, (200,) * 3), 64))[0].strategy
 
 
-def test_steps_of_a_trace_are_priced_at_what_the_batch_holds(setup: Setup) -> None:
+def test_steps_of_a_trace_are_priced_at_what_the_batch_holds(deployment: Deployment) -> None:
     """A long request stays for 1000 steps, a short one for 10: nearly every place holds a long one."""
     trace = Trace((100, 100_000), (10, 1000))
-    (plain, *_) = traced(setup, trace, 16)
-    long = evaluate_grid(setup, Draft(), batch_size=16, context_len=100_500)
+    (plain, *_) = traced(deployment, trace, 16)
+    long = evaluate_grid(deployment, Draft(), batch_size=16, context_len=100_500)
     assert plain.tpot_s == pytest.approx(float(long.round.target_step_s), rel=0.02)
 
 
-def test_memory_holds_what_the_batch_holds(setup: Setup) -> None:
+def test_memory_holds_what_the_batch_holds(deployment: Deployment) -> None:
     """Requests that stay longer are met more often: the mean request of the file is not that of the batch."""
     trace = Trace((100, 100_000), (10, 1000))
-    for candidate in traced(setup, trace, 16):
-        held = float(trace.context_lens @ trace.weights) * 16 * setup.target.kv_bytes_per_token / 8
+    for candidate in traced(deployment, trace, 16):
+        held = float(trace.context_lens @ trace.weights) * 16 * deployment.target.kv_bytes_per_token / 8
         assert candidate.at(candidate.evaluation.memory.kv_bytes) >= held
-    assert not any(candidate.fits_in_memory for candidate in traced(setup, trace, 56))
-    assert not evaluate_grid(setup, Draft(), batch_size=56, context_len=100_000).fits_in_memory
+    assert not any(candidate.fits_in_memory for candidate in traced(deployment, trace, 56))
+    assert not evaluate_grid(deployment, Draft(), batch_size=56, context_len=100_000).fits_in_memory

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from tiny_models import random_prompts
 
-from costmodel.strategy import Strategy
-from executor.batch import Prompt
-from executor.parallel import Ranks, joined
-from executor.run import RUNNABLE, run_stream
-from executor.sampling import GREEDY, Sampling
-from executor.weights import load_model
+from magicdec.costmodel.plans.strategy import Strategy
+from magicdec.executor.engine.batch import Prompt
+from magicdec.executor.engine.sampling import GREEDY, Sampling
+from magicdec.executor.generate import RUNNABLE, run_stream
+from magicdec.executor.model.checkpoint import load_model
+from magicdec.executor.model.tensor_parallel import Ranks, joined
 
 KV_HEADS = {"split": 2, "replicated": 1}  # one for each process, and one that both hold
 # Where both hold a KV head, each chooses its entries by half of the queries: another draft, so other samples.

@@ -7,10 +7,10 @@ import math
 import pytest
 from tiny_models import random_prompts, tiny_model
 
-from costmodel.strategy import Strategy
-from executor.acceptance import measure_acceptance
-from executor.batch import Prompt
-from executor.run import run_batch
+from magicdec.costmodel.plans.strategy import Strategy
+from magicdec.executor.engine.batch import Prompt
+from magicdec.executor.generate import run_batch
+from magicdec.executor.measuring.acceptance import measure_acceptance
 
 TEXT = random_prompts((100,), seed=4)[0]
 

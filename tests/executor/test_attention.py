@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tiny_models import TINY, logits_TV, random_prompts, tiny_model
 from torch import Tensor
 
-from costmodel.transformer import TransformerConfig
-from executor import prefill
-from executor.attention import PrefillAttention, SlotAttention
-from executor.kv_cache import KvCache
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.executor.engine import prefill
+from magicdec.executor.kv.attention import PrefillAttention, SlotAttention
+from magicdec.executor.kv.cache import KvCache
 
 CPU = torch.device("cpu")
 TOLERANCE = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 2e-2, "float16": 3e-3}

@@ -6,8 +6,8 @@ from functools import cache
 
 import pytest
 
-from executor.reference_model import corpus
-from executor.reference_model.corpus import Document, documents, held_out_documents, training_stream
+from magicdec.executor.reference_model import corpus
+from magicdec.executor.reference_model.corpus import Document, documents, held_out_documents, training_stream
 
 BOILERPLATE_CHARS = 500  # packages share some empty-looking files shorter than this
 

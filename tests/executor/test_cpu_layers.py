@@ -12,10 +12,12 @@ import torch
 from tiny_models import tiny_model
 from torch import Tensor
 
-from executor import compiled, cpu_layers, cpu_types
-from executor.attention import SlotAttention
-from executor.kv_cache import KvCache
-from executor.transformer import Transformer, attend_causal
+from magicdec.executor.kernels import build as compiled
+from magicdec.executor.kernels import cpu_layers
+from magicdec.executor.kv.attention import SlotAttention
+from magicdec.executor.kv.cache import KvCache
+from magicdec.executor.model import dtypes as cpu_types
+from magicdec.executor.model.transformer import Transformer, attend_causal
 
 pytestmark = pytest.mark.skipif(compiled.kernels() is None, reason="needs a C compiler")
 

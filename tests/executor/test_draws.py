@@ -11,13 +11,13 @@ import torch
 from scipy import stats
 from tiny_models import logits_TV, perturbed, random_prompts, tiny_model
 
-from costmodel.strategy import Strategy
-from executor.batch import Batch, Prompt
-from executor.decode import decode
-from executor.run import RUNNABLE, make_drafter, run_batch, run_stream
-from executor.sampling import Sampling, logits_to_probs
-from executor.steering import Always
-from executor.transformer import Transformer
+from magicdec.costmodel.plans.strategy import Strategy
+from magicdec.executor.decode_loop import decode
+from magicdec.executor.drafting.policy import Always
+from magicdec.executor.engine.batch import Batch, Prompt
+from magicdec.executor.engine.sampling import Sampling, logits_to_probs
+from magicdec.executor.generate import RUNNABLE, make_drafter, run_batch, run_stream
+from magicdec.executor.model.transformer import Transformer
 
 VOCABULARY = 5
 NEW_TOKENS = 3
@@ -100,7 +100,7 @@ def test_strategies_that_take_turns_leave_the_law_as_it_is() -> None:
 
 
 def test_the_check_notices_a_draft_that_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    from executor import sampling
+    from magicdec.executor.engine import sampling
 
     honest = sampling.accept_sampled
     monkeypatch.setattr(sampling, "accept_sampled", lambda draft, q, p, u: honest(draft, q, p, u * 0.5))

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from executor.attention import visible
+from magicdec.executor.kv.attention import visible
 
 triton = pytest.importorskip("triton", reason="needs Triton")
-gpu_attention = pytest.importorskip("executor.gpu_attention")
+gpu_attention = pytest.importorskip("magicdec.executor.kernels.triton_attention")
 
 SHARED_BYTES = 99 * 1024  # that a program may have on the smallest GPUs: compute capability 8.6 and 8.9
 TOLERANCE = {"float32": 2e-6, "float16": 2e-3, "bfloat16": 1.6e-2}

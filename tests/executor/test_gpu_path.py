@@ -13,13 +13,15 @@ from pretend_gpu import GPU, PretendedGpu, moved, pretended_graphs
 from tiny_models import perturbed, random_prompts, tiny_model
 from torch import Tensor
 
-from costmodel.strategy import CompressedDtype, Strategy
-from executor import attention, decode, passes
-from executor.batch import Batch, Prompt
-from executor.run import RUNNABLE, make_drafter, run_batch, run_stream
-from executor.sampling import GREEDY, Sampling
-from executor.steering import Always
-from executor.transformer import Transformer
+from magicdec.costmodel.plans.strategy import CompressedDtype, Strategy
+from magicdec.executor import decode_loop as decode
+from magicdec.executor.drafting.policy import Always
+from magicdec.executor.engine import model_runner as passes
+from magicdec.executor.engine.batch import Batch, Prompt
+from magicdec.executor.engine.sampling import GREEDY, Sampling
+from magicdec.executor.generate import RUNNABLE, make_drafter, run_batch, run_stream
+from magicdec.executor.kv import attention
+from magicdec.executor.model.transformer import Transformer
 
 DRAFTS = [(kind, policy) for kind, policy in RUNNABLE if (kind, policy) != ("self", "full")]
 SAMPLED = Sampling(temperature=0.8, top_p=0.9, seed=5)

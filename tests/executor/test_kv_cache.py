@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_models import TINY
 
-from executor.kv_cache import KvCache
+from magicdec.executor.kv.cache import KvCache
 
 CPU = torch.device("cpu")
 

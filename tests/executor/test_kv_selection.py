@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from executor.kv_selection import SINK_TOKENS, streaming_llm_slots
+from magicdec.executor.kv.selection import SINK_TOKENS, streaming_llm_slots
 
 CPU = torch.device("cpu")
 

@@ -19,15 +19,15 @@ from tiny_models import (
     tiny_model,
 )
 
-from costmodel.strategy import Strategy
-from executor.batch import Batch, Prompt
-from executor.decode import decode
-from executor.drafters import Proposal
-from executor.run import RUNNABLE, SPARSE, log_probability_gap, make_drafter, run_batch
-from executor.sampling import Sampler
-from executor.steering import Always
-from executor.trace import Trace
-from executor.transformer import Transformer
+from magicdec.costmodel.plans.strategy import Strategy
+from magicdec.executor.decode_loop import decode
+from magicdec.executor.drafting.drafters import Proposal
+from magicdec.executor.drafting.policy import Always
+from magicdec.executor.engine.batch import Batch, Prompt
+from magicdec.executor.engine.round_log import Trace
+from magicdec.executor.engine.sampling import Sampler
+from magicdec.executor.generate import RUNNABLE, SPARSE, log_probability_gap, make_drafter, run_batch
+from magicdec.executor.model.transformer import Transformer
 
 PROMPT_LENGTHS = (1, 7, 40, 64)
 NEW_TOKENS = 23  # a multiple of no gamma + 1 tested but that of gamma = 22

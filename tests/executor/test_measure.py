@@ -9,14 +9,14 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
-from costmodel.strategy import NO_SPECULATION, Strategy
-from costmodel.workload import Workload
-from executor import measure
-from executor.batch import Prompt
-from executor.measure import Measurement, environment, processor_name, seconds, summarise
-from executor.rates import achieved
-from executor.run import run_batch
-from executor.trace import Trace
+from magicdec.costmodel.plans.strategy import NO_SPECULATION, Strategy
+from magicdec.costmodel.plans.workload import Workload
+from magicdec.executor.engine.batch import Prompt
+from magicdec.executor.engine.round_log import Trace
+from magicdec.executor.generate import run_batch
+from magicdec.executor.measuring import measurement as measure
+from magicdec.executor.measuring.measurement import Measurement, environment, processor_name, seconds, summarise
+from magicdec.executor.measuring.throughput import achieved
 
 MODEL = tiny_model()
 WORKLOAD = Workload(2, 100, 5)

@@ -14,11 +14,11 @@ import torch
 from parallel_matrix import CASES, KV_HEADS, said, strategies
 from tiny_models import TINY, perturbed, save_checkpoint, tiny_model, weights_of
 
-from costmodel.errors import InputError
-from costmodel.strategy import Strategy
-from executor.parallel import ALONE, Ranks
-from executor.transformer import Transformer
-from executor.weights import load_model
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.plans.strategy import Strategy
+from magicdec.executor.model.checkpoint import load_model
+from magicdec.executor.model.tensor_parallel import ALONE, Ranks
+from magicdec.executor.model.transformer import Transformer
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,13 +10,14 @@ import torch
 from tiny_models import tiny_model
 from torch import Tensor
 
-from costmodel.errors import InputError
-from executor import compiled, cpu_layers
-from executor.attention import SlotAttention
-from executor.cpu_types import on_cpu
-from executor.kv_cache import KvCache
-from executor.passes import Passes
-from executor.transformer import Transformer
+from magicdec.costmodel.base.errors import InputError
+from magicdec.executor.engine.model_runner import Passes
+from magicdec.executor.kernels import build as compiled
+from magicdec.executor.kernels import cpu_layers
+from magicdec.executor.kv.attention import SlotAttention
+from magicdec.executor.kv.cache import KvCache
+from magicdec.executor.model.dtypes import on_cpu
+from magicdec.executor.model.transformer import Transformer
 
 CPU = torch.device("cpu")
 SHAPE = {"d_model": 48, "head_dim": 32, "d_ff": 80, "vocab_size": 43, "dtype": "float32"}

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny_models import TINY
 
-from executor import probe
-from executor.probe import num_measurements, probe_cpu, random_model
+from magicdec.executor.measuring import cpu_probe as probe
+from magicdec.executor.measuring.cpu_probe import num_measurements, probe_cpu, random_model
 
 
 @pytest.mark.parametrize("changes", [{}, {"tied_embeddings": True}, {"qk_norm": True}, {"qkv_bias": True}], ids=str)

@@ -9,10 +9,10 @@ import torch
 from tiny_models import tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from executor.attention import SlotAttention
-from executor.kv_cache import KvCache
-from executor.rates import achieved, pass_bytes, pass_flop
-from executor.trace import Trace
+from magicdec.executor.engine.round_log import Trace
+from magicdec.executor.kv.attention import SlotAttention
+from magicdec.executor.kv.cache import KvCache
+from magicdec.executor.measuring.throughput import achieved, pass_bytes, pass_flop
 
 
 @pytest.mark.parametrize("changes", [{}, {"tied_embeddings": True}, {"num_kv_heads": 4}], ids=["grouped", "tied", "ungrouped"])

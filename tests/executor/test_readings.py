@@ -7,19 +7,19 @@ import torch
 from tiny_models import TINY, random_prompts, tiny_model
 from torch import Tensor
 
-from costmodel.strategy import Strategy
-from executor.batch import Batch, Prompt
-from executor.chosen_readings import QuestReading
-from executor.decode import decode
-from executor.draft_attention import ChosenAttention
-from executor.drafters import NgramDrafter
-from executor.kv_cache import KvCache
-from executor.kv_selection import OBSERVED, PAGE, quest_slots, snapkv_slots, top_slots
-from executor.quantised_kv import LARGEST, QuantisedKv, quantise, restore
-from executor.readings import QuantisedReading, SnapKvReading
-from executor.run import make_drafter
-from executor.sampling import GREEDY, Sampler
-from executor.steering import Always
+from magicdec.costmodel.plans.strategy import Strategy
+from magicdec.executor.decode_loop import decode
+from magicdec.executor.drafting.drafters import NgramDrafter
+from magicdec.executor.drafting.kv_views import QuantisedReading, SnapKvReading
+from magicdec.executor.drafting.policy import Always
+from magicdec.executor.drafting.query_aware_views import QuestReading
+from magicdec.executor.engine.batch import Batch, Prompt
+from magicdec.executor.engine.sampling import GREEDY, Sampler
+from magicdec.executor.generate import make_drafter
+from magicdec.executor.kv.cache import KvCache
+from magicdec.executor.kv.gathered_attention import ChosenAttention
+from magicdec.executor.kv.quantised_cache import LARGEST, QuantisedKv, quantise, restore
+from magicdec.executor.kv.selection import OBSERVED, PAGE, quest_slots, snapkv_slots, top_slots
 
 CPU = torch.device("cpu")
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from costmodel.acceptance import curves_beside
-from executor.reference_model import reference_model_dir
-from executor.reference_model.train import evaluate
-from executor.tokenizer import load_tokenizer
-from executor.transformer import Transformer
-from executor.weights import load_model
+from magicdec.costmodel.speculation.acceptance import curves_beside
+from magicdec.executor.model.checkpoint import load_model
+from magicdec.executor.model.tokenizer import load_tokenizer
+from magicdec.executor.model.transformer import Transformer
+from magicdec.executor.reference_model import reference_model_dir
+from magicdec.executor.reference_model.train import evaluate
 
 FOLDER = reference_model_dir()
 FACTS = json.loads((FOLDER / "training.json").read_text(encoding="utf-8"))

@@ -8,14 +8,13 @@ import pytest
 import torch
 from tiny_models import continue_without_cache, logits_TV, perturbed, random_prompts, tiny_model
 
-from costmodel.errors import InputError
-from costmodel.strategy import NO_SPECULATION, Strategy
-from executor import run
-from executor.attention import PrefillAttention
-from executor.batch import Batch, Prompt
-from executor.drafters import ModelDrafter
-from executor.kv_cache import KvCache
-from executor.run import (
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.plans.strategy import NO_SPECULATION, Strategy
+from magicdec.executor import generate as run
+from magicdec.executor.drafting.drafters import ModelDrafter
+from magicdec.executor.engine.batch import Batch, Prompt
+from magicdec.executor.engine.round_log import Trace, merge
+from magicdec.executor.generate import (
     RUNNABLE,
     batches,
     check_prompts,
@@ -25,8 +24,9 @@ from executor.run import (
     make_drafter,
     run_batch,
 )
-from executor.trace import Trace, merge
-from executor.transformer import Transformer
+from magicdec.executor.kv.attention import PrefillAttention
+from magicdec.executor.kv.cache import KvCache
+from magicdec.executor.model.transformer import Transformer
 
 SELF = Strategy("self", "streaming_llm", 8, 4)
 SMALL = Strategy("model", "full", None, 4, "small")

@@ -10,9 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from costmodel.errors import InputError
-from executor.sampling import ACCEPT, DRAFT, GREEDY, Answer, Sampler, Sampling, draw, logits_to_probs, row_seed, uniform
-from executor.verify import accept_sampled, count_accepted
+from magicdec.costmodel.base.errors import InputError
+from magicdec.executor.engine.sampling import (
+    ACCEPT,
+    DRAFT,
+    GREEDY,
+    Answer,
+    Sampler,
+    Sampling,
+    draw,
+    logits_to_probs,
+    row_seed,
+    uniform,
+)
+from magicdec.executor.engine.verification import accept_sampled, count_accepted
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([math.log(p) for p in (0.4, 0.3, 0.15, 0.1, 0.05)], dtype=torch.float64)

@@ -16,20 +16,20 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 
-from costmodel.errors import InputError
-from costmodel.policy import PolicyTable
-from costmodel.strategy import NO_SPECULATION, Strategy
-from executor import batch as batch_module
-from executor import memory
-from executor.batch import Batch, Prompt
-from executor.decode import decode
-from executor.drafters import NgramDrafter
-from executor.kv_cache import KvCache
-from executor.prefill import prefill
-from executor.run import RUNNABLE, make_drafter, run_batch, run_stream
-from executor.steering import PLAIN, Always, Steering, next_strategy
-from executor.stopping import StopTexts, cut_text
-from executor.transformer import Transformer
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.plans.policy import PolicyTable
+from magicdec.costmodel.plans.strategy import NO_SPECULATION, Strategy
+from magicdec.executor.decode_loop import decode
+from magicdec.executor.drafting.drafters import NgramDrafter
+from magicdec.executor.drafting.policy import PLAIN, Always, Steering, next_strategy
+from magicdec.executor.engine import batch as batch_module
+from magicdec.executor.engine.batch import Batch, Prompt
+from magicdec.executor.engine.prefill import prefill
+from magicdec.executor.engine.stop_strings import StopTexts, cut_text
+from magicdec.executor.generate import RUNNABLE, make_drafter, run_batch, run_stream
+from magicdec.executor.kv.cache import KvCache
+from magicdec.executor.model.transformer import Transformer
+from magicdec.executor.system import memory
 
 LENGTHS = (1, 40, 7, 64, 2, 23, 50, 16, 33, 3, 90)
 LIMITS = (12, 5, 20, 1, 17, 9, 30, 13, 2, 26, 8)

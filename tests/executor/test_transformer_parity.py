@@ -13,14 +13,14 @@ import torch
 from tiny_models import TINY, random_prompts
 from torch import Tensor, nn
 
-from costmodel.architecture import RopeScaling
-from costmodel.hf_config import load_config
-from executor.attention import PrefillAttention, SlotAttention
-from executor.batch import Batch, Prompt
-from executor.decode import decode
-from executor.kv_cache import KvCache
-from executor.transformer import Transformer, attend_causal, rope_tables, rotate
-from executor.weights import load_model
+from magicdec.costmodel.models.architecture import RopeScaling
+from magicdec.costmodel.models.hf_config import load_config
+from magicdec.executor.decode_loop import decode
+from magicdec.executor.engine.batch import Batch, Prompt
+from magicdec.executor.kv.attention import PrefillAttention, SlotAttention
+from magicdec.executor.kv.cache import KvCache
+from magicdec.executor.model.checkpoint import load_model
+from magicdec.executor.model.transformer import Transformer, attend_causal, rope_tables, rotate
 
 transformers = pytest.importorskip("transformers")
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from executor.verify import count_accepted, count_emitted
+from magicdec.executor.engine.verification import count_accepted, count_emitted
 
 STOP = 9
 

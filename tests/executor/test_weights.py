@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import logits_TV, perturbed, random_prompts, save_checkpoint, tiny_model, weights_of
 
-from costmodel.errors import InputError, Problem
-from executor import compiled, cpu_types
-from executor.parallel import Ranks
-from executor.transformer import Transformer
-from executor.weights import checkpoint_digest, load_model, stop_tokens
+from magicdec.costmodel.base.errors import InputError, Problem
+from magicdec.executor.kernels import build as compiled
+from magicdec.executor.model import dtypes as cpu_types
+from magicdec.executor.model.checkpoint import checkpoint_digest, load_model, stop_tokens
+from magicdec.executor.model.tensor_parallel import Ranks
+from magicdec.executor.model.transformer import Transformer
 
 TOKENS = random_prompts((12,))[0]
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from costmodel.transformer import TransformerConfig
-from executor.transformer import Transformer
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.executor.model.transformer import Transformer
 
 TINY = TransformerConfig(
     name="tiny",

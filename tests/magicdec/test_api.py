@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import magicdec
-from costmodel.deployment import Setup
-from costmodel.hardware import resolve_profile
-from executor import compiled
+from magicdec.costmodel.hardware.profile import resolve_profile
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.executor.kernels import build as compiled
 from magicdec.names import CPU, REFERENCE, executed, find_draft, find_model
 
 
@@ -42,5 +42,5 @@ def test_a_model_is_priced_in_the_types_it_runs_in() -> None:
     found = [executed(config, *where) for where in ((gpu,), (cpu,), (cpu, 2))]
     assert [one.dtype for one in found] == ["float16", "float32", "float32"]
     assert [one.linear_dtype for one in found] == [one.embedding_dtype for one in found] == [None, "float16", None]
-    draft = find_draft(REFERENCE, None, Setup(executed(config, cpu, 2), cpu, 2, 2))
+    draft = find_draft(REFERENCE, None, Deployment(executed(config, cpu, 2), cpu, 2, 2))
     assert draft.model == executed(config, cpu, 2)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from costmodel.transformer import TransformerConfig
-from executor.probe import Probe
 from magicdec import calibration
 from magicdec.calibration import TRIES, steady_probe
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.executor.measuring.cpu_probe import Probe
 from magicdec.names import REFERENCE, find_model
 
 

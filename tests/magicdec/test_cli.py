@@ -195,7 +195,7 @@ def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:
         "-o",
         str(plan),
     )
-    from executor.reference_model import reference_model_dir
+    from magicdec.executor.reference_model import reference_model_dir
 
     message = refused("run", str(plan), "--prompts", "-", "--model-dir", str(reference_model_dir()), text="import os\n")
     assert "the planned target TinyLlama-1.1B" in message
@@ -228,7 +228,7 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 
 def test_acceptance_measures_a_curve_that_planning_reads(tmp_path: Path) -> None:
-    from costmodel.acceptance import parse_curves
+    from magicdec.costmodel.speculation.acceptance import parse_curves
 
     file = tmp_path / "acceptance.yaml"
     sizes = "--kv-budgets 16,64 --context-lens 128,256 --rows 2 --max-new-tokens 12".split()
@@ -246,7 +246,7 @@ def test_acceptance_measures_a_curve_that_planning_reads(tmp_path: Path) -> None
 def test_acceptance_curves_name_what_the_draft_read(
     tmp_path: Path, options: list[str], policy: str, kv_dtype: str | None, points: int
 ) -> None:
-    from costmodel.acceptance import parse_curves
+    from magicdec.costmodel.speculation.acceptance import parse_curves
 
     file = tmp_path / "acceptance.yaml"
     sizes = "--kv-budgets 16,64 --context-lens 128,256 --rows 2 --max-new-tokens 12".split()
@@ -259,7 +259,7 @@ def test_acceptance_curves_name_what_the_draft_read(
 
 
 def test_calibrate_fits_a_profile_to_published_step_times(tmp_path: Path) -> None:
-    from costmodel.hardware import load_profile, resolve_profile
+    from magicdec.costmodel.hardware.profile import load_profile, resolve_profile
 
     file = tmp_path / "mine.yaml"
     result = call("calibrate", "--from-published", "h100", "-o", str(file), "--json")

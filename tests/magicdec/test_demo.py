@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from costmodel.hardware import HardwareProfile, resolve_profile
 from magicdec.cli import main
+from magicdec.costmodel.hardware.profile import HardwareProfile, resolve_profile
 from magicdec.demo import fastest_seen, hardware_as_it_is, memory_change
-from reports.runs import read_runs
+from magicdec.reports.runs import read_runs
 
 
 def test_demo_predicts_plans_runs_compares_and_keeps_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from costmodel.export import ENGINES
 from magicdec.cli import main
+from magicdec.costmodel.export import ENGINES
 
 PLAN = (
     "plan --model llama-3.1-8b --hardware h100-sxm --num-gpus 8 --batch-size 64 --context-len 32k --gamma 3 --kv-budget 512".split()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from costmodel.errors import InputError
+from magicdec.costmodel.base.errors import InputError
 from magicdec.outputs import Outputs
 
 DIGESTS = {"a": "1111", "b": "2222", "c": "3333"}

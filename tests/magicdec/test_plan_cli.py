@@ -10,8 +10,8 @@ import pytest
 import yaml
 from command_line import UNCALIBRATED, WHERE, answered, call, refused, shown
 
-from costmodel.plan import load_plan
-from costmodel.search import GAMMAS
+from magicdec.costmodel.planning.search import GAMMAS
+from magicdec.costmodel.plans.plan import load_plan
 
 POINT = [*WHERE, "--batch-size", "64", "--context-len", "32k"]
 PLAN, PREDICT = ["plan", *POINT], ["predict", *POINT]

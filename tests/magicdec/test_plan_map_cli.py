@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from command_line import UNCALIBRATED, WHERE, answered, refused, shown
 
-from costmodel.plan import load_plan
-from costmodel.search import KV_BUDGETS
-from costmodel.strategy import NO_SPECULATION
-from costmodel.sweep import sweep
-from costmodel.units import format_tokens
 from magicdec.api import ask, predict
+from magicdec.costmodel.base.units import format_tokens
+from magicdec.costmodel.planning.search import KV_BUDGETS
+from magicdec.costmodel.planning.sweep import sweep
+from magicdec.costmodel.plans.plan import load_plan
+from magicdec.costmodel.plans.strategy import NO_SPECULATION
 from magicdec.planning import Wishes
 from magicdec.sweeping import BATCH_SIZES, CONTEXT_LENS
 
@@ -90,9 +90,9 @@ def test_the_fixed_gamma_that_is_named_loses_the_least() -> None:
     words = shown("plan", *WHERE, "--sweep", "--batch-size", "64", "--context-len", "32k", "--gamma", "1,3,9")
     question, gammas = ask("llama-3.1-8b", "a100-sxm-80gb", num_gpus=8), (1, 3, 9)
     axes = {"batch_sizes": BATCH_SIZES, "context_lens": CONTEXT_LENS, "kv_budgets": KV_BUDGETS, "curves": question.model.curves}
-    drafts = Wishes().found_drafts(question.setup)
-    found = sweep(question.setup, drafts, gammas=gammas, **axes)  # type: ignore[arg-type]
-    forced = {g: sweep(question.setup, drafts, gammas=[g], **axes).forced_speedup for g in gammas}  # type: ignore[arg-type]
+    drafts = Wishes().found_drafts(question.deployment)
+    found = sweep(question.deployment, drafts, gammas=gammas, **axes)  # type: ignore[arg-type]
+    forced = {g: sweep(question.deployment, drafts, gammas=[g], **axes).forced_speedup for g in gammas}  # type: ignore[arg-type]
     regrets = {gamma: found.regret(speedup) for gamma, speedup in forced.items()}
     best = min(regrets, key=lambda gamma: regrets[gamma])
     assert f"always speculating, with gamma {best}, the best of fixed ones, would take {regrets[best]:.0%} more" in words

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 import magicdec
-from costmodel.acceptance import render_curves
-from costmodel.drafts import Draft
-from costmodel.errors import InputError
-from costmodel.evaluate import evaluate_grid
-from costmodel.plan import Plan, load_plan, parse_plan, render_plan
-from costmodel.search import GAMMAS, KV_BUDGETS
-from costmodel.serving import serving
-from costmodel.strategy import NO_SPECULATION
-from costmodel.sweep import policy_table, sweep
-from costmodel.workload import Trace, Workload
-from executor.reference_model import reference_model_dir
 from magicdec.api import Question, ask, best_gamma, evaluate
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.planning.search import GAMMAS, KV_BUDGETS
+from magicdec.costmodel.planning.sweep import policy_table, sweep
+from magicdec.costmodel.plans.plan import Plan, load_plan, parse_plan, render_plan
+from magicdec.costmodel.plans.strategy import NO_SPECULATION
+from magicdec.costmodel.plans.workload import Trace, Workload
+from magicdec.costmodel.speculation.acceptance import render_curves
+from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.costmodel.speculation.evaluate import evaluate_grid
+from magicdec.costmodel.speculation.serving import serving
+from magicdec.executor.reference_model import reference_model_dir
 from magicdec.planning import Wishes, describe, make_plan, plan
 
 LONG = Workload(128, 32_000, 128)
@@ -40,7 +40,7 @@ def made(question: Question, workload: Workload = LONG, *, trace: Trace | None =
 
 
 def drafts(question: Question, **wishes: Any) -> list[str]:
-    return [f"{draft.kind} {draft.kv_policy}" for draft in Wishes(**wishes).found_drafts(question.setup)]
+    return [f"{draft.kind} {draft.kv_policy}" for draft in Wishes(**wishes).found_drafts(question.deployment)]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_the_drafts_that_are_meant(question: Question, wishes: dict[str, Any], e
 
 
 def test_a_compressed_draft_carries_its_types(question: Question) -> None:
-    found = Wishes(drafts=(), draft_kv_dtype="int4", draft_weight_dtype="int8").found_drafts(question.setup)
+    found = Wishes(drafts=(), draft_kv_dtype="int4", draft_weight_dtype="int8").found_drafts(question.deployment)
     assert found == [Draft("self", "full", kv_dtype="int4", weight_dtype="int8")]
 
 
@@ -89,7 +89,7 @@ def test_the_plan_holds_the_best_by_the_lower_end_of_everything_asked_one_by_one
         for gamma in GAMMAS:
             for budget in KV_BUDGETS:
                 e = evaluate_grid(
-                    question.setup,
+                    question.deployment,
                     Draft("self", policy),  # type: ignore[arg-type]
                     batch_size=128,
                     context_len=32_064,
@@ -109,8 +109,8 @@ def test_the_plan_holds_the_best_by_the_lower_end_of_everything_asked_one_by_one
 def test_the_map_and_the_plan_choose_alike(question: Question) -> None:
     wishes = Wishes()
     found = sweep(
-        question.setup,
-        wishes.found_drafts(question.setup),
+        question.deployment,
+        wishes.found_drafts(question.deployment),
         batch_sizes=[1, 8, 32, 128],
         context_lens=[1000, 32_064],
         gammas=wishes.gammas,
@@ -217,8 +217,8 @@ def test_serving_is_that_of_the_chosen_strategy_and_of_plain_decoding(question: 
     found = made(question)
     assert found.serving is not None
     where: dict[str, Any] = {"prompt_lens": 32_000, "output_len": 128, "batch_size": 128}
-    fast = serving(question.setup, **where, tpot_s=found.prediction.predicted_speculative_tpot_s)
-    plain = serving(question.setup, **where, tpot_s=found.prediction.predicted_target_step_s)
+    fast = serving(question.deployment, **where, tpot_s=found.prediction.predicted_speculative_tpot_s)
+    plain = serving(question.deployment, **where, tpot_s=found.prediction.predicted_target_step_s)
     assert found.serving.predicted_ttft_s == fast.ttft_s
     assert found.serving.predicted_request_s == fast.request_s < found.serving.predicted_plain_request_s == plain.request_s
     assert found.serving.predicted_throughput_tokens_per_s == fast.throughput_tokens_per_s
@@ -286,8 +286,8 @@ def test_a_plan_survives_its_file(question: Question, tmp_path: Path) -> None:
     wishes = Wishes()
     table = policy_table(
         sweep(
-            question.setup,
-            wishes.found_drafts(question.setup),
+            question.deployment,
+            wishes.found_drafts(question.deployment),
             batch_sizes=[1, 128],
             context_lens=[1000, 32_000],
             gammas=GAMMAS,
@@ -381,8 +381,8 @@ def test_a_checkpoint_is_planned_with_the_acceptance_beside_it(tmp_path: Path) -
 
 
 def test_a_question_knows_its_replicas(question: Question) -> None:
-    assert ask("llama-3.1-8b", "h100-sxm", num_gpus=8, tensor_parallel=2).setup.replicas == 4
-    assert question.setup == replace(question.setup)
+    assert ask("llama-3.1-8b", "h100-sxm", num_gpus=8, tensor_parallel=2).deployment.replicas == 4
+    assert question.deployment == replace(question.deployment)
 
 
 def test_a_trace_with_requests_beyond_what_the_model_knows_says_so(question: Question) -> None:

@@ -166,7 +166,7 @@ def test_bad_sampling_is_refused_by_option(plan: Path, option: str, value: str) 
 
 
 def test_an_interrupted_run_says_that_the_same_command_goes_on(plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from executor import run
+    from magicdec.executor import generate as run
 
     def interrupted(*models: object, **how: object) -> None:
         raise KeyboardInterrupt

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from costmodel.strategy import Strategy
-from executor.batch import Prompt
-from executor.reference_model import reference_model_dir
-from executor.run import Result, run_batch
-from executor.transformer import Transformer
-from executor.weights import load_model
+from magicdec.costmodel.plans.strategy import Strategy
+from magicdec.executor.engine.batch import Prompt
+from magicdec.executor.generate import Result, run_batch
+from magicdec.executor.model.checkpoint import load_model
+from magicdec.executor.model.transformer import Transformer
+from magicdec.executor.reference_model import reference_model_dir
 from magicdec.running import _differences
 
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from costmodel.errors import InputError
-from costmodel.evaluate import relative_error
-from costmodel.hardware import builtin_profiles, resolve_profile
-from costmodel.plan import fingerprint
-from costmodel.validate import IN_SAMPLE, LEFT_OUT, NOT_FITTED, Comparison, accuracy
 from magicdec.api import predict
 from magicdec.cli import main
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.calibration.validation import IN_SAMPLE, LEFT_OUT, NOT_FITTED, Comparison, accuracy
+from magicdec.costmodel.hardware.profile import builtin_profiles, resolve_profile
+from magicdec.costmodel.plans.plan import fingerprint
+from magicdec.costmodel.speculation.evaluate import relative_error
 from magicdec.names import find_model
 from magicdec.validation import own_comparisons, validation
 
@@ -46,7 +46,7 @@ def errors(document: dict[str, Any], quantity: str, split: str, **where: str) ->
 
 
 def published(name: str) -> list[dict[str, str]]:
-    return list(csv.DictReader((resources.files("costmodel") / "published" / f"{name}.csv").read_text().splitlines()))
+    return list(csv.DictReader((resources.files("magicdec.costmodel") / "published" / f"{name}.csv").read_text().splitlines()))
 
 
 # The targets.

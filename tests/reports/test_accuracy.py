@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 
-from costmodel.validate import IN_SAMPLE, LEFT_OUT, NOT_FITTED, Comparison
-from reports.accuracy import accuracy_figure
-from reports.style import Drawing
+from magicdec.costmodel.calibration.validation import IN_SAMPLE, LEFT_OUT, NOT_FITTED, Comparison
+from magicdec.reports.accuracy import accuracy_figure
+from magicdec.reports.style import Drawing
 
 ROWS = [
     Comparison("a100", "m", "target step", IN_SAMPLE, "1 x 1", 0.010, 0.011),

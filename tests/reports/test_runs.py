@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import magicdec
-from costmodel.errors import InputError
-from costmodel.plan import Plan, render_plan
-from reports.runs import read_runs, run_figures
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.plans.plan import Plan, render_plan
+from magicdec.reports.runs import read_runs, run_figures
 
 
 @pytest.fixture

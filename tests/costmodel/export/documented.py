@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from costmodel.export import export_plan
-from costmodel.export.document import Export, Options
-from costmodel.plan import Plan
+from magicdec.costmodel.export import export_plan
+from magicdec.costmodel.export.document import Export, Options
+from magicdec.costmodel.plans.plan import Plan
 
 TYPES: dict[str, type | tuple[type, ...]] = {
     "integer": int,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from costmodel.plan import Plan, PlannedHardware, PlannedModel, PredictedRound
-from costmodel.policy import PolicyTable
-from costmodel.strategy import NO_SPECULATION, Strategy
-from costmodel.workload import Workload
+from magicdec.costmodel.plans.plan import Plan, PlannedHardware, PlannedModel, PredictedRound
+from magicdec.costmodel.plans.policy import PolicyTable
+from magicdec.costmodel.plans.strategy import NO_SPECULATION, Strategy
+from magicdec.costmodel.plans.workload import Workload
 
 STRATEGIES = {
     "none": NO_SPECULATION,

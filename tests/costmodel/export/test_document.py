@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from plans import STRATEGIES, plan_of, tables
 
-from costmodel.export import ENGINES, export_plan
-from costmodel.export.document import Export, Options, command_text, comment_text, script_text
+from magicdec.costmodel.export import ENGINES, export_plan
+from magicdec.costmodel.export.document import Export, Options, command_text, comment_text, script_text
 
 EVERY_KIND = [(name, kind) for name, engine in ENGINES.items() for kind, strategy in STRATEGIES.items() if engine.runs(strategy)]
 

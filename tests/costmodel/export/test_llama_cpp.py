@@ -6,8 +6,8 @@ import pytest
 from documented import checked, fields, flags
 from plans import BATCH_SIZES, STRATEGIES, plan_of, tables
 
-from costmodel.errors import InputError
-from costmodel.export import export_plan
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.export import export_plan
 
 
 @pytest.mark.parametrize(

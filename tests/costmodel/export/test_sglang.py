@@ -9,9 +9,9 @@ import pytest
 from documented import check_values, checked, fields, flags
 from plans import BATCH_SIZES, STRATEGIES, plan_of, tables
 
-from costmodel.errors import InputError
-from costmodel.export import export_plan
-from costmodel.export.document import Export
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.export import export_plan
+from magicdec.costmodel.export.document import Export
 
 KNOWN = fields("sglang")
 

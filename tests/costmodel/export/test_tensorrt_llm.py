@@ -9,9 +9,9 @@ import yaml
 from documented import check_values, checked, fields
 from plans import BATCH_SIZES, STRATEGIES, plan_of, tables
 
-from costmodel.errors import InputError
-from costmodel.export import export_plan
-from costmodel.export.document import Export, Options
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.export import export_plan
+from magicdec.costmodel.export.document import Export, Options
 
 KNOWN = fields("tensorrt-llm")
 VERSIONS = ["1.2", "1.3"]

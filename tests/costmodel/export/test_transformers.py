@@ -9,8 +9,8 @@ import pytest
 from documented import check_values, checked, fields
 from plans import BATCH_SIZES, STRATEGIES, of, plan_of, table, tables
 
-from costmodel.errors import InputError
-from costmodel.export import export_plan
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.export import export_plan
 
 KINDS = ["none", "model", "sparse model", "int8 weights", "ngram", "mtp"]
 

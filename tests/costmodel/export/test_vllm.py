@@ -9,10 +9,10 @@ import pytest
 from documented import checked, speculative_config
 from plans import BATCH_SIZES, CONTEXT_LENS, STRATEGIES, of, plan_of, table, tables
 
-from costmodel.errors import InputError
-from costmodel.export import export_plan
-from costmodel.export.document import Export, Options
-from costmodel.policy import PolicyTable
+from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.export import export_plan
+from magicdec.costmodel.export.document import Export, Options
+from magicdec.costmodel.plans.policy import PolicyTable
 
 SCHEDULE = "num_speculative_tokens_per_batch_size"
 RUNS = ["model", "sparse model", "ngram", "eagle3", "mtp", "fp8 KV", "int8 weights"]

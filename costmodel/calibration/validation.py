@@ -1,0 +1,165 @@
+"""Predicted beside measured: published rows, in-sample and with a model left out of the fit, and how far off each quantity is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from ..hardware.profile import HardwareProfile, resolve_profile
+from ..models.catalog import resolve_model
+from ..passes.forward import Array
+from ..planning.search import GAMMAS
+from ..speculation.acceptance import published_curves
+from ..speculation.deployment import Deployment
+from ..speculation.drafts import Draft
+from ..speculation.evaluate import Evaluation, evaluate_grid
+from .engine_fit import Observation, fit_published, observations_of, predicted_s, published_rows
+
+IN_SAMPLE, LEFT_OUT, NOT_FITTED = "in sample", "model left out", "not fitted"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One predicted quantity beside its measurement.
+
+    Attributes:
+        hardware, model: Whose.
+        quantity: `target step`, `verify step`, `draft steps`, `speedup`, `speedup at the best gamma` or `best gamma`.
+        split: How the row relates to the fit: `in sample`, `model left out` or `not fitted`.
+        row: Batch size, context and draft, for people.
+        measured, predicted: Seconds, ratios or tokens.
+    """
+
+    hardware: str
+    model: str
+    quantity: str
+    split: str
+    row: str
+    measured: float
+    predicted: float
+
+    @property
+    def error(self) -> float:
+        """Relative; of the best gamma in tokens."""
+        return self.predicted - self.measured if self.quantity == "best gamma" else self.predicted / self.measured - 1
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How far off one quantity is, over the rows of one GPU and model.
+
+    Attributes:
+        median, mean, worst: Absolute relative errors; of the best gamma in tokens.
+        worst_row: Where it is worst.
+        rows: How many.
+    """
+
+    hardware: str
+    model: str
+    quantity: str
+    split: str
+    rows: int
+    median: float
+    mean: float
+    worst: float
+    worst_row: str
+
+
+def published_comparisons() -> list[Comparison]:
+    """Every published quantity beside its prediction: of the shipped profiles, and of refitted ones where a model is left out."""
+    return [*step_comparisons(), *left_out_comparisons(), *best_gamma_comparisons()]
+
+
+def step_comparisons() -> list[Comparison]:
+    """The step times that the profiles were fitted to, and the speedups that follow with the published tokens per round."""
+    found = []
+    for row in published_rows("magicdec_timings"):
+        profile = resolve_profile(row["hardware"])
+        seen = observations_of(row, profile)
+        found += [_step(profile, row, name, one, IN_SAMPLE) for name, one in seen.items()]
+        target_s, verify_s, drafting_s = (predicted_s(profile, one) for one in seen.values())
+        round_s = drafting_s + verify_s + profile.calibration.engine.round_overhead_s
+        speedup = target_s * float(row["mean_acceptance_length"]) / round_s
+        measured = float(row["measured_speedup"])
+        found.append(Comparison(profile.name, row["target"], "speedup", IN_SAMPLE, _label(row), measured, speedup))
+    return list(dict.fromkeys(found))  # a target step that several rows share counts once
+
+
+def left_out_comparisons() -> list[Comparison]:
+    """Step times of a model that the profile was not fitted to, on GPUs with published rows of several."""
+    found = []
+    for name, rows in _by_gpu(published_rows("magicdec_timings")):
+        profile = resolve_profile(name)
+        models = {_of(one) for row in rows for one in observations_of(row, profile).values()}
+        for model in sorted(models) if len(models) > 1 else ():
+            fitted = fit_published(profile, without=model)
+            for row in rows:
+                seen = observations_of(row, fitted).items()
+                found += [_step(fitted, row, quantity, one, LEFT_OUT) for quantity, one in seen if _of(one) == model]
+    return list(dict.fromkeys(found))
+
+
+def best_gamma_comparisons() -> list[Comparison]:
+    """The speedup at the best gamma, and that gamma; acceptance is looked up, and none of it was fitted."""
+    found = []
+    for row in published_rows("magicdec_optimal_gamma"):
+        e = _evaluated(row)
+        best = int(np.argmax(e.round.speedup))
+        about = (row["hardware"], row["target"]), (NOT_FITTED, _label(row))
+        speedup, gamma = float(row["measured_speedup"]), float(row["measured_optimal_gamma"])
+        found.append(Comparison(*about[0], "speedup at the best gamma", *about[1], speedup, float(e.round.speedup[best])))
+        found.append(Comparison(*about[0], "best gamma", *about[1], gamma, float(GAMMAS[best])))
+    return found
+
+
+def _evaluated(row: Mapping[str, str]) -> Evaluation:
+    small = resolve_model(row["draft_model"]) if row["draft_model"] else None
+    policy: object = row["kv_policy"]
+    deployment = Deployment(
+        resolve_model(row["target"]), resolve_profile(row["hardware"]), int(row["num_gpus"]), int(row["tensor_parallel"])
+    )
+    return evaluate_grid(
+        deployment,
+        Draft("model" if small else "self", policy, small),  # type: ignore[arg-type]
+        batch_size=int(row["batch_size"]),
+        context_len=int(row["context_len"]),
+        gamma=np.array(GAMMAS),
+        kv_budget=int(row["kv_budget"]),
+        curves=published_curves(),
+    )
+
+
+def _step(profile: HardwareProfile, row: Mapping[str, str], quantity: str, one: Observation, split: str) -> Comparison:
+    label = _label(row) if quantity == "draft steps" else _label(row).partition(",")[0]
+    return Comparison(profile.name, _of(one), quantity, split, label, one.measured_s, predicted_s(profile, one))
+
+
+def _of(one: Observation) -> str:
+    return one.passes[0].model.name
+
+
+def _label(row: Mapping[str, str]) -> str:
+    draft = row["draft_model"] or f"self {row['kv_policy']} {row['kv_budget']}"
+    return f"{row['batch_size']} x {row['context_len']}, {draft}"
+
+
+def _by_gpu(rows: Sequence[dict[str, str]]) -> Iterable[tuple[str, list[dict[str, str]]]]:
+    return ((name, list(group)) for name, group in groupby(sorted(rows, key=lambda r: r["hardware"]), lambda r: r["hardware"]))
+
+
+def accuracy(comparisons: Iterable[Comparison]) -> list[Accuracy]:
+    """Comparisons summed up by GPU, model, quantity and split, in the order in which they come."""
+    groups: dict[tuple[str, str, str, str], list[Comparison]] = {}
+    for one in comparisons:
+        groups.setdefault((one.hardware, one.split, one.model, one.quantity), []).append(one)
+    return [_summed(group) for _, group in sorted(groups.items(), key=lambda item: item[0][:2])]
+
+
+def _summed(group: list[Comparison]) -> Accuracy:
+    errors: Array = np.abs([one.error for one in group])
+    first, worst = group[0], group[int(errors.argmax())]
+    sizes = (float(np.median(errors)), float(errors.mean()), float(errors.max()))
+    return Accuracy(first.hardware, first.model, first.quantity, first.split, len(group), *sizes, worst.row)

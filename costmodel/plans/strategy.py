@@ -1,0 +1,103 @@
+"""A strategy is a value: draft kind, KV policy, KV budget and gamma."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import pydantic
+
+from ..base.errors import InputError, Problem
+
+DraftKind = Literal["none", "self", "model", "ngram", "eagle3", "mtp"]
+KvPolicy = Literal["full", "streaming_llm", "snapkv", "topk", "quest", "pq"]
+CompressedDtype = Literal["fp8", "int8", "int4"]
+DRAFT_KINDS: tuple[DraftKind, ...] = get_args(DraftKind)
+KV_POLICIES: tuple[KvPolicy, ...] = get_args(KvPolicy)
+COMPRESSED_DTYPES: tuple[CompressedDtype, ...] = get_args(CompressedDtype)
+MAX_GAMMA = 64
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How tokens are drafted, if at all.
+
+    Attributes:
+        draft_kind: `none`; `self`, the target itself made cheaper; `model`, a smaller model; `ngram`, what followed the last
+            tokens earlier in the text; `eagle3` and `mtp`, a trained layer on the target's hidden states.
+        kv_policy: Which KV entries the draft reads: `full`; `streaming_llm`, the first few and the most recent;
+            `snapkv`, those the latest queries of the target attended to most; `topk`, those with the largest products with
+            the query, chosen at every step; `quest`, pages by the bounds of their keys; `pq`, entries by quantised keys.
+        kv_budget: How many entries it reads at most, per sequence; None with `full`. [tokens]
+        gamma: Draft tokens per round; 0 with draft kind `none`. [tokens]
+        draft_model: Name or path of the smaller model.
+        kv_dtype: Type of the KV entries a self draft reads, where it is smaller than the target's.
+        weight_dtype: Type of the weights a self draft reads, where it is smaller than the target's.
+    """
+
+    draft_kind: DraftKind = "none"
+    kv_policy: KvPolicy = "full"
+    kv_budget: int | None = None
+    gamma: int = 0
+    draft_model: str | None = None
+    kv_dtype: CompressedDtype | None = None
+    weight_dtype: CompressedDtype | None = None
+
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = pydantic.ConfigDict(extra="forbid", strict=True)
+
+    def __post_init__(self) -> None:
+        problems = [Problem("strategy", key, expected, repr(found)) for key, expected, found in self._mistakes()]
+        if problems:
+            raise InputError(*problems)
+
+    def _mistakes(self) -> list[tuple[str, str, object]]:
+        mistakes: list[tuple[str, str, object]] = []
+        drafts = self.draft_kind != "none"
+        if self.draft_kind not in DRAFT_KINDS:
+            mistakes.append(("draft_kind", " or ".join(DRAFT_KINDS), self.draft_kind))
+        if self.kv_policy not in KV_POLICIES:
+            mistakes.append(("kv_policy", " or ".join(KV_POLICIES), self.kv_policy))
+        if drafts and not 1 <= self.gamma <= MAX_GAMMA:
+            mistakes.append(("gamma", f"1 to {MAX_GAMMA} draft tokens per round", self.gamma))
+        if not drafts and self.gamma != 0:
+            mistakes.append(("gamma", "0 where nothing is drafted", self.gamma))
+        if self.draft_kind not in ("self", "model") and self.kv_policy != "full":
+            mistakes.append(("kv_policy", f"full for draft_kind {self.draft_kind}", self.kv_policy))
+        if (self.draft_model is None) == (self.draft_kind == "model"):
+            mistakes.append(("draft_model", "a model exactly when draft_kind is model", self.draft_model))
+        if self.kv_policy == "full" and self.kv_budget is not None:
+            mistakes.append(("kv_budget", "none with kv_policy full, which reads everything", self.kv_budget))
+        if self.kv_policy != "full" and (self.kv_budget is None or self.kv_budget < 1):
+            mistakes.append(("kv_budget", f"a positive number of KV entries for {self.kv_policy}", self.kv_budget))
+        for key, dtype in (("kv_dtype", self.kv_dtype), ("weight_dtype", self.weight_dtype)):
+            if dtype is not None and (dtype not in COMPRESSED_DTYPES or self.draft_kind != "self"):
+                mistakes.append((key, f"{' or '.join(COMPRESSED_DTYPES)}, and draft_kind self", dtype))
+        if self.draft_kind == "self" and not self.saves_anything:
+            expected = "a sparse one, or a kv_dtype or weight_dtype, for draft_kind self, which else costs what the target does"
+            mistakes.append(("kv_policy", expected, "full"))
+        return mistakes
+
+    @property
+    def saves_anything(self) -> bool:
+        """A self draft reads less than the target does."""
+        return self.kv_policy != "full" or self.kv_dtype is not None or self.weight_dtype is not None
+
+    @property
+    def family(self) -> tuple[str | None, ...]:
+        """What kind of draft it is, budget and gamma aside."""
+        return (self.draft_kind, self.kv_policy, self.draft_model, self.kv_dtype, self.weight_dtype)
+
+    @property
+    def draft_text(self) -> str:
+        """The draft in words, gamma aside."""
+        who = {"self": "self-speculation", "model": f"draft {self.draft_model}"}.get(self.draft_kind, f"{self.draft_kind} draft")
+        kv = "full KV" if self.kv_policy == "full" else f"{self.kv_policy} budget {self.kv_budget}"
+        shown = [kv] if self.draft_kind in ("self", "model") else []
+        shown += [f"{what} in {dtype}" for what, dtype in (("KV", self.kv_dtype), ("weights", self.weight_dtype)) if dtype]
+        return ", ".join([who, *shown])
+
+    def __str__(self) -> str:
+        return "plain decoding" if self.draft_kind == "none" else f"{self.draft_text}, gamma {self.gamma}"
+
+
+NO_SPECULATION = Strategy()

@@ -1,0 +1,97 @@
+"""Who runs where: a model on its GPUs, and what a pass takes there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..base.errors import InputError, Problem
+from ..hardware.profile import HardwareProfile
+from ..models.transformer import TransformerConfig
+from ..passes.forward import Array, forward_cost
+from ..passes.prefill import ttft_s
+from ..passes.roofline import StepTime, VerifyKernel, selection_s, step_time
+from .drafts import Draft, select_kernels, selection_work
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Who runs where.
+
+    Attributes:
+        target: The model that is served.
+        hardware: One of its GPUs.
+        num_gpus: GPUs in all; the batch is split over `num_gpus / tensor_parallel` replicas.
+        tensor_parallel: GPUs that share one replica of the target.
+        verify_kernel: How verification attention reads the KV cache.
+    """
+
+    target: TransformerConfig
+    hardware: HardwareProfile
+    num_gpus: int = 1
+    tensor_parallel: int = 1
+    verify_kernel: VerifyKernel = "shared_kv_splitkv"
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.num_gpus < 1 or self.tensor_parallel < 1 or self.num_gpus % self.tensor_parallel:
+            expected = f"a divisor of the number of GPUs ({self.num_gpus})"
+            problems.append(Problem("--tensor-parallel", "", expected, str(self.tensor_parallel)))
+        elif self.target.num_heads % self.tensor_parallel:
+            expected = f"a divisor of the {self.target.num_heads} query heads of {self.target.name}"
+            problems.append(Problem("--tensor-parallel", "", expected, str(self.tensor_parallel)))
+        elif self._splits_a_kv_head:
+            expected = f"a divisor or a multiple of the {self.target.num_kv_heads} KV heads of {self.target.name}"
+            problems.append(Problem("--tensor-parallel", "", expected, str(self.tensor_parallel)))
+        if problems:
+            raise InputError(*problems)
+
+    @property
+    def _splits_a_kv_head(self) -> bool:
+        heads = self.target.num_kv_heads
+        return bool(self.target.latent is None and heads % self.tensor_parallel and self.tensor_parallel % heads)
+
+    @property
+    def replicas(self) -> int:
+        """Copies of the target that share the batch."""
+        return self.num_gpus // self.tensor_parallel
+
+    def pass_time(
+        self,
+        batch_size: ArrayLike,
+        query_len: ArrayLike,
+        context_len: ArrayLike,
+        *,
+        kv_budget: ArrayLike = np.inf,
+        logits_len: ArrayLike | None = None,
+        model: TransformerConfig | None = None,
+        gpus: int | None = None,
+    ) -> StepTime:
+        """Time of one pass of a replica, of the target unless another model is given."""
+        model, gpus = model or self.target, gpus or self.tensor_parallel
+        cost = forward_cost(
+            model,
+            batch_size=batch_size,
+            query_len=query_len,
+            context_len=context_len,
+            kv_budget=kv_budget,
+            logits_len=logits_len,
+            tensor_parallel=gpus,
+            head_sharded=self.hardware.calibration.engine.head_sharded,
+        )
+        return step_time(cost, self.hardware, model.dtype, tensor_parallel=gpus, verify_kernel=self.verify_kernel)
+
+    def select_s(self, draft: Draft, batch_size: Array, context_len: Array, network: TransformerConfig, gpus: int) -> Array:
+        """Time of choosing the KV entries of one draft step. [s]"""
+        work = selection_work(draft.kv_policy, network, batch_size=batch_size, context_len=context_len, tensor_parallel=gpus)
+        return selection_s(work, self.hardware, network.dtype, select_kernels(draft.kv_policy) * network.num_layers)
+
+    def ttft_s(self, prompt_len: ArrayLike, batch_size: ArrayLike = 1) -> Array:
+        """Time until the prompts of a batch are read and each has its first token. [s]"""
+
+        def pass_s(query_len: ArrayLike, context_len: ArrayLike) -> Array:
+            return self.pass_time(1, query_len, context_len, logits_len=1).total_s
+
+        return ttft_s(pass_s, prompt_len, np.ceil(np.asarray(batch_size) / self.replicas))

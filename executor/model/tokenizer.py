@@ -1,0 +1,20 @@
+"""Text to tokens and back: the checkpoint's own `tokenizer.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from magicdec.costmodel.base.errors import bad
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer of a checkpoint directory. Raises `InputError` when there is none."""
+    file = Path(folder) / "tokenizer.json"
+    if not file.is_file():
+        raise bad(file, "", "the checkpoint's tokenizer.json", "nothing")
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception
+        raise bad(file, "", "a readable tokenizer.json", error) from None
