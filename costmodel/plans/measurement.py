@@ -13,7 +13,7 @@ from .plan import Plan
 from .strategy import Strategy
 from .workload import Workload
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 CONTEXT_TOLERANCE = 1 / 32  # prompts are as long as they are, not exactly as long as planned
 
 Seconds = pydantic.PositiveFloat
