@@ -1,33 +1,77 @@
-"""Plan and execute speculative decoding with sparse KV caches.
+"""Predict, plan and run speculative decoding with sparse KV caches.
 
 >>> import magicdec
->>> e = magicdec.predict("llama-3.1-8b", "h100-sxm", num_gpus=8, batch_size=64, context_len=32000, gamma=3)
->>> round(float(e.round.speedup), 1)
+>>> found = magicdec.predict("llama-3.1-8b", "h100-sxm", num_gpus=8, batch_size=64, context_len=32000, gamma=3)
+>>> round(float(found.speedup), 1)
 1.5
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "ask", "evaluate_grid", "plan", "predict"]
+__all__ = [
+    "InputError",
+    "calibrate",
+    "environment",
+    "evaluate_grid",
+    "explore",
+    "export",
+    "load_measurements",
+    "load_plan",
+    "models",
+    "plan",
+    "predict",
+    "predict_scenarios",
+    "profiles",
+    "regimes",
+    "report",
+    "validate",
+]
 
 if TYPE_CHECKING:
+    from magicdec.api.calibrate import calibrate
+    from magicdec.api.explore import explore
+    from magicdec.api.export import export
+    from magicdec.api.listings import environment, models, profiles
+    from magicdec.api.plan import plan
+    from magicdec.api.predict import predict
+    from magicdec.api.regimes import regimes
+    from magicdec.api.report import report
+    from magicdec.api.scenarios import predict_scenarios
+    from magicdec.api.validate import validate
     from magicdec.costmodel.base.errors import InputError
+    from magicdec.costmodel.plans.measurement import load_measurements
+    from magicdec.costmodel.plans.plan import load_plan
     from magicdec.costmodel.speculation.evaluate import evaluate_grid
 
-    from .api import ask, predict
-    from .planning import plan
+# Where each public name is defined; it is imported on first use, so that `import magicdec` is instant.
+_HOMES = {
+    "InputError": "costmodel.base.errors",
+    "calibrate": "api.calibrate",
+    "environment": "api.listings",
+    "evaluate_grid": "costmodel.speculation.evaluate",
+    "explore": "api.explore",
+    "export": "api.export",
+    "load_measurements": "costmodel.plans.measurement",
+    "load_plan": "costmodel.plans.plan",
+    "models": "api.listings",
+    "plan": "api.plan",
+    "predict": "api.predict",
+    "predict_scenarios": "api.scenarios",
+    "profiles": "api.listings",
+    "regimes": "api.regimes",
+    "report": "api.report",
+    "validate": "api.validate",
+}
 
 
-def __getattr__(name: str) -> Any:
-    """The public functions, imported when first used, so that `import magicdec` and `magicdec --help` stay instant."""
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    homes = {
-        "InputError": "magicdec.costmodel.base.errors",
-        "evaluate_grid": "magicdec.costmodel.speculation.evaluate",
-        "plan": "magicdec.planning",
-    }
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(homes.get(name, "magicdec.api")), name)
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__version__"})

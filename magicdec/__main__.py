@@ -1,6 +1,6 @@
 """`python -m magicdec`."""
 
-from .cli import main
+from magicdec.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -12,8 +12,8 @@ import pandas as pd
 from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.plans.plan import Plan
 
-from .planning import Map
-from .runs import QUANTITIES, Run
+from .planning import PlanningGrid
+from .runs import TIMES, Run
 from .style import Drawing
 
 STYLE = """
@@ -24,7 +24,7 @@ table { border-collapse: collapse } td, th { padding: .2rem .8rem; text-align: r
 
 
 def write_page(
-    folder: Path, drawings: Sequence[Drawing], drawn: Map, runs: Sequence[Run], plans: Sequence[Plan] = ()
+    folder: Path, drawings: Sequence[Drawing], grid: PlanningGrid, runs: Sequence[Run], plans: Sequence[Plan] = ()
 ) -> list[Path]:
     """Write every drawing as PNG and SVG, and `index.html`, which needs no other file.
 
@@ -35,7 +35,7 @@ def write_page(
         folder.mkdir(parents=True, exist_ok=True)
         written = [path for drawing in drawings for path in _save(folder, drawing)]
         page = folder / "index.html"
-        page.write_text(_page(drawings, drawn, runs, plans), encoding="utf-8")
+        page.write_text(_page(drawings, grid, runs, plans), encoding="utf-8")
     except OSError as error:
         raise bad(folder, "", "a folder that can be written", error.strerror) from None
     return [page, *written]
@@ -48,13 +48,13 @@ def _save(folder: Path, drawing: Drawing) -> list[Path]:
     return paths
 
 
-def _page(drawings: Sequence[Drawing], drawn: Map, runs: Sequence[Run], plans: Sequence[Plan]) -> str:
+def _page(drawings: Sequence[Drawing], grid: PlanningGrid, runs: Sequence[Run], plans: Sequence[Plan]) -> str:
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-        f"<title>magicdec: {html.escape(drawn.heading)}</title><style>{STYLE}</style></head><body>",
-        f"<h1>{html.escape(drawn.heading)}</h1><p>{html.escape(_prices(drawn))}</p>",
-        *(_plan_words(plan) for plan in plans),
+        f"<title>magicdec: {html.escape(grid.heading)}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{html.escape(grid.heading)}</h1><p>{html.escape(_provenance(grid))}</p>",
+        *(_plan_sentence(plan) for plan in plans),
         *(_run_table(run) for run in runs),
         *(_figure(drawing) for drawing in drawings),
         "</body></html>",
@@ -62,8 +62,8 @@ def _page(drawings: Sequence[Drawing], drawn: Map, runs: Sequence[Run], plans: S
     return "\n".join(parts) + "\n"
 
 
-def _prices(drawn: Map) -> str:
-    return f"{drawn.deployment.hardware.name}: {drawn.deployment.hardware.provenance}."
+def _provenance(grid: PlanningGrid) -> str:
+    return f"{grid.deployment.hardware.name}: {grid.deployment.hardware.provenance}."
 
 
 def _figure(drawing: Drawing) -> str:
@@ -76,7 +76,7 @@ def _figure(drawing: Drawing) -> str:
 
 def _run_table(run: Run) -> str:
     table = run.table()
-    times = [name for name in table.index if name in QUANTITIES]
+    times = [name for name in table.index if name in TIMES]
     table.loc[times, ["predicted", "measured"]] *= 1e3
     table["error"] = [f"{error:+.1%}" for error in table["error"]]
     table.index = pd.Index([f"{name} [ms]" if name in times else name for name in table.index])
@@ -84,7 +84,7 @@ def _run_table(run: Run) -> str:
     return f"<h2>{html.escape(run.label)}: {html.escape(str(run.plan.strategy))}</h2>{shown}"
 
 
-def _plan_words(plan: Plan) -> str:
+def _plan_sentence(plan: Plan) -> str:
     p, w, where = plan.prediction, plan.workload, plan.hardware
     interval = f"{p.predicted_speedup:.2f}x ({p.predicted_speedup_low:.2f}x to {p.predicted_speedup_high:.2f}x)"
     place = f"{plan.target.name} on {where.num_gpus} x {where.name}, batch {w.batch_size}, context {w.context_len}"

@@ -22,8 +22,8 @@ from .style import BOUND_COLOURS, LINE_COLOURS, Drawing, log2_axis, new_figure
 
 
 @dataclass(frozen=True)
-class Map:
-    """What the planning figures are drawn for.
+class PlanningGrid:
+    """What the planning figures are grid for.
 
     Attributes:
         deployment: Model and machine.
@@ -31,7 +31,7 @@ class Map:
         batch_sizes, context_lens: The axes, rising. [sequences, tokens]
         kv_budget: Entries the draft reads; inf for all. [tokens]
         curves: Where acceptance is looked up.
-        ridges: Machines whose ridge point is drawn.
+        ridges: Machines whose ridge point is grid.
     """
 
     deployment: Deployment
@@ -77,97 +77,97 @@ class Map:
         return speedup.max(axis=-1), gammas[choice], fits, sure
 
 
-def planning_figures(drawn: Map) -> list[Drawing]:
+def planning_figures(grid: PlanningGrid) -> list[Drawing]:
     """All of them."""
     return [
-        time_breakdown(drawn),
-        cost_ratios(drawn),
-        speedup_by_batch(drawn),
-        arithmetic_intensity(drawn),
-        speedup_map(drawn),
+        time_breakdown(grid),
+        cost_ratios(grid),
+        speedup_by_batch(grid),
+        arithmetic_intensity(grid),
+        speedup_map(grid),
     ]
 
 
-def time_breakdown(drawn: Map) -> Drawing:
+def time_breakdown(grid: PlanningGrid) -> Drawing:
     """What a decoding step spends its time on, against batch size, at the shortest and the longest context."""
-    contexts = [int(drawn.context_lens[0]), int(drawn.context_lens[-1])]
+    contexts = [int(grid.context_lens[0]), int(grid.context_lens[-1])]
     figure, axes = new_figure(len(contexts))
     for ax, context in zip(axes, contexts, strict=True):
-        step = drawn.evaluate(drawn.batch_sizes, context, 1).target
-        bottom = np.zeros(len(drawn.batch_sizes))
-        places = np.arange(len(drawn.batch_sizes))
+        step = grid.evaluate(grid.batch_sizes, context, 1).target
+        bottom = np.zeros(len(grid.batch_sizes))
+        places = np.arange(len(grid.batch_sizes))
         for bound in BOUNDS:
             part = 1e3 * step.parts[bound]
             ax.bar(places, part, bottom=bottom, width=0.75, color=BOUND_COLOURS[bound], label=bound)
             bottom = bottom + part
-        ax.set_xticks(places, [str(b) for b in drawn.batch_sizes])
+        ax.set_xticks(places, [str(b) for b in grid.batch_sizes])
         ax.set_xlabel("batch size [sequences]")
         ax.set_ylabel("time of one decoding step [ms]")
         ax.set_title(f"context {format_tokens(context)} tokens", fontsize=10)
     axes[0].legend(frameon=False)
-    figure.suptitle(drawn.heading, fontsize=11)
+    figure.suptitle(grid.heading, fontsize=11)
     caption = (
         "Exposed time: what one class spends while another is busy is hidden. Reading the KV cache grows with batch times context."
     )
     return Drawing("time_breakdown", "Where the time of a decoding step goes", caption, figure)
 
 
-def cost_ratios(drawn: Map, gamma: int = 4) -> Drawing:
+def cost_ratios(grid: PlanningGrid, gamma: int = 4) -> Drawing:
     """T_D / T_T and T_V / T_T against batch size, a line a context."""
     figure, axes = new_figure(2)
-    for colour, context in zip(cycle(LINE_COLOURS), drawn.context_lens, strict=False):
-        r = drawn.evaluate(drawn.batch_sizes, context, gamma).round
+    for colour, context in zip(cycle(LINE_COLOURS), grid.context_lens, strict=False):
+        r = grid.evaluate(grid.batch_sizes, context, gamma).round
         for ax, ratio in zip(axes, (r.draft_cost, r.verify_cost), strict=True):
-            ax.plot(drawn.batch_sizes, ratio, marker="o", markersize=3.5, color=colour, label=format_tokens(context))
+            ax.plot(grid.batch_sizes, ratio, marker="o", markersize=3.5, color=colour, label=format_tokens(context))
     for ax, name in zip(
         axes, ("draft step / target step, T_D / T_T", f"verify / target step, T_V / T_T (gamma {gamma})"), strict=True
     ):
-        log2_axis(ax, drawn.batch_sizes.tolist(), "batch size [sequences]")
+        log2_axis(ax, grid.batch_sizes.tolist(), "batch size [sequences]")
         ax.set_ylabel(f"{name} [ratio]")
     axes[0].set_ylim(bottom=0)
     axes[0].legend(title="context [tokens]", frameon=False, fontsize=8)
-    figure.suptitle(f"{drawn.heading}; {drawn.draft_words}", fontsize=11)
+    figure.suptitle(f"{grid.heading}; {grid.draft_words}", fontsize=11)
     caption = (
         "Speculation pays where the draft is cheap (left, low) and verification costs little more than decoding (right, near 1)."
     )
     return Drawing("cost_ratios", "What drafting and verifying cost, in target steps", caption, figure)
 
 
-def speedup_by_batch(drawn: Map) -> Drawing:
+def speedup_by_batch(grid: PlanningGrid) -> Drawing:
     """Expected speedup at the best gamma against batch size, a line a context; hollow where memory does not suffice."""
     figure, (ax,) = new_figure()
-    speedup, gamma, fits, _ = drawn.best()
-    for column, (colour, context) in enumerate(zip(cycle(LINE_COLOURS), drawn.context_lens, strict=False)):
-        ax.plot(drawn.batch_sizes, speedup[:, column], color=colour, label=format_tokens(context))
+    speedup, gamma, fits, _ = grid.best()
+    for column, (colour, context) in enumerate(zip(cycle(LINE_COLOURS), grid.context_lens, strict=False)):
+        ax.plot(grid.batch_sizes, speedup[:, column], color=colour, label=format_tokens(context))
         for fitting, face in ((True, colour), (False, "white")):
             chosen = fits[:, column] == fitting
-            ax.scatter(drawn.batch_sizes[chosen], speedup[chosen, column], s=18, facecolor=face, edgecolor=colour, zorder=3)
+            ax.scatter(grid.batch_sizes[chosen], speedup[chosen, column], s=18, facecolor=face, edgecolor=colour, zorder=3)
         ax.annotate(
-            f"γ={gamma[-1, column]}", (drawn.batch_sizes[-1], speedup[-1, column]), (5, -3), textcoords="offset points", fontsize=8
+            f"γ={gamma[-1, column]}", (grid.batch_sizes[-1], speedup[-1, column]), (5, -3), textcoords="offset points", fontsize=8
         )
     ax.axhline(1, color="black", linewidth=0.8, linestyle="--")
-    log2_axis(ax, drawn.batch_sizes.tolist(), "batch size [sequences]")
+    log2_axis(ax, grid.batch_sizes.tolist(), "batch size [sequences]")
     ax.set_ylabel("speedup over plain decoding [ratio]")
     ax.legend(title="context [tokens]", frameon=False, fontsize=8)
-    ax.set_title(f"{drawn.heading}; {drawn.draft_words}", fontsize=10)
+    ax.set_title(f"{grid.heading}; {grid.draft_words}", fontsize=10)
     caption = "Above the dashed line speculation pays. Where a line rises, decoding is more and more bound by reading the KV cache."
     return Drawing("speedup_by_batch", "Expected speedup at the best gamma", caption + " Hollow: does not fit in memory.", figure)
 
 
-def arithmetic_intensity(drawn: Map) -> Drawing:
+def arithmetic_intensity(grid: PlanningGrid) -> Drawing:
     """Arithmetic intensity of a decoding step against context, a line a batch size, with the ridge points of several GPUs."""
     figure, (ax,) = new_figure()
-    model = drawn.deployment.target
-    contexts = np.geomspace(max(drawn.context_lens[0], 128), drawn.context_lens[-1], 60)
-    for colour, batch in zip(cycle(LINE_COLOURS), drawn.batch_sizes, strict=False):
+    model = grid.deployment.target
+    contexts = np.geomspace(max(grid.context_lens[0], 128), grid.context_lens[-1], 60)
+    for colour, batch in zip(cycle(LINE_COLOURS), grid.batch_sizes, strict=False):
         cost = forward_cost(model, batch_size=batch, query_len=1, context_len=contexts)
         ax.plot(contexts, cost.arithmetic_intensity, color=colour, label=str(batch))
-    for hardware in drawn.ridges:
+    for hardware in grid.ridges:
         ridge = hardware.ridge_point(model.dtype)
         ax.axhline(ridge, color="black", linewidth=0.7, linestyle=":")
         ax.annotate(f"ridge of {hardware.name}", (contexts[-1], ridge), (0, 2), textcoords="offset points", ha="right", fontsize=8)
     ax.set_yscale("log")
-    log2_axis(ax, drawn.context_lens.tolist(), "context [tokens]")
+    log2_axis(ax, grid.context_lens.tolist(), "context [tokens]")
     ax.set_ylabel("arithmetic intensity [FLOP/byte]")
     ax.legend(title="batch size [sequences]", frameon=False, fontsize=8, ncols=4, loc="lower right")
     ax.set_ylim(bottom=0.3)
@@ -176,11 +176,11 @@ def arithmetic_intensity(drawn: Map) -> Drawing:
     return Drawing("arithmetic_intensity", "Arithmetic intensity falls with context", caption, figure)
 
 
-def speedup_map(drawn: Map) -> Drawing:
+def speedup_map(grid: PlanningGrid) -> Drawing:
     """Speedup over batch and context, each cell with its best gamma; off where the interval on the speedup reaches below 1."""
     figure, (ax,) = new_figure()
     ax.grid(False)
-    speedup, gamma, fits, sure = drawn.best()
+    speedup, gamma, fits, sure = grid.best()
     reach = max(abs(np.log2(speedup)).max(), 0.1)
     image = ax.imshow(np.log2(speedup), origin="lower", aspect="auto", cmap="RdBu", vmin=-reach, vmax=reach)
     for i in range(speedup.shape[0]):
@@ -188,13 +188,13 @@ def speedup_map(drawn: Map) -> Drawing:
             ink = "white" if abs(np.log2(speedup[i, j])) > 0.6 * reach else "black"
             words = f"{speedup[i, j]:.2f}x\nγ={gamma[i, j]}" if sure[i, j] else f"{speedup[i, j]:.2f}x\noff"
             ax.text(j, i, words + ("" if fits[i, j] else "\nno memory"), ha="center", va="center", fontsize=7.5, color=ink)
-    ax.set_xticks(range(len(drawn.context_lens)), [format_tokens(c) for c in drawn.context_lens])
-    ax.set_yticks(range(len(drawn.batch_sizes)), [str(b) for b in drawn.batch_sizes])
+    ax.set_xticks(range(len(grid.context_lens)), [format_tokens(c) for c in grid.context_lens])
+    ax.set_yticks(range(len(grid.batch_sizes)), [str(b) for b in grid.batch_sizes])
     ax.set_xlabel("context [tokens]")
     ax.set_ylabel("batch size [sequences]")
     bar = figure.colorbar(image, ax=ax, label="speedup [ratio]")
     ticks = np.linspace(-reach, reach, 5)
     bar.set_ticks(ticks.tolist(), labels=[f"{2**t:.2f}" for t in ticks])
-    ax.set_title(f"{drawn.heading}; {drawn.draft_words}", fontsize=10)
+    ax.set_title(f"{grid.heading}; {grid.draft_words}", fontsize=10)
     caption = "The gamma to use, or off where the interval on the speedup reaches below 1."
     return Drawing("speedup_map", "Speedup over batch and context, with the best gamma", caption, figure)

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from magicdec.api import predict
-from magicdec.cli import main
+from magicdec.cli.main import main
 from magicdec.costmodel.base.errors import InputError
 from magicdec.costmodel.calibration.validation import IN_SAMPLE, LEFT_OUT, NOT_FITTED, Comparison, accuracy
 from magicdec.costmodel.hardware.profile import builtin_profiles, resolve_profile

@@ -1,4 +1,4 @@
-"""Files that commands write."""
+"""Write the files that users ask for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from magicdec.costmodel.base.errors import bad
 
 @contextmanager
 def output_file(path: str | None) -> Iterator[IO[str] | None]:
-    """A file to write to, `-` for standard output, None for none; a path that cannot be written is bad input."""
+    """Open a file for writing and create its folder; `-` is standard output, None is no file.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
     if path is None:
         yield None
     elif path == "-":
@@ -26,3 +30,14 @@ def output_file(path: str | None) -> Iterator[IO[str] | None]:
             raise bad(path, "", "a file that can be written", error.strerror) from None
         with file:
             yield file
+
+
+def write_text(path: str | None, text: str) -> None:
+    """Write a text to a file; `-` is standard output, None is no file.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    with output_file(path) as file:
+        if file is not None:
+            file.write(text)

@@ -1,0 +1,113 @@
+"""Find the best strategy of every batch size and context length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
+from magicdec.costmodel.planning.search import GAMMAS
+from magicdec.costmodel.planning.sweep import Sweep, policy_table, sweep
+
+from ..inputs.checks import names, probabilities, whole_numbers
+from ..inputs.plan_search import PlanSearch
+from ..inputs.scenario import Scenario, resolve_scenario
+from ..results.speedup_map import Regret, SpeedupMap
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+CONTEXT_LENS = (1000, 2000, 4000, 8000, 16000, 32000, 64000, 128000)
+
+
+def explore(
+    model: str,
+    hardware: str,
+    *,
+    batch_size: int | Sequence[int] | None = None,
+    context_len: int | Sequence[int] | None = None,
+    draft: str | Sequence[str] = ("self",),
+    kv_policy: str | Sequence[str] = (),
+    kv_budget: int | Sequence[int] | None = None,
+    gamma: int | Sequence[int] | None = None,
+    max_tpot_s: float | None = None,
+    acceptance_rate: float | None = None,
+    acceptance_by_position: Sequence[float] | None = None,
+    num_gpus: int = 1,
+    tensor_parallel: int | None = None,
+    verify_kernel: str = VERIFY_KERNELS[0],
+    weight_dtype: str | None = None,
+    kv_dtype: str | None = None,
+    draft_kv_dtype: str | None = None,
+    draft_weight_dtype: str | None = None,
+) -> SpeedupMap:
+    """Map the best strategy and its speedup over batch size and context length.
+
+    Args:
+        model, hardware: As in `predict`.
+        batch_size, context_len: Values of the axes beside the usual ones, which are 1 to 256 sequences and 1,000 to 128,000
+            tokens as far as the model supports them. [sequences, tokens]
+        draft, kv_policy, kv_budget, gamma, max_tpot_s, acceptance_rate, acceptance_by_position: As in `plan`.
+        num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype, draft_kv_dtype, draft_weight_dtype: As in `plan`.
+
+    Raises:
+        InputError: A name is unknown, or values contradict one another.
+
+    >>> found = explore("llama-3.1-8b", "h100-sxm", num_gpus=8)
+    >>> found.policy.at(batch_size=256, context_len=32000).draft_kind
+    'self'
+    """
+    scenario = resolve_scenario(
+        model,
+        hardware,
+        num_gpus=num_gpus,
+        tensor_parallel=tensor_parallel,
+        verify_kernel=verify_kernel,
+        weight_dtype=weight_dtype,
+        kv_dtype=kv_dtype,
+    )
+    search = PlanSearch(
+        drafts=names("draft", draft),
+        kv_policies=names("kv_policy", kv_policy),
+        batch_sizes=whole_numbers("batch_size", batch_size),
+        max_tpot_s=max_tpot_s,
+        gammas=whole_numbers("gamma", gamma) or GAMMAS,
+        kv_budgets=whole_numbers("kv_budget", kv_budget),
+        acceptance_rate=acceptance_rate,
+        acceptance_by_position=probabilities("acceptance_by_position", acceptance_by_position),
+        draft_kv_dtype=draft_kv_dtype,
+        draft_weight_dtype=draft_weight_dtype,
+    )
+    return explore_scenario(scenario, search, context_lens=whole_numbers("context_len", context_len))
+
+
+def explore_scenario(scenario: Scenario, search: PlanSearch, *, context_lens: Sequence[int] = ()) -> SpeedupMap:
+    """`explore` with everything resolved already; `context_lens` and the search's batch sizes join the usual ones."""
+    longest = scenario.deployment.target.max_context_len
+    contexts = {length for length in CONTEXT_LENS if length <= longest} | set(context_lens)
+    batches = {*BATCH_SIZES, *search.batch_sizes}
+    found = _sweep(scenario, search, sorted(batches), sorted(contexts or {longest}), search.gammas)
+    return SpeedupMap(scenario, found, policy_table(found), _regrets(scenario, search, found))
+
+
+def _sweep(scenario: Scenario, search: PlanSearch, batches: Sequence[int], contexts: Sequence[int], gammas: Sequence[int]) -> Sweep:
+    return sweep(
+        scenario.deployment,
+        search.resolve_drafts(scenario.deployment),
+        batch_sizes=batches,
+        context_lens=contexts,
+        gammas=gammas,
+        kv_budgets=search.budgets,
+        curves=scenario.model.curves,
+        acceptance_rate=search.acceptance_rate,
+        acceptance_by_position=search.acceptance_by_position,
+        max_tpot_s=search.max_tpot_s,
+    )
+
+
+def _regrets(scenario: Scenario, search: PlanSearch, found: Sweep) -> tuple[Regret, ...]:
+    """What it costs never to speculate, and always to speculate with the best fixed gamma."""
+    regrets = [Regret("never speculating", found.regret(1.0))]
+    if found.knows_acceptance:
+        axes = found.batch_sizes.tolist(), found.context_lens.tolist()
+        always = {gamma: found.regret(_sweep(scenario, search, *axes, [gamma]).forced_speedup) for gamma in search.gammas}
+        best = min(always, key=lambda gamma: always[gamma])
+        regrets.append(Regret(f"always speculating, with gamma {best} (the best fixed one),", always[best]))
+    return tuple(regrets)

@@ -1,0 +1,43 @@
+"""Hand a plan to a serving engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from magicdec.costmodel.export import export_plan
+from magicdec.costmodel.export.document import Options
+from magicdec.costmodel.plans.plan import Plan
+
+from ..inputs.plans import resolve_plan
+from ..results.export import ExportResult
+from ..results.plan import PlanResult
+
+
+def export(
+    plan: str | Path | Plan | PlanResult,
+    to: str,
+    *,
+    engine_version: str | None = None,
+    context_len: int | None = None,
+    experimental: bool = False,
+    replay_acceptance: bool = False,
+    model_dir: str | None = None,
+    draft_dir: str | None = None,
+) -> ExportResult:
+    """Express a plan as command, files and environment of a serving engine.
+
+    Args:
+        plan: A plan or a plan file.
+        to: `vllm`, `vllm-vegas`, `sglang`, `tensorrt-llm`, `transformers` or `llama.cpp`.
+        engine_version: The engine's version, where its options changed; None for the latest known.
+        context_len: Context whose column of a policy table is exported; None for the plan's. [tokens]
+        experimental: Use options that are proposed to the engine, or not documented.
+        replay_acceptance: Make the engine accept drafts as often as predicted, to check the speed.
+        model_dir, draft_dir: Checkpoint or repository of target and draft; None for the plan's names.
+
+    Raises:
+        InputError: The file is no plan, the engine is unknown, or it can run none of the plan's drafts.
+    """
+    options = Options(engine_version, context_len, experimental, replay_acceptance, model_dir, draft_dir)
+    made = plan.plan if isinstance(plan, PlanResult) else resolve_plan(plan)
+    return ExportResult(export_plan(made, to, options), engine_version)

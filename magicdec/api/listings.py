@@ -1,0 +1,40 @@
+"""List what is known: profiles, models, and the environment."""
+
+from __future__ import annotations
+
+from magicdec.costmodel.hardware.profile import builtin_profiles, resolve_profile
+from magicdec.costmodel.models.catalog import builtin_configs
+
+from .. import __version__
+from ..inputs.cpu_profile import cpu_profile_file
+from ..inputs.names import REFERENCE, find_model
+from ..results.base import Cell
+from ..results.catalog import EnvironmentReport, ModelList, ProfileList
+
+PACKAGES = ("numpy", "scipy", "pandas", "pydantic", "click", "torch", "safetensors", "tokenizers", "matplotlib")
+
+
+def profiles() -> ProfileList:
+    """The shipped hardware profiles."""
+    return ProfileList(tuple(resolve_profile(name) for name in builtin_profiles()))
+
+
+def models() -> ModelList:
+    """The reference model and every built-in configuration."""
+    return ModelList({name: find_model(name).config for name in (REFERENCE, *builtin_configs())})
+
+
+def environment() -> EnvironmentReport:
+    """Versions and machine, for bug reports."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from magicdec.executor.measuring.measurement import environment as measured_environment
+
+    facts: dict[str, Cell] = {"magicdec": __version__, **dict(measured_environment())}
+    for package in PACKAGES:
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = None
+    file = cpu_profile_file()
+    return EnvironmentReport({**facts, "cpu_profile": str(file) if file.is_file() else "not measured yet"})

@@ -1,0 +1,241 @@
+"""Choose the best strategy for a workload and write it down as a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
+from magicdec.costmodel.planning.search import GAMMAS, Candidate, candidates, rank
+from magicdec.costmodel.plans.plan import Plan, fingerprint
+from magicdec.costmodel.plans.workload import Trace, Workload, read_trace
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.serving import serving
+
+from ..inputs.checks import finite, names, one_of, probabilities, whole_number, whole_numbers
+from ..inputs.names import executed
+from ..inputs.plan_search import OBJECTIVES, PlanSearch
+from ..inputs.scenario import Scenario, resolve_scenario
+from ..results.plan import PlanResult
+from ..results.prediction import prediction_notes
+from ..results.speedup_map import SpeedupMap
+from .explore import explore_scenario
+
+DEFAULT_OUTPUT_LEN = 128
+
+
+def plan(
+    model: str,
+    hardware: str,
+    *,
+    batch_size: int | Sequence[int] | None = None,
+    context_len: int | None = None,
+    output_len: int | None = None,
+    trace: str | Path | Trace | None = None,
+    sweep: bool = False,
+    draft: str | Sequence[str] = ("self",),
+    kv_policy: str | Sequence[str] = (),
+    kv_budget: int | Sequence[int] | None = None,
+    gamma: int | Sequence[int] | None = None,
+    objective: str | None = None,
+    max_tpot_s: float | None = None,
+    gpu_price: float | None = None,
+    acceptance_rate: float | None = None,
+    acceptance_by_position: Sequence[float] | None = None,
+    num_gpus: int = 1,
+    tensor_parallel: int | None = None,
+    verify_kernel: str = VERIFY_KERNELS[0],
+    weight_dtype: str | None = None,
+    kv_dtype: str | None = None,
+    draft_kv_dtype: str | None = None,
+    draft_weight_dtype: str | None = None,
+) -> PlanResult:
+    """Choose draft, KV policy, KV budget and gamma for a workload, under memory and latency limits.
+
+    Args:
+        model: `reference`, a built-in name, a config.json or a checkpoint directory.
+        hardware: A shipped profile's name, `cpu`, or a profile file.
+        batch_size: Sequences decoded together; several to choose from.
+        context_len: Prompt length, per sequence. [tokens]
+        output_len: New tokens per sequence; None for 128. [tokens]
+        trace: Requests of mixed lengths, or a CSV or JSON lines file of them, instead of the two lengths.
+        sweep: Also find the best strategy over batch size and context; its table goes into the plan.
+        draft: Drafts to choose from: `self`, `ngram`, `eagle3`, `mtp` and names of smaller models.
+        kv_policy: KV policies to choose from; empty for the usual ones of each draft.
+        kv_budget: KV budgets to choose from; None for 64 to 4096. [tokens]
+        gamma: Draft tokens per round to choose from; None for 1 to 10. [tokens]
+        objective: `latency`, `throughput` or `cost`; None for throughput with several batch sizes, else latency.
+        max_tpot_s: Limit on the time per output token. [s]
+        gpu_price: Price of a GPU, for the cost of a million tokens. [dollars per hour]
+        acceptance_rate, acceptance_by_position: Given instead of looked up. [0-1]
+        num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype: As in `predict`.
+        draft_kv_dtype, draft_weight_dtype: Narrower types of one more self draft, which reads the whole KV cache.
+
+    Raises:
+        InputError: A name is unknown, values contradict one another, or no strategy fits in memory and holds the limits.
+
+    >>> found = plan("llama-3.1-8b", "h100-sxm", num_gpus=8, batch_size=64, context_len=32000)
+    >>> found.strategy.draft_kind
+    'self'
+    """
+    requests = read_trace(str(trace)) if isinstance(trace, str | Path) else trace
+    if requests is not None and (context_len is not None or output_len is not None):
+        raise bad("trace", "", "no `context_len` or `output_len` beside it: the trace has them", "both")
+    if requests is not None:
+        context_len, output_len = requests.typical
+    finite("gpu_price", gpu_price, "dollars per GPU and hour")
+    sizes = whole_numbers("batch_size", batch_size)
+    if not sweep and (not sizes or context_len is None):
+        raise bad("context_len" if sizes else "batch_size", "", "a value, or `sweep` for the whole map", "nothing")
+    scenario = resolve_scenario(
+        model,
+        hardware,
+        num_gpus=num_gpus,
+        tensor_parallel=tensor_parallel,
+        verify_kernel=verify_kernel,
+        weight_dtype=weight_dtype,
+        kv_dtype=kv_dtype,
+    )
+    search = PlanSearch(
+        drafts=names("draft", draft),
+        kv_policies=names("kv_policy", kv_policy),
+        batch_sizes=sizes,
+        objective=one_of("objective", objective, OBJECTIVES) or ("throughput" if len(sizes) > 1 else "latency"),
+        max_tpot_s=max_tpot_s,
+        gammas=whole_numbers("gamma", gamma) or GAMMAS,
+        kv_budgets=whole_numbers("kv_budget", kv_budget),
+        acceptance_rate=acceptance_rate,
+        acceptance_by_position=probabilities("acceptance_by_position", acceptance_by_position),
+        draft_kv_dtype=draft_kv_dtype,
+        draft_weight_dtype=draft_weight_dtype,
+    )
+    speedups = explore_scenario(scenario, search, context_lens=[context_len] if context_len else []) if sweep else None
+    if speedups is not None:
+        sizes = sizes or speedups.typical[:1]
+        context_len = context_len or speedups.typical[1]
+    workload = Workload(
+        sizes[0], whole_number("context_len", context_len), whole_number("output_len", output_len or DEFAULT_OUTPUT_LEN)
+    )
+    return make_plan(scenario, workload, search, trace=requests, speedup_map=speedups, gpu_price=gpu_price)
+
+
+def make_plan(
+    scenario: Scenario,
+    workload: Workload,
+    search: PlanSearch,
+    *,
+    trace: Trace | None = None,
+    speedup_map: SpeedupMap | None = None,
+    gpu_price: float | None = None,
+) -> PlanResult:
+    """`plan` with everything resolved already.
+
+    Args:
+        scenario: Model and machine.
+        workload: What is asked.
+        search: Search space and constraints.
+        trace: Requests of mixed lengths, of which the workload is the mean.
+        speedup_map: Best strategies at other batch sizes and contexts; its table goes into the plan.
+        gpu_price: Price of a GPU. [dollars per hour]
+
+    Raises:
+        InputError: No strategy fits in memory and holds the limits.
+    """
+    deployment = scenario.deployment
+    drafts = search.resolve_drafts(deployment)
+    priced = candidates(
+        deployment,
+        drafts,
+        workload,
+        trace=trace,
+        batch_sizes=search.batch_sizes,
+        gammas=search.gammas,
+        kv_budgets=search.budgets,
+        curves=scenario.model.curves,
+        acceptance_rate=search.acceptance_rate,
+        acceptance_by_position=search.acceptance_by_position,
+    )
+    ranked = rank(priced, objective=search.objective, max_tpot_s=search.max_tpot_s)
+    best = ranked[0]
+    same_batch = [c for c in sorted(ranked, key=lambda c: -c.speedup) if c.batch_size == best.batch_size]
+    runner_up = next((c for c in same_batch if c.strategy.family != best.strategy.family), None)
+    draft_model = next((d.model for d in drafts if d.strategy(1, 1).family == best.strategy.family), None)
+    chosen = Workload(best.batch_size, workload.context_len, workload.output_len)
+    stored = executed(scenario.model.config, deployment.hardware, deployment.tensor_parallel)
+    notes = prediction_notes(scenario, best, chosen.max_context_len, chosen.context_len, draft_model)
+    made = Plan.model_validate(  # in one go: validators of its parts, each on its own, take longer to build
+        {
+            "workload": chosen,
+            "hardware": {
+                "name": deployment.hardware.name,
+                "sha256": deployment.hardware.sha256,
+                "num_gpus": deployment.num_gpus,
+                "tensor_parallel": deployment.tensor_parallel,
+            },
+            "target": _planned_model(deployment.target, stored),
+            "draft": _planned_model(draft_model, draft_model) if draft_model else None,
+            "strategy": best.strategy,
+            "prediction": _predicted_round(best),
+            "serving": _predicted_serving(deployment, best, chosen, trace),
+            "runner_up": {"strategy": runner_up.strategy, "predicted_speedup": runner_up.speedup} if runner_up else None,
+            "policy": speedup_map.policy if speedup_map else None,
+            "notes": [*notes, *_too_long(trace, deployment.target)],
+        }
+    )
+    return PlanResult(made, tuple(ranked), tuple(priced), runner_up, speedup_map, search.max_tpot_s, gpu_price)
+
+
+def _predicted_round(best: Candidate) -> dict[str, object]:
+    rate = best.acceptance_rate
+    return {
+        **best.steps,
+        "predicted_acceptance_rate": None if np.isnan(rate) else rate,
+        "predicted_speedup": best.speedup,
+        "predicted_speedup_low": best.speedup_low,
+        "predicted_speedup_high": best.speedup_high,
+        "predicted_memory_bytes": best.memory_bytes,
+        "bound": best.bound,
+        "breakdown": best.breakdown,
+    }
+
+
+def _too_long(trace: Trace | None, target: TransformerConfig) -> list[str]:
+    """A note on requests of a trace that are longer than the model supports."""
+    if trace is None:
+        return []
+    longer = int((np.array(trace.prompt_lens) + trace.output_lens > target.max_context_len).sum())
+    requests = f"{longer} of {len(trace.prompt_lens)} requests need more"
+    return [f"{target.name} supports {target.max_context_len:,} tokens; {requests}"] if longer else []
+
+
+def _planned_model(priced: TransformerConfig, stored: TransformerConfig) -> dict[str, object]:
+    """A model as a plan names it; with its types only where they are not the stored ones."""
+    weights = priced.linear_dtype if priced.linear_dtype != stored.linear_dtype else None
+    kv = priced.kv_dtype if priced.kv_dtype != stored.kv_dtype else None
+    return {"name": priced.name, "fingerprint": fingerprint(priced), "weight_dtype": weights, "kv_dtype": kv}
+
+
+def _predicted_serving(deployment: Deployment, best: Candidate, workload: Workload, trace: Trace | None) -> dict[str, float]:
+    """Whole requests, with the strategy and without speculation."""
+    fast, slow = (
+        serving(
+            deployment,
+            prompt_lens=trace.prompt_lens if trace else workload.context_len,
+            output_len=float(np.mean(trace.output_lens)) if trace else workload.output_len,
+            batch_size=best.batch_size,
+            tpot_s=tpot_s,
+        )
+        for tpot_s in (best.tpot_s, best.steps["predicted_target_step_s"])
+    )
+    return {
+        "predicted_ttft_s": float(fast.ttft_s),
+        "predicted_request_s": float(fast.request_s),
+        "predicted_plain_request_s": float(slow.request_s),
+        "predicted_throughput_tokens_per_s": float(fast.throughput_tokens_per_s),
+        "predicted_plain_throughput_tokens_per_s": float(slow.throughput_tokens_per_s),
+        "prefill_share": float(fast.prefill_share),
+    }

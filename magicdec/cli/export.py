@@ -1,0 +1,61 @@
+"""`magicdec export`."""
+
+from __future__ import annotations
+
+import click
+
+from .options import TOKENS, emit, json_option, refuse_two_on_stdout
+
+
+@click.command()
+@click.argument("plan", type=click.Path(), metavar="PLAN")
+@click.option("--to", required=True, metavar="ENGINE", help="vllm, vllm-vegas, sglang, tensorrt-llm, transformers or llama.cpp.")
+@click.option("--engine-version", help="The engine's version, where its options changed.  [default: the latest known]")
+@click.option("--context-len", type=TOKENS, help="Context whose column of a policy table is exported.  [default: the plan's]")
+@click.option("--experimental", is_flag=True, help="Use options that are proposed to the engine, or not documented.")
+@click.option("--replay-acceptance", is_flag=True, help="Make the engine accept drafts as often as predicted, to check the speed.")
+@click.option("--model-dir", help="Checkpoint or repository of the target.  [default: the plan's name]")
+@click.option("--draft-dir", help="Checkpoint or repository of the draft.  [default: the plan's name]")
+@json_option("the export")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    metavar="FILE|DIR",
+    help="Write a script to a file; or, into a folder, its files one by one.",
+)
+def export(
+    plan: str,
+    to: str,
+    engine_version: str | None,
+    context_len: int | None,
+    experimental: bool,
+    replay_acceptance: bool,
+    model_dir: str | None,
+    draft_dir: str | None,
+    as_json: bool,
+    output: str | None,
+) -> None:
+    """Express a plan as command and files of a serving engine.
+
+    What the engine cannot express goes to stderr.
+    """
+    from ..api.export import export as express
+
+    refuse_two_on_stdout(as_json, output)
+    result = express(
+        plan,
+        to,
+        engine_version=engine_version,
+        context_len=context_len,
+        experimental=experimental,
+        replay_acceptance=replay_acceptance,
+        model_dir=model_dir,
+        draft_dir=draft_dir,
+    )
+    if output is not None:
+        result.save(output)
+    if output != "-":
+        emit(result, as_json=as_json)
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)

@@ -1,0 +1,125 @@
+"""The `magicdec` command: finds commands by name, and turns bad input into one message and exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+from .. import __version__
+
+if TYPE_CHECKING:
+    from magicdec.costmodel.base.errors import InputError
+
+# Commands in the order of the help, and the modules that hold them; a module is imported when its command is used.
+COMMANDS = {
+    "demo": "demo",
+    "predict": "predict",
+    "plan": "plan",
+    "regimes": "regimes",
+    "run": "run",
+    "export": "export",
+    "calibrate": "calibrate",
+    "acceptance": "acceptance",
+    "validate": "validate",
+    "report": "report",
+    "profiles": "listings",
+    "models": "listings",
+    "environment": "listings",
+}
+# Parameters of the API that the command line has under another name.
+ALIASES = {"acceptance_by_position": "--acceptance-rate"}
+
+
+class Commands(click.Group):
+    """Imports the module of a command when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"magicdec.cli.{COMMANDS[cmd_name]}")
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            sys.stderr.close()
+            ctx.exit(1)
+        except OSError as error:
+            click.echo(f"error: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
+            ctx.exit(2)
+        except ImportError as error:
+            if (advice := missing_extra(error)) is None:
+                raise
+            click.echo(f"error: {advice}", err=True)
+            ctx.exit(2)
+        except ValueError as error:
+            from magicdec.costmodel.base.errors import InputError
+
+            if not isinstance(error, InputError):
+                raise
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            click.echo("\n".join(messages(error, flags(command))), err=True)
+            ctx.exit(2)
+
+
+def flags(command: click.Command | None) -> dict[str, str]:
+    """What each parameter of a command is called on the command line."""
+    found = {}
+    for parameter in command.params if command is not None else ():
+        if parameter.name is not None:
+            found[parameter.name] = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name
+    return {**{name: flag for name, flag in ALIASES.items() if flag in found.values()}, **found}
+
+
+def messages(error: InputError, known: Mapping[str, str]) -> list[str]:
+    """A line for every problem; parameters, which API and cost model call by name, are called by their flags."""
+    lines = []
+    for problem in error.problems:
+        where = known.get(problem.where, problem.where)
+        place = f"{where}: {problem.key}" if problem.key else where
+        line = f"error: {place}: expected {problem.expected}, found {problem.found}"
+        lines.append(re.sub(r"`(\w+)`", lambda match: known.get(match[1], match[0]), line))
+    return lines
+
+
+def missing_extra(error: ImportError) -> str | None:
+    """Which extra to install for a library that is missing; None for a library that no extra brings."""
+    extras = {
+        **dict.fromkeys(("torch", "safetensors", "tokenizers"), "run"),
+        **dict.fromkeys(("matplotlib", "pandas"), "plot"),
+    }
+    library = (error.name or "").split(".")[0]
+    if library not in extras:
+        return None
+    return f"this needs {library}, which is not installed: pip install 'magicdec[{extras[library]}]'"
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.version_option(__version__, prog_name="magicdec")
+def main() -> None:
+    """Predict, plan and run speculative decoding.
+
+    Does it pay on my model, my GPUs, my batch size and context length? With
+    which draft, how many draft tokens, how many KV entries? How much faster?
+
+    \b
+    Start with:
+      magicdec demo
+      magicdec predict --model llama-3.1-8b --hardware h100-sxm --num-gpus 8 \\
+                       --batch-size 64 --context-len 32k
+      magicdec plan    --model llama-3.1-8b --hardware h100-sxm --num-gpus 8 \\
+                       --batch-size 64 --context-len 32k -o plan.yaml
+
+    Lengths take k (1000) and Ki (1024), times take ms and s.
+    """

@@ -1,0 +1,162 @@
+"""What commands share: quantities with units, recurring options, and how a result is printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from ..results.base import Result
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Tokens(click.ParamType):
+    """A positive number of tokens or sequences, with prefixes."""
+
+    name = "NUMBER"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from magicdec.costmodel.base.units import parse_tokens
+
+        return value if isinstance(value, int) else parse_tokens(str(value), _flag(param))
+
+
+class _Seconds(click.ParamType):
+    """A positive time, with a unit."""
+
+    name = "TIME"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from magicdec.costmodel.base.units import parse_seconds
+
+        return value if isinstance(value, float) else parse_seconds(str(value), _flag(param))
+
+
+class _TokenList(click.ParamType):
+    """Several, separated by commas."""
+
+    name = "NUMBER,..."
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        from magicdec.costmodel.base.units import parse_tokens
+
+        return value if isinstance(value, tuple) else tuple(parse_tokens(part, _flag(param)) for part in str(value).split(","))
+
+
+class _RateList(click.ParamType):
+    """One probability, or several separated by commas."""
+
+    name = "RATE[,...]"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            rates = tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            rates = (-1.0,)
+        if not all(0.0 <= rate <= 1.0 for rate in rates):
+            expected = "a probability from 0 to 1, or one for each draft position, separated by commas"
+            self.fail(f"{value!r}: expected {expected}.", param, ctx)
+        return rates
+
+
+def _flag(param: click.Parameter | None) -> str:
+    return param.opts[0] if param else "value"
+
+
+TOKENS, SECONDS, TOKEN_LIST, RATE_LIST = _Tokens(), _Seconds(), _TokenList(), _RateList()
+
+
+class Acceptance(TypedDict):
+    """Acceptance as the API takes it."""
+
+    acceptance_rate: float | None
+    acceptance_by_position: Sequence[float] | None
+
+
+def acceptance(rates: Sequence[float] | None) -> Acceptance:
+    """One rate for all draft positions, or one for each."""
+    if rates is None:
+        return {"acceptance_rate": None, "acceptance_by_position": None}
+    if len(rates) == 1:
+        return {"acceptance_rate": rates[0], "acceptance_by_position": None}
+    return {"acceptance_rate": None, "acceptance_by_position": rates}
+
+
+def options(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Several options as one decorator, shown in this order."""
+
+    def apply(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+def json_option(what: str) -> Callable[[Command], Command]:
+    """`--json` of a command whose result is `what`."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON on stdout; text goes to stderr.")
+
+
+output_options = options(
+    json_option("the result"),
+    click.option("-o", "--output", type=click.Path(), metavar="FILE", help="Write the JSON document to this file."),
+)
+gpu_options = options(
+    click.option("--num-gpus", type=TOKENS, default=1, show_default=True, help="GPUs in all."),
+    click.option("--tensor-parallel", type=TOKENS, help="GPUs that share one replica.  [default: all]"),
+)
+model_option = click.option("--model", help="`reference`, a name of `magicdec models`, a config.json or a checkpoint directory.")
+hardware_option = click.option("--hardware", help="A name of `magicdec profiles`, `cpu` (this machine), or a profile file.")
+machine_options = options(
+    click.option(
+        "--model", required=True, help="`reference`, a name of `magicdec models`, a config.json or a checkpoint directory."
+    ),
+    click.option("--hardware", required=True, help="A name of `magicdec profiles`, `cpu` (this machine), or a profile file."),
+    gpu_options,
+)
+acceptance_option = click.option(
+    "--acceptance-rate",
+    type=RATE_LIST,
+    help="Acceptance probability of a draft token, given that all earlier ones were accepted; several for draft positions "
+    "1, 2, ...  [default: the best curve known]",
+)
+type_options = options(
+    click.option("--weight-dtype", help="Target weights in fp8, int8 or int4.  [default: as in the checkpoint]"),
+    click.option("--kv-dtype", help="Target KV cache in fp8, int8 or int4."),
+    click.option(
+        "--verify-kernel",
+        default="shared_kv_splitkv",
+        show_default=True,
+        help="How verification reads the KV cache: shared_kv_splitkv, shared_kv_no_split or per_token.",
+    ),
+)
+draft_type_options = options(
+    click.option("--draft-kv-dtype", help="KV cache that a self draft reads, in fp8, int8 or int4."),
+    click.option("--draft-weight-dtype", help="Weights that a self draft reads, in fp8, int8 or int4."),
+)
+
+
+def refuse_two_on_stdout(as_json: bool, output: str | None) -> None:
+    """--json and -o - both want standard output."""
+    if as_json and output == "-":
+        raise click.UsageError("--json prints on stdout already: leave out -o -, or name a file.")
+
+
+def emit(result: Result, *, as_json: bool, output: str | None = None) -> None:
+    """Print a result: text on stdout, or JSON on stdout and the text on stderr; `output` gets the JSON document too."""
+    from ..files.writing import write_text
+
+    refuse_two_on_stdout(as_json, output)
+    rendered = json.dumps(result.document(), indent=2, allow_nan=False)
+    if output is not None:
+        write_text(output, rendered + "\n")
+    click.echo(str(result), err=as_json)
+    if as_json:
+        click.echo(rendered)

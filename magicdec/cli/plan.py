@@ -1,0 +1,111 @@
+"""`magicdec plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from .options import (
+    SECONDS,
+    TOKEN_LIST,
+    TOKENS,
+    acceptance,
+    acceptance_option,
+    draft_type_options,
+    emit,
+    json_option,
+    machine_options,
+    refuse_two_on_stdout,
+    type_options,
+)
+
+
+@click.command()
+@machine_options
+@click.option("--batch-size", type=TOKEN_LIST, help="Sequences; several to choose from.")
+@click.option("--context-len", type=TOKENS, help="Prompt length, per sequence.")
+@click.option("--output-len", type=TOKENS, help="New tokens, per sequence.  [default: 128]")
+@click.option("--trace", type=click.Path(), metavar="FILE", help="Mixed lengths: CSV or JSON lines with prompt_len and output_len.")
+@click.option("--sweep", is_flag=True, help="Map the best strategy over batch size and context; the table goes into the plan.")
+@click.option(
+    "--draft",
+    multiple=True,
+    default=("self",),
+    show_default=True,
+    help="self, ngram, eagle3, mtp or the name of a model; repeatable.",
+)
+@click.option("--kv-policy", multiple=True, help="streaming_llm, snapkv, topk, quest or pq; repeatable.  [default: the first two]")
+@click.option("--kv-budget", type=TOKEN_LIST, help="KV budgets to choose from.  [default: 64 to 4096]")
+@click.option("--gamma", type=TOKEN_LIST, help="Draft tokens per round to choose from.  [default: 1 to 10]")
+@click.option(
+    "--objective",
+    type=click.Choice(["latency", "throughput", "cost"]),
+    help="What is best.  [default: throughput with several batch sizes, else latency]",
+)
+@click.option("--max-tpot", "max_tpot_s", type=SECONDS, help="TPOT SLO: limit on the time per output token, such as 50ms.")
+@click.option("--gpu-price", type=click.FloatRange(min=0.0), help="Dollars per GPU and hour, for the cost of a million tokens.")
+@acceptance_option
+@type_options
+@draft_type_options
+@json_option("the plan")
+@click.option(
+    "-o", "--output", type=click.Path(), metavar="FILE", help="Write the plan (YAML), for `magicdec run` and `magicdec export`."
+)
+def plan(
+    model: str,
+    hardware: str,
+    num_gpus: int,
+    tensor_parallel: int | None,
+    batch_size: Sequence[int] | None,
+    context_len: int | None,
+    output_len: int | None,
+    trace: str | None,
+    sweep: bool,
+    draft: Sequence[str],
+    kv_policy: Sequence[str],
+    kv_budget: Sequence[int] | None,
+    gamma: Sequence[int] | None,
+    objective: str | None,
+    max_tpot_s: float | None,
+    gpu_price: float | None,
+    acceptance_rate: Sequence[float] | None,
+    weight_dtype: str | None,
+    kv_dtype: str | None,
+    verify_kernel: str,
+    draft_kv_dtype: str | None,
+    draft_weight_dtype: str | None,
+    as_json: bool,
+    output: str | None,
+) -> None:
+    """Choose the best strategy for a workload and write the plan."""
+    from ..api.plan import plan as make
+
+    refuse_two_on_stdout(as_json, output)
+    result = make(
+        model,
+        hardware,
+        batch_size=batch_size,
+        context_len=context_len,
+        output_len=output_len,
+        trace=trace,
+        sweep=sweep,
+        draft=draft,
+        kv_policy=kv_policy,
+        kv_budget=kv_budget,
+        gamma=gamma,
+        objective=objective,
+        max_tpot_s=max_tpot_s,
+        gpu_price=gpu_price,
+        num_gpus=num_gpus,
+        tensor_parallel=tensor_parallel,
+        verify_kernel=verify_kernel,
+        weight_dtype=weight_dtype,
+        kv_dtype=kv_dtype,
+        draft_kv_dtype=draft_kv_dtype,
+        draft_weight_dtype=draft_weight_dtype,
+        **acceptance(acceptance_rate),
+    )
+    if output is not None:
+        result.save(output)
+    emit(result, as_json=as_json)

@@ -1,0 +1,21 @@
+"""`magicdec validate`."""
+
+from __future__ import annotations
+
+import click
+
+from .options import emit, output_options
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=click.Path())
+@click.option("--figure", type=click.Path(), metavar="DIR", help="Draw predicted against measured into this folder.")
+@output_options
+def validate(files: tuple[str, ...], figure: str | None, as_json: bool, output: str | None) -> None:
+    """Check predictions against published and own measurements.
+
+    FILES are measurements that `magicdec run --compare --measurements` wrote.
+    """
+    from ..api.validate import validate as check
+
+    emit(check(files, figure=figure), as_json=as_json, output=output)

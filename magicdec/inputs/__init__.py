@@ -1,0 +1,1 @@
+"""What users ask for, resolved: names become models, machines and drafts; values are checked."""

@@ -1,0 +1,99 @@
+"""The profile of this machine's CPU: measured once, kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+from magicdec.costmodel.calibration.engine_fit import Observation, Pass, fit_passes
+from magicdec.costmodel.hardware.profile import SCHEMA_VERSION, Calibration, HardwareProfile, Peak, render_profile
+from magicdec.costmodel.kernels.attention import AttentionLaw
+from magicdec.costmodel.kernels.gemm import GemmLaw
+from magicdec.costmodel.models.transformer import TransformerConfig
+
+from .. import __version__
+
+CPU = "cpu"
+# A CPU's cores stream as fast as memory allows, in any division of the work, and nothing is launched.
+CPU_START = Calibration(
+    gemm=GemmLaw(launch_s=0.0, depth_s=0.0),
+    attention=AttentionLaw(
+        launch_s=0.0, sm_bytes_per_s=1e12, wave_s=0.0, merge_s=0.0, split_s=0.0, tile_rows=4096, instruction_rows=1
+    ),
+)
+CPU_PARAMETERS = (
+    "gemm.memory_efficiency",
+    "gemm.compute_efficiency",
+    "attention.memory_efficiency",
+    "attention.compute_efficiency",
+    "attention.sharpness",
+    "engine.layer_overhead_s",
+)
+TRIES = 3  # at a measurement during which memory keeps its speed
+
+
+def cpu_profile_file() -> Path:
+    """Where the profile is kept; another processor, core count, torch, kernel source or setting has another file."""
+    import platform  # slow to import, like the next, and only needed here
+    from importlib.metadata import version
+
+    from magicdec.executor.kernels.build import sources
+    from magicdec.executor.system.cache_dir import cache_folder
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    processor = next((line for line in lines if line.startswith("model name")), platform.processor())
+    settings = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MAGICDEC_CPU_KERNEL", "MAGICDEC_CFLAGS")]
+    facts = [processor, str(os.cpu_count()), *settings, version("torch"), __version__, str(SCHEMA_VERSION), *sources().values()]
+    key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+    return cache_folder() / f"cpu-{key}.yaml"
+
+
+def measure_cpu(model: TransformerConfig) -> HardwareProfile:
+    """Measure this machine's CPU on passes of a model's shape, at contexts up to 4096, and fit a profile to them.
+
+    While memory changes its speed during a measurement, the measurement is repeated, up to three times.
+    """
+    from tqdm import tqdm
+
+    from magicdec.executor.measuring.cpu_probe import num_measurements, probe_cpu, read_rate, same_memory
+    from magicdec.executor.model.dtypes import on_cpu
+
+    config = on_cpu(model)
+    for _ in range(TRIES):
+        before = read_rate()
+        with tqdm(total=num_measurements(), desc="measuring this CPU", leave=False, disable=None) as bar:
+            probe = probe_cpu(config, progress=bar.update)
+        if same_memory(probe.memory_bandwidth_bytes_per_s, before):
+            break
+    peak = Peak(
+        flop_per_s=probe.flop_per_s,
+        memory_bandwidth_bytes_per_s=probe.memory_bandwidth_bytes_per_s,
+        memory_bytes=probe.memory_bytes,
+        interconnect_bandwidth_bytes_per_s=probe.memory_bandwidth_bytes_per_s,
+        num_sms=probe.cores,
+        l2_cache_bytes=probe.cache_bytes,
+    )
+    engine = replace(CPU_START.engine, round_overhead_s=probe.round_overhead_s)
+    profile = HardwareProfile(
+        name=CPU,
+        description=probe.description,
+        peak=peak,
+        calibration=replace(CPU_START, engine=engine),
+        sources=dict.fromkeys(Peak.__dataclass_fields__, "measured by magicdec on this machine"),
+    )
+    observations = [
+        Observation((Pass(config, seen.batch_size, seen.query_len, seen.context_len),), seen.measured_s) for seen in probe.passes
+    ]
+    return fit_passes(profile, observations, CPU_PARAMETERS, data="passes of the reference model's shape, measured here")
+
+
+def write_profile(profile: HardwareProfile, file: Path) -> None:
+    """Write a profile, creating its folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(render_profile(profile, date.today()), encoding="utf-8")

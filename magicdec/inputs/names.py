@@ -1,0 +1,139 @@
+"""Resolve the names that users give to models, hardware profiles and drafts; `reference` and `cpu` always resolve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.hardware.profile import HardwareProfile, load_profile, resolve_profile
+from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.models.hf_config import load_config
+from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES, DRAFT_KINDS, KV_POLICIES, DraftKind, KvPolicy
+from magicdec.costmodel.speculation.acceptance import AcceptanceCurve, curves_beside, published_curves
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
+
+from .checks import one_of
+from .cpu_profile import CPU, cpu_profile_file, measure_cpu, write_profile
+
+REFERENCE = "reference"
+DEFAULT_KV_BUDGET = 512
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that a name resolves to.
+
+    Attributes:
+        config: Its configuration.
+        folder: Its checkpoint directory; None if the name is not one.
+    """
+
+    config: TransformerConfig
+    folder: Path | None
+
+    @property
+    def curves(self) -> tuple[AcceptanceCurve, ...]:
+        """Acceptance curves measured on it, then the published ones."""
+        own = curves_beside(self.folder) if self.folder else ()
+        return (*(replace(curve, target=self.config.name) for curve in own), *published_curves())
+
+
+def find_model(name: str, where: str = "model") -> Model:
+    """Resolve a model: the shipped reference model, a built-in name, a config.json or a checkpoint directory.
+
+    Args:
+        name: What the user gave.
+        where: The parameter, for error messages.
+
+    Raises:
+        InputError: Nothing of that name, or a file that is no model configuration.
+    """
+    if name == REFERENCE:
+        folder = reference_model_dir()
+        return Model(load_config(folder, name=REFERENCE), folder)
+    return Model(resolve_model(name, where), Path(name) if Path(name).is_dir() else None)
+
+
+def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str], None] = lambda text: None) -> HardwareProfile:
+    """Resolve a machine: a shipped profile, a profile file, or `cpu`.
+
+    `cpu` is this machine's processor. It is measured on first use, and the profile is kept in the user's cache folder.
+
+    Args:
+        name: What the user gave.
+        remeasure: Measure `cpu` again.
+        progress: Receives a sentence before `cpu` is measured.
+
+    Raises:
+        InputError: Nothing of that name, or a file that is no profile.
+    """
+    if name != CPU:
+        return resolve_profile(name)
+    file = cpu_profile_file()
+    if remeasure or not file.is_file():
+        progress(f"measuring this machine's CPU, once; the profile is kept in {file}")
+        write_profile(measure_cpu(find_model(REFERENCE).config), file)
+    return load_profile(file)
+
+
+def find_draft(
+    name: str,
+    kv_policy: str | None,
+    deployment: Deployment,
+    kv_budget: object = None,
+    *,
+    kv_dtype: str | None = None,
+    weight_dtype: str | None = None,
+    tensor_parallel: int | None = None,
+) -> Draft:
+    """Resolve a draft: `none`, `self`, `ngram`, `eagle3`, `mtp`, or the name of a smaller model.
+
+    A self draft reads by StreamingLLM unless another policy or a narrower type is given. A smaller model reads its whole KV
+    cache unless a budget is given.
+
+    Raises:
+        InputError: A name is unknown, or the values do not fit the kind of draft.
+    """
+    kind: DraftKind = "model"
+    for known in DRAFT_KINDS:
+        kind = known if name == known else kind
+    compressed = kv_dtype is not None or weight_dtype is not None
+    sparse = kv_budget is not None or (kind == "self" and not compressed)
+    usual: KvPolicy = "streaming_llm" if sparse and kind in ("self", "model") else "full"
+    policy = one_of("kv_policy", kv_policy, KV_POLICIES) or usual
+    if kind not in ("self", "model") and policy != "full":
+        raise bad("kv_policy", "", f"none for `draft` {name}, which has no KV budget", repr(kv_policy))
+    if kind == "self" and policy == "full" and not compressed:
+        raise bad("kv_policy", "", "a sparse policy for a self draft; with the full cache it costs what the target does", "full")
+    if compressed and kind != "self":
+        given = "draft_kv_dtype" if kv_dtype is not None else "draft_weight_dtype"
+        raise bad(given, "", "`draft` self beside it", name)
+    if tensor_parallel is not None and kind != "model":
+        raise bad("draft_tensor_parallel", "", "a draft model beside it", name)
+    model = find_model(name, "draft").config if kind == "model" else None
+    return Draft(
+        kind,
+        policy,
+        executed(model, deployment.hardware, deployment.tensor_parallel) if model else None,
+        tensor_parallel,
+        one_of("draft_kv_dtype", kv_dtype, COMPRESSED_DTYPES),
+        one_of("draft_weight_dtype", weight_dtype, COMPRESSED_DTYPES),
+    )
+
+
+def executed(config: TransformerConfig, hardware: HardwareProfile, tensor_parallel: int = 1) -> TransformerConfig:
+    """The configuration with the types that it executes in on `hardware`, shared by `tensor_parallel` processes."""
+    from magicdec.executor.model.dtypes import on_cpu
+
+    return on_cpu(config, alone=tensor_parallel == 1) if hardware.name == CPU else config
+
+
+def reference_model_dir() -> Path:
+    """The checkpoint directory of the shipped model."""
+    from magicdec.executor.reference_model import reference_model_dir
+
+    return reference_model_dir()

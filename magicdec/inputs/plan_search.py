@@ -1,0 +1,96 @@
+"""What a plan may choose from, and which limits it must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.planning.search import GAMMAS, KV_BUDGETS
+from magicdec.costmodel.speculation.deployment import Deployment
+from magicdec.costmodel.speculation.drafts import Draft
+
+from .checks import finite, names, one_of, probabilities, whole_numbers
+from .names import DEFAULT_KV_BUDGET, find_draft
+
+Objective = Literal["latency", "throughput", "cost"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+SELF_POLICIES = ("streaming_llm", "snapkv")  # of a self draft, unless given
+MODEL_POLICIES = ("full", "streaming_llm")  # of a draft model, unless given
+USUAL_POLICIES: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "self": SELF_POLICIES,
+    "ngram": ("full",),
+    "eagle3": ("full",),
+    "mtp": ("full",),
+}
+
+
+@dataclass(frozen=True)
+class PlanSearch:
+    """Search space and constraints of a plan.
+
+    Attributes:
+        drafts: Draft kinds beside decoding without speculation: `self`, `ngram`, `eagle3`, `mtp` and names of smaller models.
+        kv_policies: For the drafts that have a KV budget; empty for the usual ones of each kind.
+        batch_sizes: To choose from; empty for the workload's. [sequences]
+        objective: What is best: `latency`, `throughput` or `cost`.
+        max_tpot_s: Limit on the time per output token. [s]
+        gammas: To choose from. [tokens]
+        kv_budgets: To choose from; empty for the usual ones, or 512 alone where acceptance is given, which belongs to one
+            budget. [tokens]
+        acceptance_rate, acceptance_by_position: Given instead of looked up. [0-1]
+        draft_kv_dtype, draft_weight_dtype: Narrower types of one more self draft, which reads the whole KV cache.
+
+    Raises:
+        InputError: A value is out of its range.
+    """
+
+    drafts: tuple[str, ...] = ("self",)
+    kv_policies: tuple[str, ...] = ()
+    batch_sizes: tuple[int, ...] = ()
+    objective: Objective = "latency"
+    max_tpot_s: float | None = None
+    gammas: tuple[int, ...] = GAMMAS
+    kv_budgets: tuple[int, ...] = ()
+    acceptance_rate: float | None = None
+    acceptance_by_position: tuple[float, ...] | None = None
+    draft_kv_dtype: str | None = None
+    draft_weight_dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        one_of("objective", self.objective, OBJECTIVES)
+        finite("max_tpot_s", self.max_tpot_s, "a positive time")
+        if self.max_tpot_s == 0:
+            raise bad("max_tpot_s", "", "a positive time", 0)
+        probabilities("acceptance_rate", None if self.acceptance_rate is None else [self.acceptance_rate])
+        probabilities("acceptance_by_position", self.acceptance_by_position)
+        for name in ("batch_sizes", "gammas", "kv_budgets"):
+            whole_numbers(name, getattr(self, name))
+        for name in ("drafts", "kv_policies"):
+            names(name, getattr(self, name))
+
+    @property
+    def budgets(self) -> Sequence[int]:
+        """The KV budgets to choose from. [tokens]"""
+        given = self.acceptance_rate is not None or self.acceptance_by_position is not None
+        return self.kv_budgets or ((DEFAULT_KV_BUDGET,) if given else KV_BUDGETS)
+
+    def resolve_drafts(self, deployment: Deployment) -> list[Draft]:
+        """The drafts to choose from, each once.
+
+        Raises:
+            InputError: A name is unknown, or a KV policy or budget is given for a draft that has none.
+        """
+        found = []
+        for name in self.drafts:
+            budgeted = name not in USUAL_POLICIES or name == "self"
+            if not budgeted and name != "none" and self.drafts == (name,) and (self.kv_policies or self.kv_budgets):
+                raise bad("kv_policies" if self.kv_policies else "kv_budgets", "", f"none for draft {name}", "one")
+            policies = (self.kv_policies if budgeted else ()) or USUAL_POLICIES.get(name, MODEL_POLICIES)
+            found += [find_draft(name, policy, deployment) for policy in policies]
+        if self.draft_kv_dtype is not None or self.draft_weight_dtype is not None:
+            kv, weights = self.draft_kv_dtype, self.draft_weight_dtype
+            found.append(find_draft("self", "full", deployment, kv_dtype=kv, weight_dtype=weights))
+        return list(dict.fromkeys(found))

@@ -1,0 +1,70 @@
+"""Sentences that sum a prediction up."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from magicdec.costmodel.base.units import format_seconds
+from magicdec.costmodel.planning.search import Candidate
+from magicdec.costmodel.plans.plan import PredictedServing
+
+BOUND_WORDS = {
+    "compute": "arithmetic",
+    "weights": "weight reads",
+    "kv": "KV-cache reads",
+    "communication": "communication between GPUs",
+    "overhead": "launch overhead",
+}
+
+
+def speedup_words(low: float, middle: float, high: float) -> str:
+    """A speedup with its interval: `1.69x (1.60x to 1.78x)`."""
+    return f"{middle:.2f}x ({low:.2f}x to {high:.2f}x)"
+
+
+def verdict(best: Candidate, runner_up: Candidate | None = None, served: PredictedServing | None = None) -> str:
+    """The sentence a planner needs: whether to speculate, what it gains, and why.
+
+    Args:
+        best: The strategy in question; of a plan, the one it chose.
+        runner_up: The best strategy of another kind, if there is one.
+        served: Whole requests with that strategy; the speedup from end to end is stated beside that of decoding.
+    """
+    why = _why(best)
+    speedup = speedup_words(best.speedup_low, best.speedup, best.speedup_high)
+    if np.isnan(best.speedup):
+        return f"The acceptance rate of {best.strategy} is not known here: {_break_even(best)}; {why}."
+    if not best.fits_in_memory:
+        return f"It does not fit in memory: use more GPUs, a smaller batch or a shorter context. If it fitted: {best.speedup:.2f}x."
+    if best.strategy.draft_kind == "none":
+        if runner_up is None:
+            return f"Autoregressive decoding takes {format_seconds(best.tpot_s)} per token: {why}."
+        other = f"the best draft, {runner_up.strategy}, would decode at {runner_up.speedup:.2f}x"
+        return f"Do not speculate: {other}, which is no certain gain; {why}."
+    costs = (
+        f"{why}; verification costs {best.at(best.evaluation.round.verify_cost):.2f} "
+        f"and a draft step {best.at(best.evaluation.round.draft_step_s) / best.at(best.evaluation.round.target_step_s):.2f} of it"
+    )
+    if best.speedup_low > 1:
+        return f"Speculate: {best.strategy} decodes {speedup} as fast as autoregressive decoding{_whole(served)}; {costs}."
+    if best.speedup_high < 1:
+        return f"Do not speculate: {best.strategy} would decode at {speedup}; {costs}."
+    return f"Within the uncertainty, do not speculate: {speedup} for {best.strategy}; {costs}."
+
+
+def _whole(served: PredictedServing | None) -> str:
+    if served is None:
+        return ""
+    gain = served.predicted_throughput_tokens_per_s / served.predicted_plain_throughput_tokens_per_s
+    return f", and serves {gain:.2f}x as many tokens end to end, prefill included"
+
+
+def _why(best: Candidate) -> str:
+    parts = best.breakdown["target"]
+    share = parts[best.bound] / sum(parts.values())
+    return f"an autoregressive step spends {share:.0%} of its time on {BOUND_WORDS[best.bound]}"
+
+
+def _break_even(best: Candidate) -> str:
+    least = best.at(best.evaluation.round.minimum_acceptance_rate())
+    return "it never pays" if np.isnan(least) else f"it pays from an acceptance rate of {least:.2f}"

@@ -1,0 +1,32 @@
+"""Tables as aligned text and as HTML."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns: numbers to the right, words to the left."""
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numeric = [i > 0 and any(cell[:1].isdigit() for cell in column[1:]) for i, column in enumerate(columns)]
+
+    def line(cells: Sequence[str]) -> str:
+        sides = zip(cells, widths, numeric, strict=True)
+        return "  ".join(cell.rjust(width) if number else cell.ljust(width) for cell, width, number in sides).rstrip()
+
+    return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
+
+
+def html_table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A plain HTML table; floats to four significant digits, None as a dash, everything escaped."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return html.escape(f"{value:.4g}" if isinstance(value, float) else str(value))

@@ -1,0 +1,120 @@
+"""The best strategy of every batch size and context length."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+
+import numpy as np
+
+from magicdec.costmodel.base.units import format_tokens
+from magicdec.costmodel.planning.sweep import Sweep
+from magicdec.costmodel.plans.policy import PolicyTable
+
+from ..inputs.scenario import Scenario
+from ..render.tables import text_table
+from .base import Result, Row, known
+
+AUTOREGRESSIVE, NOTHING_FITS = -1, -2  # in `Sweep.choice`
+
+
+@dataclass(frozen=True)
+class Regret:
+    """What a simple choice costs, compared with the map's.
+
+    Attributes:
+        choice: The simple choice, in words.
+        extra_time: Additional time per token, on average over the cells that can be served. [ratio]
+    """
+
+    choice: str
+    extra_time: float
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class SpeedupMap(Result):
+    """Best strategies over batch size and context length.
+
+    Attributes:
+        scenario: Model and machine.
+        sweep: The best of every draft in every cell.
+        policy: The chosen strategies as the table that a plan carries.
+        regrets: What simple choices would cost.
+    """
+
+    scenario: Scenario
+    sweep: Sweep
+    policy: PolicyTable
+    regrets: tuple[Regret, ...]
+
+    @property
+    def typical(self) -> tuple[int, int]:
+        """Batch size and context of the cell that gains most; where none gains, of the largest that can be served."""
+        sizes = np.multiply.outer(self.sweep.batch_sizes, self.sweep.context_lens) / 1e12  # decides between equals
+        merit = np.where(self.sweep.choice > NOTHING_FITS, self.sweep.speedup_low + sizes, -1.0)
+        i, j = np.unravel_index(merit.argmax(), merit.shape)
+        return int(self.sweep.batch_sizes[i]), int(self.sweep.context_lens[j])
+
+    @property
+    def headline(self) -> str:
+        speculating = int((self.sweep.choice >= 0).sum())
+        best = f"{float(np.nanmax(self.sweep.speedup)):.2f}x"
+        return f"{self.scenario}: speculation pays in {speculating} of {self.sweep.choice.size} cells, at best {best}"
+
+    def rows(self) -> list[Row]:
+        found = self.sweep
+        return [
+            {
+                "batch_size": int(batch),
+                "context_len": int(context),
+                "strategy": None if found.choice[i, j] == NOTHING_FITS else str(found.strategy(i, j)),
+                "predicted_speedup": known(float(found.speedup[i, j])),
+                "predicted_speedup_low": known(float(found.speedup_low[i, j])),
+                "autoregressive_tpot_s": known(float(found.plain_tpot_s[i, j])),
+                "bound": str(found.bound[i, j]),
+            }
+            for i, batch in enumerate(found.batch_sizes)
+            for j, context in enumerate(found.context_lens)
+        ]
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "model": self.scenario.deployment.target.name,
+            "hardware": self.scenario.deployment.hardware.name,
+            "num_gpus": self.scenario.deployment.num_gpus,
+            "policy": self.policy.model_dump(mode="json"),
+            "cells": [dict(row) for row in self.rows()],
+            "regrets": {one.choice: one.extra_time for one in self.regrets},
+        }
+
+    def __str__(self) -> str:
+        return f"{self.headline}\n\n{self.text()}"
+
+    def text(self) -> str:
+        """The chosen strategy's speedup in every cell, a letter for each strategy, and what simple choices would cost."""
+        letters = [*string.ascii_letters, *map(str, range(1000))]
+        marks = ["-", *letters]  # the first strategy does not speculate
+        table = self.policy
+        rows = [
+            [str(batch), *(self._cell(marks[table.choice[i][j]], i, j) for j in range(len(table.context_lens)))]
+            for i, batch in enumerate(table.batch_sizes)
+        ]
+        nothing_fits = [".. does not fit"] if (self.sweep.choice == NOTHING_FITS).any() else []
+        lines = [
+            text_table(["batch \\ context", *map(format_tokens, table.context_lens)], rows),
+            "",
+            *(f"{mark}  {one}" for mark, one in zip(letters, table.strategies[1:], strict=False)),
+            "-  no speculation",
+            *nothing_fits,
+            "",
+            *(
+                f"{one.choice} takes {max(one.extra_time, 0.0):.0%} more time per token, on average over the map"
+                for one in self.regrets
+            ),
+        ]
+        return "\n".join(lines)
+
+    def _cell(self, mark: str, i: int, j: int) -> str:
+        if self.sweep.choice[i, j] == NOTHING_FITS:
+            return ".."
+        return mark if self.sweep.choice[i, j] == AUTOREGRESSIVE else f"{self.sweep.speedup[i, j]:.2f}{mark}"
