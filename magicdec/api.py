@@ -130,7 +130,7 @@ def predict(
         gamma=gamma,
         acceptance_rate=acceptance_rate,
         acceptance_by_position=acceptance_by_position,
-        acceptance_length=mean_acceptance_length,
+        mean_acceptance_length=mean_acceptance_length,
     )
 
 

@@ -10,16 +10,11 @@ from typing import Any
 from tqdm import tqdm
 
 from magicdec.costmodel.base.errors import bad
-from magicdec.costmodel.calibration.engine_fit import Observation, Pass, fit_passes, fit_published
+from magicdec.costmodel.calibration.engine_fit import MeasuredPass, Observation, fit_passes, fit_published
 from magicdec.costmodel.calibration.kernel_tables import SYSTEMS, fit_tables
-from magicdec.costmodel.hardware.profile import (
-    Calibration,
-    HardwareProfile,
-    Peak,
-    render_profile,
-    resolve_profile,
-    with_calibration,
-)
+from magicdec.costmodel.hardware.catalog import resolve_profile
+from magicdec.costmodel.hardware.profile import Calibration, HardwareProfile, Peak
+from magicdec.costmodel.hardware.profile_file import render_profile, with_calibration
 from magicdec.costmodel.kernels.attention import AttentionLaw
 from magicdec.costmodel.kernels.gemm import GemmLaw
 from magicdec.costmodel.models.transformer import TransformerConfig
@@ -79,7 +74,8 @@ def measure_cpu() -> HardwareProfile:
         sources=dict.fromkeys(vars(peak), "measured by magicdec on this machine"),
     )
     observations = [
-        Observation((Pass(config, seen.batch_size, seen.query_len, seen.context_len),), seen.measured_s) for seen in probe.passes
+        Observation((MeasuredPass(config, seen.batch_size, seen.query_len, seen.context_len),), seen.measured_s)
+        for seen in probe.passes
     ]
     return fit_passes(profile, observations, CPU_PARAMETERS, data="passes of the reference model's shape, measured here")
 

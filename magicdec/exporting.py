@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from magicdec.costmodel.export import export_plan
 from magicdec.costmodel.export.document import Export, Options, command_text, comment_text, script_text
+from magicdec.costmodel.export.engines import export_plan
 from magicdec.costmodel.plans.plan import load_plan
 
 from .files import output_file

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from magicdec.costmodel.base.units import format_bytes, format_rate
-from magicdec.costmodel.hardware.profile import HardwareProfile, builtin_profiles, resolve_profile
+from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile
+from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.models.catalog import builtin_configs
 
 from . import __version__, text

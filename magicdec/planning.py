@@ -13,7 +13,7 @@ from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.planning.search import GAMMAS, KV_BUDGETS, Candidate, candidates, rank
 from magicdec.costmodel.plans.plan import Plan, PredictedRound, fingerprint
 from magicdec.costmodel.plans.policy import PolicyTable
-from magicdec.costmodel.plans.workload import Trace, Workload
+from magicdec.costmodel.plans.workload import RequestTrace, Workload
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.serving import serving
@@ -67,7 +67,7 @@ def notes(question: Question, candidate: Candidate, workload: Workload, draft: T
     """What a reader must know to judge the numbers."""
     hardware, target = question.deployment.hardware, question.deployment.target
     found = [f"{hardware.name}: {hardware.provenance}"]
-    answer = candidate.evaluation.answer
+    answer = candidate.evaluation.acceptance
     if answer is not None:
         found.append(answer.note)
         budget = candidate.strategy.kv_budget or workload.context_len
@@ -135,7 +135,7 @@ class Wishes:
 
 
 def make_plan(
-    question: Question, workload: Workload, wishes: Wishes, *, trace: Trace | None = None, policy: PolicyTable | None = None
+    question: Question, workload: Workload, wishes: Wishes, *, trace: RequestTrace | None = None, policy: PolicyTable | None = None
 ) -> tuple[Plan, list[Candidate], list[Candidate]]:
     """The best strategy for a workload as a plan, the candidates that qualify, best first, and all of them.
 
@@ -198,7 +198,7 @@ def make_plan(
     return plan, ranked, priced
 
 
-def _beyond(trace: Trace | None, target: TransformerConfig) -> list[str]:
+def _beyond(trace: RequestTrace | None, target: TransformerConfig) -> list[str]:
     """A note on requests of a trace that are longer than the model's positions."""
     if trace is None:
         return []
@@ -214,7 +214,7 @@ def _planned(priced: TransformerConfig, stored: TransformerConfig) -> dict[str, 
     return {"name": priced.name, "fingerprint": fingerprint(priced), "weight_dtype": weights, "kv_dtype": kv}
 
 
-def _served(deployment: Deployment, best: Candidate, workload: Workload, trace: Trace | None) -> dict[str, float]:
+def _served(deployment: Deployment, best: Candidate, workload: Workload, trace: RequestTrace | None) -> dict[str, float]:
     """Whole requests, speculating and plainly decoded."""
     fast, plain = (
         serving(

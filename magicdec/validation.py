@@ -13,7 +13,7 @@ import pydantic
 
 from magicdec.costmodel.base.errors import InputError, bad, from_pydantic
 from magicdec.costmodel.calibration.validation import NOT_FITTED, Accuracy, Comparison, accuracy, published_comparisons
-from magicdec.costmodel.hardware.profile import builtin_profiles, resolve_profile
+from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile
 from magicdec.costmodel.models.catalog import builtin_configs
 from magicdec.costmodel.plans.plan import fingerprint
 from magicdec.costmodel.plans.strategy import Strategy

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import magicdec
-from magicdec.costmodel.hardware.profile import resolve_profile
+from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.executor.kernels import build as compiled
 from magicdec.names import CPU, REFERENCE, executed, find_draft, find_model

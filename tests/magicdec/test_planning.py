@@ -375,9 +375,9 @@ def test_a_checkpoint_is_planned_with_the_acceptance_beside_it(tmp_path: Path) -
     own = ask(str(tmp_path), "l4")
     found = evaluate(own, Draft("self", "streaming_llm"), batch_size=64, context_len=8000, gamma=3)
     assert found.acceptance_rate == pytest.approx(0.97)
-    assert found.answer is not None
-    assert found.answer.measured_here
-    assert "mine" in found.answer.note
+    assert found.acceptance is not None
+    assert found.acceptance.measured_here
+    assert "mine" in found.acceptance.note
 
 
 def test_a_question_knows_its_replicas(question: Question) -> None:
