@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from peers import evaluation_times, installed_peers
 
-from magicdec.costmodel.hardware.profile import resolve_profile
+from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.planning.sweep import sweep
 from magicdec.costmodel.speculation.acceptance import published_curves

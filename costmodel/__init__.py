@@ -1,0 +1,1 @@
+"""Cost model and planner of speculative decoding: predictions without running a model."""

@@ -15,7 +15,7 @@ from magicdec.costmodel.planning.search import GAMMAS, Candidate, best_of_each, 
 from magicdec.costmodel.plans.plan import Plan
 from magicdec.costmodel.plans.policy import PolicyTable
 from magicdec.costmodel.plans.strategy import NO_SPECULATION
-from magicdec.costmodel.plans.workload import Workload, read_trace
+from magicdec.costmodel.plans.workload import Workload, load_trace
 
 from . import text
 from .api import Question, ask, evaluate
@@ -73,7 +73,7 @@ def prediction_document(
         context_len=context_len,
         kv_budget=kv_budget,
         gamma=gamma,
-        acceptance_length=mean_acceptance_length,
+        mean_acceptance_length=mean_acceptance_length,
         **_acceptance(acceptance_rate),
     )
     budget = float(kv_budget or DEFAULT_KV_BUDGET)
@@ -106,7 +106,7 @@ def plan_document(
     **asked: Any,
 ) -> tuple[Plan, str]:
     """The plan that `plan` writes and what it prints: the candidates, best of each kind first, and the verdict."""
-    trace = read_trace(trace_file) if trace_file is not None else None
+    trace = load_trace(trace_file) if trace_file is not None else None
     if trace is not None and (context_len is not None or output_len is not None):
         raise bad("--trace", "", "no --context-len or --output-len beside it: the trace has them", "both")
     if trace is not None:

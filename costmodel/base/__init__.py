@@ -1,0 +1,1 @@
+"""Errors, units, file reading and strict validation, used by every other package."""

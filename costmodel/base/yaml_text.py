@@ -1,45 +1,48 @@
-"""Reading YAML that people write: safely, and refusing a key given twice, of which plain YAML keeps the last in silence."""
+"""Safe YAML loading that rejects duplicate keys; plain YAML would silently keep the last one."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
 import yaml
 
 from .errors import bad
 
-# libyaml where PyYAML was built with it: ten times as fast, and the same language.
-_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+if TYPE_CHECKING:
+    from yaml import SafeLoader
+else:  # libyaml, where PyYAML was built with it: ten times as fast
+    SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(_Safe):  # type: ignore[misc]
+class _UniqueKeyLoader(SafeLoader):
     pass
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _construct_unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Hashable, object]:
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    twice = [key for i, key in enumerate(keys) if key in keys[:i]]
-    if twice:
-        raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} is given twice", node.start_mark)
-    return dict(_Safe.construct_mapping(loader, node, deep=True))
+    duplicates = [key for i, key in enumerate(keys) if key in keys[:i]]
+    if duplicates:
+        raise yaml.constructor.ConstructorError(None, None, f"the key {duplicates[0]!r} is given twice", node.start_mark)
+    return dict(SafeLoader.construct_mapping(loader, node, deep=True))
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_unique_mapping)
 
 
-def load_mapping(text: str, where: str, what: str) -> dict[str, Any]:
-    """The mapping that a YAML text holds.
+def load_mapping(text: str, where: str, what: str) -> dict[str, object]:
+    """Parse a YAML text that must be a mapping with text keys.
 
     Args:
-        text: The file's content.
+        text: Content of the file.
         where: The file, for error messages.
         what: What the file should be, for error messages.
 
     Raises:
-        InputError: It is no YAML, gives a key twice, or is no mapping with text keys.
+        InputError: The text is not YAML, repeats a key, or is not a mapping with text keys.
     """
     try:
-        raw = yaml.load(text, Loader=_Loader)  # a SafeLoader
+        raw = yaml.load(text, Loader=_UniqueKeyLoader)
     except (yaml.YAMLError, TypeError) as error:
         raise bad(where, "", "YAML", " ".join(str(error).split())) from None
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):

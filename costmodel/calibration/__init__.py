@@ -1,0 +1,1 @@
+"""Fitting hardware profiles to measurements, and checking predictions against published ones."""

@@ -30,7 +30,7 @@ EFFICIENCY_SPREAD, OVERHEAD_SPREAD = 0.1, 0.5
 
 
 @dataclass(frozen=True)
-class Pass:
+class MeasuredPass:
     """A pass that ran, once or more.
 
     Attributes:
@@ -53,7 +53,7 @@ class Pass:
 class Observation:
     """Passes that ran one after the other, and their time together. [s]"""
 
-    passes: tuple[Pass, ...]
+    passes: tuple[MeasuredPass, ...]
     measured_s: float
 
 
@@ -63,7 +63,7 @@ def predicted_s(profile: HardwareProfile, observation: Observation) -> float:
     return sum((waited if one.times is None else one.times) * _pass_s(profile, one) for one in observation.passes)
 
 
-def _pass_s(profile: HardwareProfile, one: Pass) -> float:
+def _pass_s(profile: HardwareProfile, one: MeasuredPass) -> float:
     cost = forward_cost(
         one.model,
         batch_size=one.batch_size,
@@ -141,8 +141,8 @@ def observations_of(row: Mapping[str, str], profile: HardwareProfile) -> dict[st
     draft = (
         Draft("model", "streaming_llm", resolve_model(row["draft_model"])) if row["draft_model"] else Draft("self", "streaming_llm")
     )
-    draft_step = Pass(draft.model or target, batch, 1, context, float(row["kv_budget"]), draft.gpus(gpus))
-    step = Pass(target, batch, 1, context, tensor_parallel=gpus)
+    draft_step = MeasuredPass(draft.model or target, batch, 1, context, float(row["kv_budget"]), draft.gpus(gpus))
+    step = MeasuredPass(target, batch, 1, context, tensor_parallel=gpus)
     verify = replace(step, query_len=gamma + 1)
     engine = profile.calibration.engine
     drafting = [replace(draft_step, times=gamma)]

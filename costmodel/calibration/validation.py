@@ -8,14 +8,15 @@ from itertools import groupby
 
 import numpy as np
 
-from ..hardware.profile import HardwareProfile, resolve_profile
+from ..hardware.catalog import resolve_profile
+from ..hardware.profile import HardwareProfile
 from ..models.catalog import resolve_model
 from ..passes.forward import Array
-from ..planning.search import GAMMAS
+from ..planning.best_gamma import evaluate_best_gamma
 from ..speculation.acceptance import published_curves
 from ..speculation.deployment import Deployment
 from ..speculation.drafts import Draft
-from ..speculation.evaluate import Evaluation, evaluate_grid
+from ..speculation.evaluate import Evaluation
 from .engine_fit import Observation, fit_published, observations_of, predicted_s, published_rows
 
 IN_SAMPLE, LEFT_OUT, NOT_FITTED = "in sample", "model left out", "not fitted"
@@ -106,12 +107,11 @@ def best_gamma_comparisons() -> list[Comparison]:
     """The speedup at the best gamma, and that gamma; acceptance is looked up, and none of it was fitted."""
     found = []
     for row in published_rows("magicdec_optimal_gamma"):
-        e = _evaluated(row)
-        best = int(np.argmax(e.round.speedup))
+        found_round = _evaluated(row).round
         about = (row["hardware"], row["target"]), (NOT_FITTED, _label(row))
         speedup, gamma = float(row["measured_speedup"]), float(row["measured_optimal_gamma"])
-        found.append(Comparison(*about[0], "speedup at the best gamma", *about[1], speedup, float(e.round.speedup[best])))
-        found.append(Comparison(*about[0], "best gamma", *about[1], gamma, float(GAMMAS[best])))
+        found.append(Comparison(*about[0], "speedup at the best gamma", *about[1], speedup, float(found_round.speedup)))
+        found.append(Comparison(*about[0], "best gamma", *about[1], gamma, float(found_round.gamma)))
     return found
 
 
@@ -121,12 +121,11 @@ def _evaluated(row: Mapping[str, str]) -> Evaluation:
     deployment = Deployment(
         resolve_model(row["target"]), resolve_profile(row["hardware"]), int(row["num_gpus"]), int(row["tensor_parallel"])
     )
-    return evaluate_grid(
+    return evaluate_best_gamma(
         deployment,
         Draft("model" if small else "self", policy, small),  # type: ignore[arg-type]
         batch_size=int(row["batch_size"]),
         context_len=int(row["context_len"]),
-        gamma=np.array(GAMMAS),
         kv_budget=int(row["kv_budget"]),
         curves=published_curves(),
     )

@@ -8,42 +8,42 @@ from __future__ import annotations
 
 from ..plans.plan import Plan
 from ..plans.strategy import Strategy
-from . import serving
+from . import schedule
 from .document import Export, Options
 
 TYPES = {"model": "draft-simple", "self": "draft-simple", "eagle3": "draft-eagle3", "mtp": "draft-mtp", "ngram": "ngram-simple"}
 KV_TYPES = {None: None, "int8": "q8_0", "int4": "q4_0"}
 
 
-def runs(strategy: Strategy) -> bool:
+def supports(strategy: Strategy) -> bool:
     """Everything but self-speculation with sparse KV; a self draft with int8 or int4 KV or weights runs as a second model."""
     if strategy.draft_kind == "self":
-        return serving.copies_target(strategy) and strategy.kv_dtype in KV_TYPES
+        return schedule.copies_target(strategy) and strategy.kv_dtype in KV_TYPES
     return strategy.draft_kind in TYPES
 
 
 def export(plan: Plan, options: Options) -> Export:
     """The plan as `llama-server` takes it."""
-    served = serving.serve(plan, options, runs)
-    target, notes = serving.target_path(plan, options)
-    notes += serving.column_notes(plan, options)
-    gamma, gamma_notes = serving.one_gamma(served, "llama.cpp")
+    served = schedule.draft_schedule(plan, options, supports)
+    target, notes = schedule.target_path(plan, options)
+    notes += schedule.column_notes(plan, options)
+    gamma, gamma_notes = schedule.one_gamma(served, "llama.cpp")
     notes += gamma_notes
     arguments = ["llama-server", "--model", target]
     if gamma:
-        path, path_notes = serving.draft_path(plan, served.strategy, options)
+        path, path_notes = schedule.draft_path(plan, served.strategy, options)
         flags, flag_notes = _flags(served.strategy, path, gamma)
         arguments += flags
         notes += [*path_notes, *flag_notes, "llama.cpp loads GGUF files."]
         if options.replay_acceptance:
-            rate, replay_notes = serving.replayed(plan, served)
+            rate, replay_notes = schedule.replayed(plan, served)
             notes += replay_notes
             if rate is not None:
-                arguments += ["--spec-synth-rates", ",".join(map(str, serving.unconditional_rates(rate, gamma)))]
+                arguments += ["--spec-synth-rates", ",".join(map(str, schedule.unconditional_rates(rate, gamma)))]
     else:
         arguments += ["--spec-type", "none"]
         notes.append("Plain decoding.")
-    names = serving.names_note("llama.cpp's documentation of late 2026", options)
+    names = schedule.names_note("llama.cpp's documentation of late 2026", options)
     return Export("llama.cpp", tuple(arguments), notes=(*served.notes, *notes, names))
 
 

@@ -10,7 +10,7 @@ import json
 
 from ..plans.plan import Plan
 from ..plans.strategy import NO_SPECULATION, Strategy
-from . import serving
+from . import schedule
 from .document import Export, Options
 
 # MTP layers run as EAGLE, of which NEXTN is another name.
@@ -19,31 +19,31 @@ ADAPTIVE = ("EAGLE", "EAGLE3")
 ADAPTIVE_FILE = "adaptive.json"
 
 
-def runs(strategy: Strategy) -> bool:
+def supports(strategy: Strategy) -> bool:
     """Everything but self-speculation with sparse or quantised KV; quantised weights run as a second model."""
     if strategy.draft_kind == "self":
-        return serving.copies_target(strategy) and strategy.kv_dtype is None
+        return schedule.copies_target(strategy) and strategy.kv_dtype is None
     return strategy.draft_kind in ALGORITHMS
 
 
 def export(plan: Plan, options: Options) -> Export:
     """The plan as `sglang.launch_server` takes it."""
-    served = serving.serve(plan, options, runs)
-    target, notes = serving.target_path(plan, options)
-    notes += serving.column_notes(plan, options)
+    served = schedule.draft_schedule(plan, options, supports)
+    target, notes = schedule.target_path(plan, options)
+    notes += schedule.column_notes(plan, options)
     arguments = ["python", "-m", "sglang.launch_server", "--model-path", target, "--tp-size", str(plan.hardware.tensor_parallel)]
     files: dict[str, str] = {}
     environment: dict[str, str] = {}
     gamma, gamma_notes = _gamma(served, options)
     notes += gamma_notes
     if gamma:
-        path, path_notes = serving.draft_path(plan, served.strategy, options)
+        path, path_notes = schedule.draft_path(plan, served.strategy, options)
         notes += path_notes
         arguments += _flags(served.strategy, path, gamma)
         if _adapts(served):
             files[ADAPTIVE_FILE] = json.dumps(_adaptive(served, options), indent=2) + "\n"
             arguments += ["--speculative-adaptive", "--speculative-adaptive-config", ADAPTIVE_FILE]
-            notes += serving.hysteresis_notes(plan, served)
+            notes += schedule.hysteresis_notes(plan, served)
         if served.strategy.draft_kind == "ngram":
             notes.append("SGLang drafts a tree of n-grams; breadth 1 makes it the chain of the plan. Its token count has the root.")
         if options.replay_acceptance:
@@ -51,20 +51,20 @@ def export(plan: Plan, options: Options) -> Export:
             notes += replay_notes
     else:
         notes.append("Plain decoding: SGLang needs no speculative flags.")
-    names = serving.names_note("SGLang's documentation of late 2026", options)
+    names = schedule.names_note("SGLang's documentation of late 2026", options)
     return Export("sglang", tuple(arguments), files, environment, notes=(*served.notes, *notes, names))
 
 
-def _adapts(served: serving.Served) -> bool:
+def _adapts(served: schedule.DraftSchedule) -> bool:
     return served.varies and ALGORITHMS[served.strategy.draft_kind] in ADAPTIVE
 
 
-def _gamma(served: serving.Served, options: Options) -> tuple[int, list[str]]:
+def _gamma(served: schedule.DraftSchedule, options: Options) -> tuple[int, list[str]]:
     """The draft length to start with, and what is lost."""
     if served.strategy == NO_SPECULATION:
         return 0, []
     if not _adapts(served):
-        return serving.one_gamma(served, f"SGLang's {ALGORITHMS[served.strategy.draft_kind]}")
+        return schedule.one_gamma(served, f"SGLang's {ALGORITHMS[served.strategy.draft_kind]}")
     gamma = served.gamma(served.batch_size)
     if all(row_gamma for *_, row_gamma in served.rows):
         return gamma, []
@@ -83,17 +83,17 @@ def _flags(strategy: Strategy, path: str | None, gamma: int) -> list[str]:
     return flags + [word for name, value in chain.items() for word in (f"--speculative-{name}", str(value))]
 
 
-def _adaptive(served: serving.Served, options: Options) -> dict[str, dict[str, list[int]]]:
+def _adaptive(served: schedule.DraftSchedule, options: Options) -> dict[str, dict[str, list[int]]]:
     """One candidate a slot, so that nothing but the batch size moves it; keys are the least batch sizes."""
     floor = 0 if options.experimental else 1
     return {str(least): {"candidate_steps": [max(gamma, floor)]} for least, _, gamma in served.rows}
 
 
-def _replay(plan: Plan, served: serving.Served, gamma: int) -> tuple[dict[str, str], list[str]]:
-    rate, notes = serving.replayed(plan, served)
+def _replay(plan: Plan, served: schedule.DraftSchedule, gamma: int) -> tuple[dict[str, str], list[str]]:
+    rate, notes = schedule.replayed(plan, served)
     if rate is None:
         return {}, notes
     if _adapts(served):
         notes.append(f"The simulated length is that of gamma {gamma}, whatever the draft length at other batch sizes.")
-    length = str(serving.replayed_length(rate, gamma))
+    length = str(schedule.replayed_length(rate, gamma))
     return {"SGLANG_SIMULATE_ACC_LEN": length, "SGLANG_SIMULATE_ACC_METHOD": "match-expected"}, notes

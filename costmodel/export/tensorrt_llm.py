@@ -18,7 +18,7 @@ import yaml
 from ..base.errors import bad
 from ..plans.plan import Plan
 from ..plans.strategy import NO_SPECULATION, Strategy
-from . import serving
+from . import schedule
 from .document import Export, Options
 
 CONFIG_FILE = "trtllm.yaml"
@@ -31,18 +31,18 @@ NO_OVERLAP = ("model", "self", "ngram")
 FIXED_BEFORE = ("mtp",)
 
 
-def runs(strategy: Strategy) -> bool:
+def supports(strategy: Strategy) -> bool:
     """Everything but self-speculation with sparse or quantised KV; quantised weights run as a second model."""
     if strategy.draft_kind == "self":
-        return serving.copies_target(strategy) and strategy.kv_dtype is None
+        return schedule.copies_target(strategy) and strategy.kv_dtype is None
     return strategy.draft_kind in DECODING_TYPES
 
 
 def export(plan: Plan, options: Options) -> Export:
     """The plan as `trtllm-serve` takes it."""
-    served = serving.serve(plan, options, runs)
-    target, notes = serving.target_path(plan, options)
-    notes += serving.column_notes(plan, options)
+    served = schedule.draft_schedule(plan, options, supports)
+    target, notes = schedule.target_path(plan, options)
+    notes += schedule.column_notes(plan, options)
     newer = _newer(options)
     config: dict[str, Any] = {"tensor_parallel_size": plan.hardware.tensor_parallel}
     environment: dict[str, str] = {}
@@ -73,19 +73,21 @@ def _newer(options: Options) -> bool:
     return (int(match[1]), int(match[2])) >= UPPER_BOUNDS_SINCE
 
 
-def _speculative(plan: Plan, served: serving.Served, options: Options, newer: bool) -> tuple[dict[str, Any], int, list[str]]:
+def _speculative(
+    plan: Plan, served: schedule.DraftSchedule, options: Options, newer: bool
+) -> tuple[dict[str, Any], int, list[str]]:
     """The speculative_config, the draft length at the plan's batch size (or the largest), and what is lost."""
     strategy = served.strategy
-    path, notes = serving.draft_path(plan, strategy, options)
+    path, notes = schedule.draft_path(plan, strategy, options)
     config: dict[str, Any] = {"decoding_type": (DECODING_TYPES if newer else OLDER_DECODING_TYPES)[strategy.draft_kind]}
     gamma = served.max_gamma
     bounds: dict[str, Any] = {}
     if served.varies and strategy.draft_kind in FIXED_BEFORE and not newer:
-        gamma, lost = serving.one_gamma(served, "MTP before 1.3")
+        gamma, lost = schedule.one_gamma(served, "MTP before 1.3")
         notes += lost
     elif served.varies:
         bounds, lost = _bounds(served, newer)
-        notes += [*lost, *serving.hysteresis_notes(plan, served)]
+        notes += [*lost, *schedule.hysteresis_notes(plan, served)]
     config["max_draft_len" if newer or strategy.draft_kind != "mtp" else "num_nextn_predict_layers"] = gamma
     if path is not None:
         config["speculative_model"] = path
@@ -96,7 +98,7 @@ def _speculative(plan: Plan, served: serving.Served, options: Options, newer: bo
     return config | bounds, served.gamma(served.batch_size) or gamma, notes
 
 
-def _bounds(served: serving.Served, newer: bool) -> tuple[dict[str, Any], list[str]]:
+def _bounds(served: schedule.DraftSchedule, newer: bool) -> tuple[dict[str, Any], list[str]]:
     """Draft lengths by batch size: `max_concurrency` where it is on and then off, else a schedule."""
     rows, largest, notes = list(served.rows), served.max_gamma, []
     if len(rows) == 2 and rows[1][2] == 0:
@@ -115,11 +117,11 @@ def _bounds(served: serving.Served, newer: bool) -> tuple[dict[str, Any], list[s
     return {"draft_len_schedule": {most: gamma for _, most, gamma in rows}}, notes
 
 
-def _replay(plan: Plan, served: serving.Served, gamma: int, newer: bool) -> tuple[dict[str, str], list[str]]:
-    rate, notes = serving.replayed(plan, served)
+def _replay(plan: Plan, served: schedule.DraftSchedule, gamma: int, newer: bool) -> tuple[dict[str, str], list[str]]:
+    rate, notes = schedule.replayed(plan, served)
     if rate is None:
         return {}, notes
-    accepted = serving.replayed_length(rate, gamma) - 1  # the bonus token is not counted
+    accepted = schedule.replayed_length(rate, gamma) - 1  # the bonus token is not counted
     if served.varies:
         notes.append(f"The forced number of accepted tokens is that of gamma {gamma}, whatever the draft length.")
     if not newer:

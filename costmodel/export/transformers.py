@@ -10,7 +10,7 @@ from typing import Any
 
 from ..plans.plan import Plan
 from ..plans.strategy import NO_SPECULATION, Strategy
-from . import serving
+from . import schedule
 from .document import Export, Options
 
 SCRIPT = "generate.py"
@@ -19,22 +19,22 @@ BATCH_SIZE = 1
 MAX_MATCHING_NGRAM_SIZE = 5
 
 
-def runs(strategy: Strategy) -> bool:
+def supports(strategy: Strategy) -> bool:
     """A smaller model, prompt lookup, the target's own MTP layers; a target with quantised weights runs as an assistant."""
     if strategy.draft_kind == "self":
-        return serving.copies_target(strategy) and strategy.kv_dtype is None
+        return schedule.copies_target(strategy) and strategy.kv_dtype is None
     return strategy.draft_kind in ("model", "ngram", "mtp")
 
 
 def export(plan: Plan, options: Options) -> Export:
     """The plan as `generate` takes it."""
-    served = serving.serve(plan, options, runs, batch_size=BATCH_SIZE)
-    target, notes = serving.target_path(plan, options)
-    notes += serving.column_notes(plan, options)
-    gamma, gamma_notes = serving.one_gamma(served, "generate()")
+    served = schedule.draft_schedule(plan, options, supports, batch_size=BATCH_SIZE)
+    target, notes = schedule.target_path(plan, options)
+    notes += schedule.column_notes(plan, options)
+    gamma, gamma_notes = schedule.one_gamma(served, "generate()")
     notes += gamma_notes
     strategy = served.strategy if gamma else NO_SPECULATION
-    path, path_notes = serving.draft_path(plan, strategy, options)
+    path, path_notes = schedule.draft_path(plan, strategy, options)
     notes += path_notes
     python, setting = _keywords(strategy, gamma)
     notes += setting
@@ -48,7 +48,7 @@ def export(plan: Plan, options: Options) -> Export:
         notes.append("Plain decoding: generate() needs no arguments.")
     elif options.replay_acceptance:
         notes.append("Acceptance is not replayed: transformers has no synthetic acceptance.")
-    names = serving.names_note("transformers 5.23", options)
+    names = schedule.names_note("transformers 5.23", options)
     files = {SCRIPT: _script(target, path, python, plan.workload.output_len)}
     return Export("transformers", ("python", SCRIPT), files, python=python, notes=(*loud, *served.notes, *notes, names))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..plans.plan import Plan
 from ..plans.strategy import Strategy
-from . import serving
+from . import schedule
 from .document import Export, Options
 
 METHODS = {"model": "draft_model", "self": "draft_model", "ngram": "ngram", "eagle3": "eagle3", "mtp": "mtp"}
@@ -22,17 +22,17 @@ SCHEDULE = "num_speculative_tokens_per_batch_size"
 SCHEDULE_TESTED = ("eagle3",)
 
 
-def runs(strategy: Strategy) -> bool:
+def supports(strategy: Strategy) -> bool:
     """Everything but self-speculation with sparse KV; a self draft with fp8 KV or quantised weights runs as a second model."""
     if strategy.draft_kind == "self":
-        return serving.copies_target(strategy) and strategy.kv_dtype in KV_CACHE_DTYPES
+        return schedule.copies_target(strategy) and strategy.kv_dtype in KV_CACHE_DTYPES
     return strategy.draft_kind in METHODS
 
 
 def export(plan: Plan, options: Options) -> Export:
     """The plan as `vllm serve` takes it."""
-    served = serving.serve(plan, options, runs, every_context=options.experimental)
-    target, target_notes = serving.target_path(plan, options)
+    served = schedule.draft_schedule(plan, options, supports, every_context=options.experimental)
+    target, target_notes = schedule.target_path(plan, options)
     config, notes = _config(plan, served, options)
     tensor_parallel = plan.hardware.tensor_parallel
     arguments = ["vllm", "serve", target, "--tensor-parallel-size", str(tensor_parallel)]
@@ -40,22 +40,22 @@ def export(plan: Plan, options: Options) -> Export:
     if config:
         arguments += ["--speculative-config", json.dumps(config)]
         python["speculative_config"] = config
-    names = serving.names_note("vLLM main at commit 002e77c1", options)
+    names = schedule.names_note("vLLM main at commit 002e77c1", options)
     return Export("vllm", tuple(arguments), python=python, notes=(*served.notes, *target_notes, *notes, names))
 
 
-def _config(plan: Plan, served: serving.Served, options: Options) -> tuple[dict[str, Any], list[str]]:
-    gamma, schedule, notes = _schedule(plan, served, options)
+def _config(plan: Plan, served: schedule.DraftSchedule, options: Options) -> tuple[dict[str, Any], list[str]]:
+    gamma, rows, notes = _schedule(plan, served, options)
     if not gamma:
         return {}, [*notes, "Plain decoding: vLLM needs no speculative config."]
     strategy = served.strategy
-    path, path_notes = serving.draft_path(plan, strategy, options)
+    path, path_notes = schedule.draft_path(plan, strategy, options)
     notes += path_notes
     config: dict[str, Any] = {"method": METHODS[strategy.draft_kind], "num_speculative_tokens": gamma}
     if path is not None:
         config["model"] = path
-    if schedule:
-        config[SCHEDULE] = schedule
+    if rows:
+        config[SCHEDULE] = rows
     if strategy.draft_kind == "ngram":
         config |= PROMPT_LOOKUP
         notes.append("The plan says nothing about the length of matches; prompt_lookup_min and prompt_lookup_max are a choice.")
@@ -65,24 +65,24 @@ def _config(plan: Plan, served: serving.Served, options: Options) -> tuple[dict[
         config["draft_tensor_parallel_size"] = plan.hardware.tensor_parallel
         notes.append("vLLM runs a draft model on one GPU or on all of the target's; the plan priced at most one GPU a KV head.")
     if options.replay_acceptance:
-        rate, replay_notes = serving.replayed(plan, served)
+        rate, replay_notes = schedule.replayed(plan, served)
         notes += replay_notes
         if rate is not None:
             config["rejection_sample_method"] = "synthetic"
-            config["synthetic_acceptance_rates"] = serving.unconditional_rates(rate, gamma)
+            config["synthetic_acceptance_rates"] = schedule.unconditional_rates(rate, gamma)
     return config, notes
 
 
-def _schedule(plan: Plan, served: serving.Served, options: Options) -> tuple[int, list[list[int]], list[str]]:
+def _schedule(plan: Plan, served: schedule.DraftSchedule, options: Options) -> tuple[int, list[list[int]], list[str]]:
     """The largest draft length, the rows of the schedule (none where it is the same everywhere), and what they lose."""
     if options.experimental and plan.policy is not None:
         rows = _context_schedule(plan, served.strategy)
         note = f"{SCHEDULE} with context columns needs vLLM PR 48944, which is not merged; cells with another draft are 0."
         return max(row[-1] for row in rows), rows, [note]
-    notes = serving.column_notes(plan, options)
+    notes = schedule.column_notes(plan, options)
     if not served.varies:
         return served.max_gamma, [], notes
-    notes += serving.hysteresis_notes(plan, served)
+    notes += schedule.hysteresis_notes(plan, served)
     notes.append(f"{SCHEDULE} needs one data-parallel rank (with more, vLLM falls back to the largest draft length in silence).")
     if served.strategy.draft_kind not in SCHEDULE_TESTED:
         notes.append(f"vLLM documents {SCHEDULE} as tested with EAGLE, EAGLE-3 and DFlash only.")
@@ -94,7 +94,7 @@ def _context_schedule(plan: Plan, strategy: Strategy) -> list[list[int]]:
     table = plan.policy
     assert table is not None
     rows = []
-    for least, most, batch_size in serving.server_ranges(table.batch_sizes, serving.replicas(plan)):
+    for least, most, batch_size in schedule.server_ranges(table.batch_sizes, schedule.replicas(plan)):
         above = 0
         for context in table.context_lens:
             cell = table.at(batch_size, context)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..plans.plan import Plan
 from ..plans.strategy import Strategy
-from . import serving
+from . import schedule
 from .document import Export, Options
 
 # StreamingLLM is the paper's; every other selection becomes the fork's own, which ranks entries by the scores of verification.
@@ -19,7 +19,7 @@ ALGORITHMS = {"streaming_llm": "streamingllm", "snapkv": "vegas", "topk": "vegas
 BLOCK = 16  # tokens in a KV block of vLLM; budgets are rounded up to blocks
 
 
-def runs(strategy: Strategy) -> bool:
+def supports(strategy: Strategy) -> bool:
     """Self-speculation with sparse KV in the target's own types."""
     return (
         strategy.draft_kind == "self"
@@ -31,9 +31,9 @@ def runs(strategy: Strategy) -> bool:
 
 def export(plan: Plan, options: Options) -> Export:
     """The plan as `vllm serve` of the fork takes it."""
-    served = serving.serve(plan, options, runs)
-    target, target_notes = serving.target_path(plan, options)
-    gamma, notes = serving.one_gamma(served, "The fork")
+    served = schedule.draft_schedule(plan, options, supports)
+    target, target_notes = schedule.target_path(plan, options)
+    gamma, notes = schedule.one_gamma(served, "The fork")
     arguments = ["vllm", "serve", target, "--tensor-parallel-size", str(plan.hardware.tensor_parallel)]
     python: dict[str, Any] = {"model": target, "tensor_parallel_size": plan.hardware.tensor_parallel}
     if gamma:
@@ -43,8 +43,8 @@ def export(plan: Plan, options: Options) -> Export:
         notes += _config_notes(served.strategy, config, plan, options)
     else:
         notes.append("Plain decoding: the fork needs no speculative config.")
-    names = serving.names_note("github.com/platformxlab/vegas, a fork of vLLM 0.16", options)
-    columns = serving.column_notes(plan, options) if plan.policy else []
+    names = schedule.names_note("github.com/platformxlab/vegas, a fork of vLLM 0.16", options)
+    columns = schedule.column_notes(plan, options) if plan.policy else []
     return Export("vllm-vegas", tuple(arguments), python=python, notes=(*served.notes, *target_notes, *columns, *notes, names))
 
 

@@ -1,0 +1,1 @@
+"""Hardware profiles: datasheet peaks, calibrated efficiencies, profile files and the shipped catalog."""

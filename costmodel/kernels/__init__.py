@@ -1,0 +1,1 @@
+"""Closed-form latency of single GPU kernels: matrix products, attention, all-reduce."""

@@ -1,0 +1,1 @@
+"""Descriptions of transformer models: dimensions, weight matrices, Hugging Face configs, built-in models."""

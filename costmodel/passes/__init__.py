@@ -1,0 +1,1 @@
+"""Cost of one forward pass: FLOP and bytes (`forward`), latency (`roofline`), prefill."""

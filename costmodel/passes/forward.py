@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..models.transformer import BYTES_PER_ELEMENT, Matrix, Operator, TransformerConfig
 
 Array = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 LOGITS_BYTES = 4.0  # engines hold logits in float32
 
 

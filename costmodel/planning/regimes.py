@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,36 +12,26 @@ from ..passes.forward import Array
 from ..speculation.acceptance import AcceptanceCurve
 from ..speculation.deployment import Deployment
 from ..speculation.drafts import Draft
-from ..speculation.evaluate import evaluate_grid
+from ..speculation.evaluate import GridInputs
+from .best_gamma import evaluate_gammas
 
 SHORTEST, LONGEST = 128.0, 131_072.0  # tokens between which critical lengths are looked for
 SMALL_BATCH, LARGE_BATCH = 16, 256
 
 
-def best_speedup(
-    deployment: Deployment,
-    draft: Draft,
-    *,
-    batch_size: ArrayLike,
-    context_len: ArrayLike,
-    gammas: Sequence[int],
-    kv_budget: float = np.inf,
-    curves: tuple[AcceptanceCurve, ...] = (),
-    acceptance_rate: float | None = None,
-) -> Array:
-    """The speedup at the best gamma, at every batch size and context. [ratio]"""
-    b, s = np.broadcast_arrays(np.asarray(batch_size, np.float64), np.asarray(context_len, np.float64))
-    e = evaluate_grid(
-        deployment,
-        draft,
-        batch_size=b[..., None],
-        context_len=s[..., None],
-        gamma=np.array(gammas),
-        kv_budget=kv_budget,
-        acceptance_rate=acceptance_rate,
-        curves=curves,
-    )
-    return np.asarray(e.round.speedup.max(axis=-1))
+def best_speedup(deployment: Deployment, draft: Draft, *, gammas: Sequence[int], **inputs: Unpack[GridInputs]) -> Array:
+    """Speedup at the best gamma of every point. [ratio]
+
+    Args:
+        deployment: Model and hardware.
+        draft: The draft.
+        gammas: Draft lengths to choose from. [tokens]
+        inputs: The other arguments of `evaluate_grid`.
+
+    Raises:
+        InputError: As `evaluate_grid`.
+    """
+    return np.asarray(evaluate_gammas(deployment, draft, gammas=gammas, **inputs).round.speedup.max(axis=0))
 
 
 def critical_context_len(
@@ -147,14 +138,14 @@ def minimum_acceptance(
         MagicDec (arXiv 2408.11049), Fig. 5c.
     """
     budgets = np.asarray(kv_budgets, np.float64)
-    e = evaluate_grid(
+    e = evaluate_gammas(
         deployment,
         draft,
+        gammas=gammas,
         batch_size=batch_size,
         context_len=context_len,
-        gamma=np.array(gammas)[:, None],
         kv_budget=budgets,
-        acceptance_rate=0.5,  # no matter: what is asked for does not depend on it, but for the share of full acceptances
+        acceptance_rate=0.5,  # hardly matters: it only sets how often `draft_rereads_last` applies
     )
     rates = np.broadcast_to(e.round.minimum_acceptance_rate(speedup), (len(gammas), len(budgets)))
     return np.where(np.isnan(rates).all(axis=0), np.nan, np.nanmin(np.where(np.isnan(rates), 2.0, rates), axis=0))

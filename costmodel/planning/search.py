@@ -12,7 +12,7 @@ from ..base.errors import InputError, Problem, bad
 from ..base.units import format_bytes, format_seconds
 from ..passes.roofline import BOUNDS
 from ..plans.strategy import NO_SPECULATION, Strategy
-from ..plans.workload import Trace, Workload
+from ..plans.workload import RequestTrace, Workload
 from ..speculation.acceptance import AcceptanceCurve
 from ..speculation.deployment import Deployment
 from ..speculation.drafts import Draft
@@ -114,7 +114,7 @@ def candidates(
     drafts: Sequence[Draft],
     workload: Workload,
     *,
-    trace: Trace | None = None,
+    trace: RequestTrace | None = None,
     batch_sizes: Sequence[int] = (),
     gammas: Sequence[int] = GAMMAS,
     kv_budgets: Sequence[int] = KV_BUDGETS,
@@ -191,12 +191,12 @@ def rank(found: Sequence[Candidate], *, objective: str = "latency", max_tpot_s: 
 
     def merit(candidate: Candidate) -> tuple[float, ...]:
         tokens_per_s = candidate.throughput_tokens_per_s if objective in ("throughput", "cost") else 1 / candidate.tpot_s
-        return (not is_sure(candidate), -tokens_per_s * candidate.speedup_low / candidate.speedup)
+        return (not is_safe(candidate), -tokens_per_s * candidate.speedup_low / candidate.speedup)
 
     return sorted(fast, key=merit)
 
 
-def is_sure(candidate: Candidate) -> bool:
+def is_safe(candidate: Candidate) -> bool:
     """Plain decoding, or speculation whose whole interval is a gain."""
     return candidate.strategy.draft_kind == "none" or candidate.speedup_low > 1
 
@@ -223,7 +223,7 @@ def why_not(candidate: Candidate, best: Candidate, max_tpot_s: float | None = No
         return f"over {format_seconds(max_tpot_s)} per token"
     if candidate.strategy.draft_kind == "none":
         return "slower than speculation"
-    if not is_sure(candidate) and candidate.speedup > 1:
+    if not is_safe(candidate) and candidate.speedup > 1:
         return f"no sure gain: as little as {candidate.speedup_low:.2f}x"
     cost, length = candidate.at(r.draft_cost), candidate.at(r.mean_acceptance_length)
     return f"a draft step costs {cost:.2f} of the target's, {length:.2f} tokens a round"

@@ -54,8 +54,8 @@ class Sweep:
 
     Attributes:
         batch_sizes, context_lens: Axes of the grid. [sequences, tokens]
-        plain_tpot_s: Of plain decoding. [s]
-        plain_fits: Whether its KV cache fits.
+        autoregressive_tpot_s: Of plain decoding. [s]
+        autoregressive_fits: Whether its KV cache fits.
         bound: What a plain step spends most on.
         bests: One for each draft.
         choice: Index into `bests` of the draft to use; -1 for plain decoding, -2 where nothing fits and is fast enough.
@@ -63,8 +63,8 @@ class Sweep:
 
     batch_sizes: NDArray[np.int64]
     context_lens: NDArray[np.int64]
-    plain_tpot_s: Array
-    plain_fits: NDArray[np.bool_]
+    autoregressive_tpot_s: Array
+    autoregressive_fits: NDArray[np.bool_]
     bound: NDArray[np.str_]
     bests: tuple[Best, ...]
     choice: NDArray[np.int64]
@@ -105,7 +105,7 @@ class Sweep:
         return any(not np.isnan(best.speedup).all() for best in self.bests)
 
     def _chosen(self, name: str) -> Array:
-        chosen = np.ones_like(self.plain_tpot_s)
+        chosen = np.ones_like(self.autoregressive_tpot_s)
         for index, best in enumerate(self.bests):
             chosen = np.where(self.choice == index, getattr(best, name), chosen)
         return chosen
@@ -151,8 +151,8 @@ def sweep(
     return Sweep(
         batch_sizes=batches,
         context_lens=contexts,
-        plain_tpot_s=plain_s,
-        plain_fits=fits,
+        autoregressive_tpot_s=plain_s,
+        autoregressive_fits=fits,
         bound=np.broadcast_to(plain.target.bound, shape),
         bests=bests,
         choice=np.where(lows.max(axis=0) > 0, lows.argmax(axis=0) - 1, -2),

@@ -72,13 +72,13 @@ class Strategy:
         for key, dtype in (("kv_dtype", self.kv_dtype), ("weight_dtype", self.weight_dtype)):
             if dtype is not None and (dtype not in COMPRESSED_DTYPES or self.draft_kind != "self"):
                 mistakes.append((key, f"{' or '.join(COMPRESSED_DTYPES)}, and draft_kind self", dtype))
-        if self.draft_kind == "self" and not self.saves_anything:
+        if self.draft_kind == "self" and not self.reads_less_than_target:
             expected = "a sparse one, or a kv_dtype or weight_dtype, for draft_kind self, which else costs what the target does"
             mistakes.append(("kv_policy", expected, "full"))
         return mistakes
 
     @property
-    def saves_anything(self) -> bool:
+    def reads_less_than_target(self) -> bool:
         """A self draft reads less than the target does."""
         return self.kv_policy != "full" or self.kv_dtype is not None or self.weight_dtype is not None
 

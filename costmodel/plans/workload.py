@@ -55,7 +55,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Trace:
+class RequestTrace:
     """Requests of mixed lengths, served in a batch that is kept full.
 
     Attributes:
@@ -87,7 +87,7 @@ class Trace:
 LENGTHS = ("prompt_len", "output_len")
 
 
-def read_trace(path: str) -> Trace:
+def load_trace(path: str) -> RequestTrace:
     """A trace from a CSV file or JSON lines with `prompt_len` and `output_len`; other columns are ignored.
 
     Raises:
@@ -106,7 +106,7 @@ def read_trace(path: str) -> Trace:
     }
     if problems:
         raise InputError(*problems[:20])
-    return Trace(tuple(columns["prompt_len"]), tuple(columns["output_len"]))
+    return RequestTrace(tuple(columns["prompt_len"]), tuple(columns["output_len"]))
 
 
 def _rows(text: str, path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:

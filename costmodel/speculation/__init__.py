@@ -1,0 +1,1 @@
+"""Speculative decoding on a deployment: drafts, acceptance, memory, step times and speedup."""

@@ -51,12 +51,12 @@ def mean_acceptance_length(gamma: ArrayLike, acceptance_rate: ArrayLike) -> Arra
     return np.asarray(length)
 
 
-def length_by_position(gamma: ArrayLike, rates: Sequence[float]) -> Array:
+def mean_acceptance_length_by_position(gamma: ArrayLike, rates: Sequence[float]) -> Array:
     """Tokens emitted per verification when position i is accepted at its own rate, given those before it were. [tokens]
 
     Positions beyond the last rate are accepted at it.
 
-    >>> length_by_position([1, 2, 4], [0.9, 0.5]).tolist()
+    >>> mean_acceptance_length_by_position([1, 2, 4], [0.9, 0.5]).tolist()
     [1.9, 2.35, 2.6875]
     """
     g = np.asarray(gamma, np.float64)
@@ -235,7 +235,7 @@ def published_curves() -> tuple[AcceptanceCurve, ...]:
     )
 
 
-def curves_beside(checkpoint: Path) -> tuple[AcceptanceCurve, ...]:
+def load_checkpoint_curves(checkpoint: Path) -> tuple[AcceptanceCurve, ...]:
     """The curves measured for a checkpoint directory: its `acceptance.yaml`, if there is one."""
     file = checkpoint / "acceptance.yaml"
     try:
@@ -245,7 +245,7 @@ def curves_beside(checkpoint: Path) -> tuple[AcceptanceCurve, ...]:
 
 
 @dataclass(frozen=True)
-class Answer:
+class AcceptanceEstimate:
     """The curve that answers for a draft, and whether it was measured on this very target.
 
     Attributes:
@@ -268,7 +268,7 @@ class Answer:
         return f"acceptance measured on {origin}" if self.measured_here else f"acceptance assumed, borrowed from {origin}"
 
 
-def find_curve(curves: Sequence[AcceptanceCurve], target: str, draft: Draft) -> Answer | None:
+def find_curve(curves: Sequence[AcceptanceCurve], target: str, draft: Draft) -> AcceptanceEstimate | None:
     """The curve for a draft: one of this target if there is one, else another target's as a prior; None if there is none.
 
     A small draft that reads part of its own cache is answered by whichever policy was measured: what it
@@ -280,4 +280,4 @@ def find_curve(curves: Sequence[AcceptanceCurve], target: str, draft: Draft) -> 
     if not kind:
         return None
     exact = [curve for curve in own if curve.kv_policy == draft.kv_policy]
-    return Answer((exact or own or kind)[0], bool(own))
+    return AcceptanceEstimate((exact or own or kind)[0], bool(own))

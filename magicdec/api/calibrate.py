@@ -6,7 +6,8 @@ from datetime import date
 from pathlib import Path
 
 from magicdec.costmodel.base.errors import bad
-from magicdec.costmodel.hardware.profile import render_profile, resolve_profile, with_calibration
+from magicdec.costmodel.hardware.catalog import resolve_profile
+from magicdec.costmodel.hardware.profile_file import render_profile, with_calibration
 
 from ..inputs.cpu_profile import measure_cpu
 from ..inputs.names import REFERENCE, find_model

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from magicdec.costmodel.export import export_plan
 from magicdec.costmodel.export.document import Options
+from magicdec.costmodel.export.engines import export_plan
 from magicdec.costmodel.plans.plan import Plan
 
 from ..inputs.plans import resolve_plan

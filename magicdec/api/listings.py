@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from magicdec.costmodel.hardware.profile import builtin_profiles, resolve_profile
+from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile
 from magicdec.costmodel.models.catalog import builtin_configs
 
 from .. import __version__

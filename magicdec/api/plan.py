@@ -12,7 +12,7 @@ from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.planning.search import GAMMAS, Candidate, candidates, rank
 from magicdec.costmodel.plans.plan import Plan, fingerprint
-from magicdec.costmodel.plans.workload import Trace, Workload, read_trace
+from magicdec.costmodel.plans.workload import RequestTrace, Workload, load_trace
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.serving import serving
 
@@ -35,7 +35,7 @@ def plan(
     batch_size: int | Sequence[int] | None = None,
     context_len: int | None = None,
     output_len: int | None = None,
-    trace: str | Path | Trace | None = None,
+    trace: str | Path | RequestTrace | None = None,
     sweep: bool = False,
     draft: str | Sequence[str] = ("self",),
     kv_policy: str | Sequence[str] = (),
@@ -82,7 +82,7 @@ def plan(
     >>> found.strategy.draft_kind
     'self'
     """
-    requests = read_trace(str(trace)) if isinstance(trace, str | Path) else trace
+    requests = load_trace(str(trace)) if isinstance(trace, str | Path) else trace
     if requests is not None and (context_len is not None or output_len is not None):
         raise bad("trace", "", "no `context_len` or `output_len` beside it: the trace has them", "both")
     if requests is not None:
@@ -128,7 +128,7 @@ def make_plan(
     workload: Workload,
     search: PlanSearch,
     *,
-    trace: Trace | None = None,
+    trace: RequestTrace | None = None,
     speedup_map: SpeedupMap | None = None,
     gpu_price: float | None = None,
 ) -> PlanResult:
@@ -203,7 +203,7 @@ def _predicted_round(best: Candidate) -> dict[str, object]:
     }
 
 
-def _too_long(trace: Trace | None, target: TransformerConfig) -> list[str]:
+def _too_long(trace: RequestTrace | None, target: TransformerConfig) -> list[str]:
     """A note on requests of a trace that are longer than the model supports."""
     if trace is None:
         return []
@@ -219,7 +219,7 @@ def _planned_model(priced: TransformerConfig, stored: TransformerConfig) -> dict
     return {"name": priced.name, "fingerprint": fingerprint(priced), "weight_dtype": weights, "kv_dtype": kv}
 
 
-def _predicted_serving(deployment: Deployment, best: Candidate, workload: Workload, trace: Trace | None) -> dict[str, float]:
+def _predicted_serving(deployment: Deployment, best: Candidate, workload: Workload, trace: RequestTrace | None) -> dict[str, float]:
     """Whole requests, with the strategy and without speculation."""
     fast, slow = (
         serving(

@@ -144,7 +144,7 @@ def evaluate(
             kv_budget=budget,
             acceptance_rate=acceptance_rate,
             acceptance_by_position=acceptance_by_position,
-            acceptance_length=mean_acceptance_length,
+            mean_acceptance_length=mean_acceptance_length,
             curves=scenario.model.curves,
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from magicdec.costmodel.base.errors import bad
-from magicdec.costmodel.hardware.profile import resolve_profile
+from magicdec.costmodel.hardware.catalog import resolve_profile
 
 from ..inputs.checks import names, whole_number, whole_numbers
 from ..inputs.names import find_draft

@@ -8,8 +8,9 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from magicdec.costmodel.calibration.engine_fit import Observation, Pass, fit_passes
-from magicdec.costmodel.hardware.profile import SCHEMA_VERSION, Calibration, HardwareProfile, Peak, render_profile
+from magicdec.costmodel.calibration.engine_fit import MeasuredPass, Observation, fit_passes
+from magicdec.costmodel.hardware.profile import Calibration, HardwareProfile, Peak
+from magicdec.costmodel.hardware.profile_file import SCHEMA_VERSION, render_profile
 from magicdec.costmodel.kernels.attention import AttentionLaw
 from magicdec.costmodel.kernels.gemm import GemmLaw
 from magicdec.costmodel.models.transformer import TransformerConfig
@@ -88,7 +89,8 @@ def measure_cpu(model: TransformerConfig) -> HardwareProfile:
         sources=dict.fromkeys(Peak.__dataclass_fields__, "measured by magicdec on this machine"),
     )
     observations = [
-        Observation((Pass(config, seen.batch_size, seen.query_len, seen.context_len),), seen.measured_s) for seen in probe.passes
+        Observation((MeasuredPass(config, seen.batch_size, seen.query_len, seen.context_len),), seen.measured_s)
+        for seen in probe.passes
     ]
     return fit_passes(profile, observations, CPU_PARAMETERS, data="passes of the reference model's shape, measured here")
 

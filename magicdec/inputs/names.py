@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from magicdec.costmodel.base.errors import bad
-from magicdec.costmodel.hardware.profile import HardwareProfile, load_profile, resolve_profile
+from magicdec.costmodel.hardware.catalog import resolve_profile
+from magicdec.costmodel.hardware.profile import HardwareProfile
+from magicdec.costmodel.hardware.profile_file import load_profile
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.models.hf_config import load_config
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES, DRAFT_KINDS, KV_POLICIES, DraftKind, KvPolicy
-from magicdec.costmodel.speculation.acceptance import AcceptanceCurve, curves_beside, published_curves
+from magicdec.costmodel.speculation.acceptance import AcceptanceCurve, load_checkpoint_curves, published_curves
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft
 
@@ -38,7 +40,7 @@ class Model:
     @property
     def curves(self) -> tuple[AcceptanceCurve, ...]:
         """Acceptance curves measured on it, then the published ones."""
-        own = curves_beside(self.folder) if self.folder else ()
+        own = load_checkpoint_curves(self.folder) if self.folder else ()
         return (*(replace(curve, target=self.config.name) for curve in own), *published_curves())
 
 

@@ -157,7 +157,7 @@ def prediction_notes(
     """
     hardware, target = scenario.deployment.hardware, scenario.deployment.target
     found = [f"{hardware.name}: {hardware.provenance}"]
-    estimate = point.evaluation.answer
+    estimate = point.evaluation.acceptance
     if estimate is not None:
         found.append(estimate.note)
         if not estimate.curve.covers(point.strategy.kv_budget or context_len, context_len):

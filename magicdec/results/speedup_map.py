@@ -70,7 +70,7 @@ class SpeedupMap(Result):
                 "strategy": None if found.choice[i, j] == NOTHING_FITS else str(found.strategy(i, j)),
                 "predicted_speedup": known(float(found.speedup[i, j])),
                 "predicted_speedup_low": known(float(found.speedup_low[i, j])),
-                "autoregressive_tpot_s": known(float(found.plain_tpot_s[i, j])),
+                "autoregressive_tpot_s": known(float(found.autoregressive_tpot_s[i, j])),
                 "bound": str(found.bound[i, j]),
             }
             for i, batch in enumerate(found.batch_sizes)

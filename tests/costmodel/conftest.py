@@ -7,7 +7,8 @@ from dataclasses import replace
 import hypothesis
 import pytest
 
-from magicdec.costmodel.hardware.profile import Calibration, HardwareProfile, resolve_profile
+from magicdec.costmodel.hardware.catalog import resolve_profile
+from magicdec.costmodel.hardware.profile import Calibration, HardwareProfile
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.models.transformer import TransformerConfig
 

@@ -12,12 +12,12 @@ from magicdec.costmodel.base.errors import InputError
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.speculation.acceptance import (
     AcceptanceCurve,
-    Answer,
-    curves_beside,
+    AcceptanceEstimate,
     find_curve,
     implied_acceptance_rate,
-    length_by_position,
+    load_checkpoint_curves,
     mean_acceptance_length,
+    mean_acceptance_length_by_position,
     parse_curves,
     published_curves,
 )
@@ -90,15 +90,17 @@ def test_implied_rates_broadcast() -> None:
 
 def test_rates_by_position_yield_their_running_products() -> None:
     rates = [0.9, 0.5, 0.2]
-    assert length_by_position([0, 1, 2, 3], rates) == pytest.approx([1, 1.9, 1.9 + 0.45, 1.9 + 0.45 + 0.09])
-    assert length_by_position(5, rates) == pytest.approx(1.9 + 0.45 + 0.09 * (1 + 0.2 + 0.04)), "the last rate holds on"
-    assert length_by_position([[2], [3]], rates).shape == (2, 1)
+    assert mean_acceptance_length_by_position([0, 1, 2, 3], rates) == pytest.approx([1, 1.9, 1.9 + 0.45, 1.9 + 0.45 + 0.09])
+    assert mean_acceptance_length_by_position(5, rates) == pytest.approx(1.9 + 0.45 + 0.09 * (1 + 0.2 + 0.04)), (
+        "the last rate holds on"
+    )
+    assert mean_acceptance_length_by_position([[2], [3]], rates).shape == (2, 1)
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.floats(0, 0.99))
 def test_equal_rates_by_position_are_the_independent_case(gamma: int, known: int, rate: float) -> None:
     expected = float(mean_acceptance_length(gamma, rate))
-    assert float(length_by_position(gamma, [rate] * known)) == pytest.approx(expected, rel=1e-10)
+    assert float(mean_acceptance_length_by_position(gamma, [rate] * known)) == pytest.approx(expected, rel=1e-10)
 
 
 @every_published
@@ -184,7 +186,7 @@ def curve_of(
     return AcceptanceCurve(target, "text", kind, policy, draft, ((512, 4000, 0.9),), "here", **types)
 
 
-def ask(curves: list[AcceptanceCurve], draft: Draft = STREAMING) -> Answer:
+def ask(curves: list[AcceptanceCurve], draft: Draft = STREAMING) -> AcceptanceEstimate:
     answer = find_curve(curves, "A", draft)
     assert answer is not None
     return answer
@@ -290,6 +292,6 @@ def test_what_is_no_curve_file_is_refused(text: str) -> None:
 
 
 def test_curves_are_found_beside_a_checkpoint(tmp_path: Path) -> None:
-    assert curves_beside(tmp_path) == ()
+    assert load_checkpoint_curves(tmp_path) == ()
     (tmp_path / "acceptance.yaml").write_text(FILE, encoding="utf-8")
-    assert curves_beside(tmp_path) == parse_curves(FILE, where="mine.yaml")
+    assert load_checkpoint_curves(tmp_path) == parse_curves(FILE, where="mine.yaml")

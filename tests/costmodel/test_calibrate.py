@@ -12,8 +12,8 @@ import pytest
 from magicdec.costmodel.base.errors import InputError
 from magicdec.costmodel.calibration.engine_fit import (
     PUBLISHED_ENGINES,
+    MeasuredPass,
     Observation,
-    Pass,
     fit_passes,
     fit_published,
     observations_of,
@@ -23,7 +23,8 @@ from magicdec.costmodel.calibration.engine_fit import (
     round_overhead_of,
     with_values,
 )
-from magicdec.costmodel.hardware.profile import Calibration, HardwareProfile, resolve_profile
+from magicdec.costmodel.hardware.catalog import resolve_profile
+from magicdec.costmodel.hardware.profile import Calibration, HardwareProfile
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.passes.forward import forward_cost
@@ -48,7 +49,7 @@ def measured_on(truth: HardwareProfile, model: TransformerConfig, noise: float) 
     random = np.random.default_rng(11049)
     models = (model, replace(model, d_model=512, d_ff=1024, num_heads=4, num_kv_heads=4))
     shapes = [(m, b, q, s) for m in models for b in (1, 8, 64) for q in (1, 4, 512) for s in (100, 4000, 32_000)]
-    passes = [Observation((Pass(*shape),), 1.0) for shape in shapes]
+    passes = [Observation((MeasuredPass(*shape),), 1.0) for shape in shapes]
     return [replace(seen, measured_s=predicted_s(truth, seen) * float(np.exp(noise * random.standard_normal()))) for seen in passes]
 
 
@@ -58,7 +59,7 @@ def truth(bare: HardwareProfile) -> HardwareProfile:
 
 
 def test_an_observation_is_predicted_as_its_passes_one_after_the_other(a100: HardwareProfile, llama: TransformerConfig) -> None:
-    decode, verify = Pass(llama, 4, 1, 1000, tensor_parallel=2), Pass(llama, 4, 3, 1000, 512.0)
+    decode, verify = MeasuredPass(llama, 4, 1, 1000, tensor_parallel=2), MeasuredPass(llama, 4, 3, 1000, 512.0)
     cost = forward_cost(llama, batch_size=4, query_len=1, context_len=1000, tensor_parallel=2, head_sharded=False)
     alone = float(step_time(cost, a100, "bfloat16", tensor_parallel=2).total_s)
     assert not a100.calibration.engine.head_sharded

@@ -111,7 +111,7 @@ def test_a_draft_names_its_strategy(llama: TransformerConfig, small_llama: Trans
     assert Draft("self", "quest", kv_dtype="int4").strategy(3, 512.0) == Strategy("self", "quest", 512, 3, kv_dtype="int4")
     assert Draft("model", "full", small_llama).strategy(2, np.inf) == Strategy("model", "full", None, 2, "Llama-3.2-1B")
     assert Draft("ngram").strategy(2, np.inf) == Strategy("ngram", gamma=2)
-    assert Draft("self", weight_dtype="int8").strategy(2, np.inf).saves_anything
+    assert Draft("self", weight_dtype="int8").strategy(2, np.inf).reads_less_than_target
 
 
 # T_select

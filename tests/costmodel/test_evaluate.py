@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from magicdec.costmodel.base.errors import InputError
 from magicdec.costmodel.calibration.engine_fit import with_values
-from magicdec.costmodel.hardware.profile import HardwareProfile, resolve_profile
+from magicdec.costmodel.hardware.catalog import resolve_profile
+from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.passes.forward import forward_cost
@@ -116,9 +117,9 @@ def test_gamma_zero_is_plain_decoding(batch: int, context: int, rate: float, kin
 
 
 def test_gamma_zero_is_plain_decoding_whatever_length_was_given(deployment: Deployment) -> None:
-    e = evaluated(deployment, gamma=[0, 3], acceptance_length=2.5)
+    e = evaluated(deployment, gamma=[0, 3], mean_acceptance_length=2.5)
     assert e.round.speedup[0] == 1
-    assert e.round.speedup[1] == evaluated(deployment, acceptance_length=2.5).round.speedup
+    assert e.round.speedup[1] == evaluated(deployment, mean_acceptance_length=2.5).round.speedup
 
 
 @pytest.mark.parametrize("kernel", VERIFY_KERNELS)
@@ -199,7 +200,7 @@ def test_an_engine_that_rereads_is_priced_alike_by_rate_and_by_tokens(deployment
     assert deployment.hardware.calibration.engine.draft_rereads_last
     rate, length = (
         evaluated(deployment, batch_size=1, acceptance_rate=0.5),
-        evaluated(deployment, batch_size=1, acceptance_length=1.875),
+        evaluated(deployment, batch_size=1, mean_acceptance_length=1.875),
     )
     assert rate.round.speedup == pytest.approx(float(length.round.speedup), rel=1e-9)
 
@@ -221,8 +222,8 @@ def test_the_fullest_replica_sets_the_pace(llama: TransformerConfig, a100: Hardw
 
 
 def test_given_acceptance_is_used_and_names_no_curve(deployment: Deployment) -> None:
-    rate, length = evaluated(deployment, acceptance_rate=0.5), evaluated(deployment, acceptance_length=1.875)
-    assert rate.answer is length.answer is None
+    rate, length = evaluated(deployment, acceptance_rate=0.5), evaluated(deployment, mean_acceptance_length=1.875)
+    assert rate.acceptance is length.acceptance is None
     assert rate.round.mean_acceptance_length == pytest.approx(1.875)
     assert rate.round.speedup == pytest.approx(length.round.speedup, rel=1e-3)
     assert np.isnan(length.acceptance_rate)
@@ -271,18 +272,18 @@ def test_one_length_that_all_have_is_no_mixture(deployment: Deployment) -> None:
 
 def test_a_looked_up_acceptance_names_its_curve(deployment: Deployment, llama2: TransformerConfig) -> None:
     e = evaluated(deployment)
-    assert e.answer is not None
-    assert e.answer.measured_here
+    assert e.acceptance is not None
+    assert e.acceptance.measured_here
     assert e.acceptance_rate == pytest.approx(0.81)
     other = evaluated(Deployment(replace(llama2, name="another"), deployment.hardware, 8, 8))
-    assert other.answer is not None
-    assert not other.answer.measured_here
+    assert other.acceptance is not None
+    assert not other.acceptance.measured_here
 
 
 @pytest.mark.parametrize("draft", [DRAFTS["self"], DRAFTS["snapkv"], DRAFTS["model"]], ids=["self", "snapkv", "model"])
 def test_of_an_unknown_acceptance_all_is_known_but_what_depends_on_it(deployment: Deployment, draft: Draft) -> None:
     unknown, known = (evaluated(deployment, draft, gamma=[0, 3], **how) for how in ({"curves": ()}, {"acceptance_rate": 0.8}))
-    assert unknown.answer is None
+    assert unknown.acceptance is None
     for name in ("acceptance_rate", "speedup_low", "speedup_high"):
         assert np.isnan(np.broadcast_to(getattr(unknown, name), 2)[1]), name
     assert unknown.round.speedup[0] == unknown.speedup_low[0] == 1
@@ -302,7 +303,7 @@ def test_an_acceptance_rate_is_a_probability(deployment: Deployment, rate: float
 @pytest.mark.parametrize("length", [0.5, 4.5])
 def test_a_round_yields_one_token_at_least_and_gamma_and_one_at_most(deployment: Deployment, length: float) -> None:
     with pytest.raises(InputError, match="--mean-acceptance-length"):
-        evaluated(deployment, gamma=3, acceptance_length=length)
+        evaluated(deployment, gamma=3, mean_acceptance_length=length)
 
 
 @pytest.mark.parametrize(("gpus", "tensor_parallel"), [(8, 3), (8, 16), (8, 0), (0, 1), (1, 2), (-8, -8)])

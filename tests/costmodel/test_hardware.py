@@ -12,19 +12,9 @@ from random_inputs import machines
 
 from magicdec.costmodel.base.errors import InputError
 from magicdec.costmodel.calibration.fitting import bounds_of
-from magicdec.costmodel.hardware.profile import (
-    COMPUTED_IN,
-    Calibration,
-    EngineLaw,
-    Fit,
-    HardwareProfile,
-    builtin_profiles,
-    load_profile,
-    parse_profile,
-    render_profile,
-    resolve_profile,
-    with_calibration,
-)
+from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile
+from magicdec.costmodel.hardware.profile import COMPUTE_DTYPES, Calibration, EngineLaw, Fit, HardwareProfile
+from magicdec.costmodel.hardware.profile_file import load_profile, parse_profile, render_profile, with_calibration
 from magicdec.costmodel.kernels.attention import AttentionLaw
 from magicdec.costmodel.kernels.collectives import AllreduceLaw
 from magicdec.costmodel.kernels.gemm import GemmLaw
@@ -120,7 +110,7 @@ def test_a_type_computes_at_its_own_rate_or_at_that_of_what_it_is_widened_to(h20
     bfloat16_only = replace(h200, peak=replace(h200.peak, flop_per_s={"float32": 1e13, "bfloat16": 2e14}))
     assert bfloat16_only.flop_per_s("float16") == bfloat16_only.flop_per_s("fp8") == bfloat16_only.flop_per_s("int8") == 2e14
     vector_only = replace(h200, peak=replace(h200.peak, flop_per_s={"float32": 1e13}))
-    assert {vector_only.flop_per_s(dtype) for dtype in COMPUTED_IN} == {1e13}
+    assert {vector_only.flop_per_s(dtype) for dtype in COMPUTE_DTYPES} == {1e13}
 
 
 def test_the_ridge_point_is_peak_over_bandwidth(h200) -> None:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_inputs import gpus_for, machines, models, pass_shapes
 
-from magicdec.costmodel.hardware.profile import HardwareProfile, builtin_profiles, resolve_profile
+from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile
+from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.models.catalog import builtin_configs, resolve_model
 from magicdec.costmodel.models.transformer import BYTES_PER_ELEMENT, TransformerConfig
 from magicdec.costmodel.passes.forward import Cost, forward_cost

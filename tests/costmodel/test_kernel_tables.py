@@ -28,7 +28,8 @@ from magicdec.costmodel.calibration.kernel_tables import (
     read_attention,
     read_gemm,
 )
-from magicdec.costmodel.hardware.profile import EngineLaw, HardwareProfile, resolve_profile
+from magicdec.costmodel.hardware.catalog import resolve_profile
+from magicdec.costmodel.hardware.profile import EngineLaw, HardwareProfile
 from magicdec.costmodel.kernels.attention import AttentionLaw, attention_s
 from magicdec.costmodel.kernels.collectives import AllreduceLaw
 from magicdec.costmodel.kernels.gemm import GemmLaw, gemm_s

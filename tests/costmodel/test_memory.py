@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from magicdec.costmodel.calibration.engine_fit import published_rows
-from magicdec.costmodel.hardware.profile import HardwareProfile, resolve_profile
+from magicdec.costmodel.hardware.catalog import resolve_profile
+from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.plans.strategy import KV_POLICIES

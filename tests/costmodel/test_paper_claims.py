@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from magicdec.costmodel.calibration.engine_fit import published_rows
-from magicdec.costmodel.hardware.profile import resolve_profile
+from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.speculation.acceptance import published_curves
 from magicdec.costmodel.speculation.deployment import Deployment
@@ -111,7 +111,7 @@ def timing_errors(hardware: str) -> dict[str, np.ndarray]:
             context_len=int(row["context_len"]),
             gamma=int(row["gamma"]),
             kv_budget=int(row["kv_budget"]),
-            acceptance_length=float(row["mean_acceptance_length"]),
+            mean_acceptance_length=float(row["mean_acceptance_length"]),
         ).round
         errors["target"].append(r.target_step_s / float(row["measured_target_step_s"]) - 1)
         errors["verify"].append(r.verify_step_s / float(row["measured_verify_step_s"]) - 1)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magicdec.costmodel.hardware.profile import HardwareProfile, resolve_profile
+from magicdec.costmodel.hardware.catalog import resolve_profile
+from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.speculation.acceptance import published_curves

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magicdec.costmodel.hardware.profile import HardwareProfile, builtin_profiles, resolve_profile
+from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile
+from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.models.catalog import builtin_configs, resolve_model
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.passes.roofline import VerifyKernel
@@ -195,7 +196,7 @@ def test_a_given_length_is_what_its_rate_yields(gamma: int, rate: float, batch: 
     deployment = eight("Llama-3.1-8B", "a100-sxm-80gb")
     where = {"batch_size": batch, "context_len": context, "gamma": gamma}
     by_rate = evaluated(deployment, **where, acceptance_rate=rate)
-    by_length = evaluated(deployment, **where, acceptance_length=float(by_rate.round.mean_acceptance_length))
+    by_length = evaluated(deployment, **where, mean_acceptance_length=float(by_rate.round.mean_acceptance_length))
     assert by_length.round.mean_acceptance_length == by_rate.round.mean_acceptance_length
     assert by_length.round.speedup == pytest.approx(float(by_rate.round.speedup), rel=1e-3)
     assert by_length.speedup_low == pytest.approx(float(by_rate.speedup_low), rel=1e-3)
@@ -419,8 +420,8 @@ def test_the_report_fits_in_memory_and_twice_its_batch_does_not() -> None:
 
 def test_the_budget_that_was_tried_is_beyond_what_was_measured() -> None:
     e = field()
-    assert e.answer is not None
-    assert not e.answer.curve.covers(257, 32_000)
+    assert e.acceptance is not None
+    assert not e.acceptance.curve.covers(257, 32_000)
     assert e.acceptance_error == pytest.approx(0.1), "so the acceptance is an assumption"
     assert 0.8 < e.acceptance_rate < 0.894, "less than the 0.894 of eight times the entries"
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magicdec.costmodel.hardware.profile import HardwareProfile, resolve_profile
+from magicdec.costmodel.hardware.catalog import resolve_profile
+from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.planning import sweep as sweep_module
@@ -81,8 +82,8 @@ def check_against_scalars(deployment: Deployment, found: Sweep, limit: float = m
             assert best.tpot_s[i, j] == pytest.approx(float(e.round.speculative_tpot_s), rel=1e-12)
             lows[index] = qualified[chosen]
         plain = evaluate_grid(deployment, Draft(), batch_size=batch, context_len=context)
-        assert found.plain_tpot_s[i, j] == pytest.approx(float(plain.round.target_step_s), rel=1e-12)
-        assert found.plain_fits[i, j] == bool(plain.fits_in_memory)
+        assert found.autoregressive_tpot_s[i, j] == pytest.approx(float(plain.round.target_step_s), rel=1e-12)
+        assert found.autoregressive_fits[i, j] == bool(plain.fits_in_memory)
         assert found.bound[i, j] == str(plain.target.bound)
         if plain.fits_in_memory and float(plain.round.target_step_s) <= limit:
             lows[-1] = 1.0
@@ -149,7 +150,7 @@ def test_chunks_do_not_change_a_number(deployment: Deployment, found: Sweep, poi
     monkeypatch.setattr(sweep_module, "evaluate_grid", counted)
     chunked = swept(deployment, *(best.draft for best in found.bests))
     assert max(asked) <= max(points, 9), "no more than asked for, unless a single cell has more"
-    for name in ("plain_tpot_s", "plain_fits", "bound", "choice"):
+    for name in ("autoregressive_tpot_s", "autoregressive_fits", "bound", "choice"):
         np.testing.assert_array_equal(getattr(chunked, name), getattr(found, name))
     for one, other in zip(chunked.bests, found.bests, strict=True):
         assert one.draft is other.draft
@@ -170,7 +171,7 @@ def test_axes_are_sorted_and_each_value_is_there_once(deployment: Deployment) ->
     found = swept(deployment, STREAMING, batch_sizes=[64, 1, 64], context_lens=[4000, 300])
     assert found.batch_sizes.tolist() == [1, 64]
     assert found.context_lens.tolist() == [300, 4000]
-    assert found.choice.shape == found.speedup.shape == found.plain_tpot_s.shape == (2, 2)
+    assert found.choice.shape == found.speedup.shape == found.autoregressive_tpot_s.shape == (2, 2)
 
 
 def test_a_map_of_one_cell(deployment: Deployment) -> None:
@@ -189,7 +190,7 @@ def test_without_drafts_every_cell_decodes_plainly(deployment: Deployment) -> No
 def test_a_cell_that_does_not_fit_is_marked_and_has_no_speedup(deployment: Deployment) -> None:
     found = swept(deployment, STREAMING, NGRAM, batch_sizes=[4, 100_000], context_lens=[32_000])
     assert found.choice.tolist()[1] == [-2]
-    assert not found.plain_fits[1, 0]
+    assert not found.autoregressive_fits[1, 0]
     assert found.strategy(1, 0) == NO_SPECULATION
     for best in found.bests:
         assert best.feasible.ravel().tolist() == [True, False]
@@ -217,7 +218,7 @@ def test_nothing_over_the_latency_limit_is_chosen(deployment: Deployment, found:
         if limited.choice[i, j] >= 0:
             assert limited.bests[limited.choice[i, j]].tpot_s[i, j] <= limit
         elif limited.choice[i, j] == -1:
-            assert limited.plain_tpot_s[i, j] <= limit
+            assert limited.autoregressive_tpot_s[i, j] <= limit
     assert (limited.choice == -2).sum() > (found.choice == -2).sum()
 
 
@@ -228,7 +229,7 @@ def test_where_only_an_unsure_draft_is_fast_enough_it_is_chosen(deployment: Depl
     best = free.bests[0]
     assert best.speedup_low[0, 0] < 1 < best.speedup[0, 0]
     assert free.choice.tolist() == [[-1]]
-    between = float((free.plain_tpot_s[0, 0] * best.tpot_s[0, 0]) ** 0.5)
+    between = float((free.autoregressive_tpot_s[0, 0] * best.tpot_s[0, 0]) ** 0.5)
     assert swept(deployment, SNAPKV, **cell, max_tpot_s=between).choice.tolist() == [[0]]
 
 

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from magicdec.costmodel.base.errors import InputError
-from magicdec.costmodel.hardware.profile import HardwareProfile, resolve_profile
+from magicdec.costmodel.hardware.catalog import resolve_profile
+from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.planning.search import Candidate, candidates, rank
-from magicdec.costmodel.plans.workload import Trace, Workload, read_trace
+from magicdec.costmodel.plans.workload import RequestTrace, Workload, load_trace
 from magicdec.costmodel.speculation.acceptance import published_curves
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft
@@ -84,22 +85,22 @@ def written(folder: Path, text: str | bytes, name: str = "trace.csv") -> str:
     ],
 )
 def test_csv_and_json_lines_say_the_same(tmp_path: Path, text: str) -> None:
-    assert read_trace(written(tmp_path, text)) == Trace((1000, 2000), (10, 20))
+    assert load_trace(written(tmp_path, text)) == RequestTrace((1000, 2000), (10, 20))
 
 
 @given(st.lists(st.tuples(st.integers(1, 2**40), st.integers(1, 100_000)), min_size=1, max_size=20))
 @settings(max_examples=30)
 def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, int]]) -> None:
     folder = tmp_path_factory.mktemp("traces")
-    trace = Trace(*(tuple(column) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
+    trace = RequestTrace(*(tuple(column) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
     as_csv = HEADER + "".join(f"{prompt},{output}\n" for prompt, output in rows)
     as_json = "".join(json.dumps({"prompt_len": prompt, "output_len": output}) + "\n" for prompt, output in rows)
-    assert read_trace(written(folder, as_csv)) == read_trace(written(folder, as_json)) == trace
+    assert load_trace(written(folder, as_csv)) == load_trace(written(folder, as_json)) == trace
 
 
 def refused(folder: Path, text: str | bytes) -> list[str]:
     with pytest.raises(InputError) as caught:
-        read_trace(written(folder, text))
+        load_trace(written(folder, text))
     return [str(problem).replace(str(folder), "") for problem in caught.value.problems]
 
 
@@ -170,27 +171,27 @@ def test_what_is_no_trace_is_refused_and_never_a_traceback(tmp_path: Path, text:
 def test_a_trace_with_long_texts_is_read_or_refused_in_words(tmp_path: Path) -> None:
     """Texts of long prompts are longer than what Python's csv module takes by default."""
     with contextlib.suppress(InputError):
-        assert read_trace(written(tmp_path, f"prompt_len,output_len,text\n5,6,{'x' * 200_000}\n")) == Trace((5,), (6,))
+        assert load_trace(written(tmp_path, f"prompt_len,output_len,text\n5,6,{'x' * 200_000}\n")) == RequestTrace((5,), (6,))
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.csv"):
         with pytest.raises(InputError, match="a readable trace"):
-            read_trace(str(path))
+            load_trace(str(path))
 
 
 # What a trace says.
 
 
 def test_requests_are_met_in_proportion_to_how_long_they_stay() -> None:
-    trace = Trace((100, 1000), (10, 30))
+    trace = RequestTrace((100, 1000), (10, 30))
     assert trace.weights.tolist() == [0.25, 0.75]
     assert trace.context_lens.tolist() == [105, 1015]
     assert trace.typical == (550, 20)
 
 
 def test_the_typical_request_has_at_least_a_token() -> None:
-    assert Trace((1, 1, 1), (1, 1, 1)).typical == (1, 1)
+    assert RequestTrace((1, 1, 1), (1, 1, 1)).typical == (1, 1)
 
 
 # Mixed lengths in one batch.
@@ -294,7 +295,7 @@ def test_shares_that_are_none_are_refused(deployment: Deployment, lengths: Any, 
         mixed(deployment, STREAMING, lengths, shares)
 
 
-def traced(deployment: Deployment, trace: Trace, batch: int, **changes: Any) -> list[Candidate]:
+def traced(deployment: Deployment, trace: RequestTrace, batch: int, **changes: Any) -> list[Candidate]:
     prompt, output = trace.typical
     return candidates(deployment, [STREAMING], Workload(batch, prompt, output), trace=trace, curves=CURVES, **changes)
 
@@ -302,17 +303,17 @@ def traced(deployment: Deployment, trace: Trace, batch: int, **changes: Any) -> 
 def test_a_trace_of_equal_requests_is_planned_as_the_request(deployment: Deployment) -> None:
     workload = Workload(64, 32_000, 200)
     single = candidates(deployment, [STREAMING], workload, curves=CURVES)
-    for one, other in zip(single, traced(deployment, Trace((32_000,) * 3, (200,) * 3), 64), strict=True):
+    for one, other in zip(single, traced(deployment, RequestTrace((32_000,) * 3, (200,) * 3), 64), strict=True):
         assert one.strategy == other.strategy
         assert one.tpot_s == pytest.approx(other.tpot_s, rel=1e-12)
         assert one.memory_bytes == pytest.approx(other.memory_bytes, rel=1e-12)
         assert one.speedup_low == pytest.approx(other.speedup_low, rel=1e-12)
-    assert rank(single)[0].strategy == rank(traced(deployment, Trace((32_000,) * 3, (200,) * 3), 64))[0].strategy
+    assert rank(single)[0].strategy == rank(traced(deployment, RequestTrace((32_000,) * 3, (200,) * 3), 64))[0].strategy
 
 
 def test_steps_of_a_trace_are_priced_at_what_the_batch_holds(deployment: Deployment) -> None:
     """A long request stays for 1000 steps, a short one for 10: nearly every place holds a long one."""
-    trace = Trace((100, 100_000), (10, 1000))
+    trace = RequestTrace((100, 100_000), (10, 1000))
     (plain, *_) = traced(deployment, trace, 16)
     long = evaluate_grid(deployment, Draft(), batch_size=16, context_len=100_500)
     assert plain.tpot_s == pytest.approx(float(long.round.target_step_s), rel=0.02)
@@ -320,7 +321,7 @@ def test_steps_of_a_trace_are_priced_at_what_the_batch_holds(deployment: Deploym
 
 def test_memory_holds_what_the_batch_holds(deployment: Deployment) -> None:
     """Requests that stay longer are met more often: the mean request of the file is not that of the batch."""
-    trace = Trace((100, 100_000), (10, 1000))
+    trace = RequestTrace((100, 100_000), (10, 1000))
     for candidate in traced(deployment, trace, 16):
         held = float(trace.context_lens @ trace.weights) * 16 * deployment.target.kv_bytes_per_token / 8
         assert candidate.at(candidate.evaluation.memory.kv_bytes) >= held

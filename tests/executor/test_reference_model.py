@@ -6,7 +6,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from magicdec.costmodel.speculation.acceptance import curves_beside
+from magicdec.costmodel.speculation.acceptance import load_checkpoint_curves
 from magicdec.executor.model.checkpoint import load_model
 from magicdec.executor.model.tokenizer import load_tokenizer
 from magicdec.executor.model.transformer import Transformer
@@ -70,7 +70,7 @@ def test_sampled_text_hardly_ever_falls_into_a_loop(model: Transformer, tokenize
 
 
 def test_its_acceptance_was_measured_and_rises_with_the_budget() -> None:
-    (curve,) = curves_beside(FOLDER)
+    (curve,) = load_checkpoint_curves(FOLDER)
     rates = {budget: rate for budget, context, rate in curve.points if context == 8192}
     assert rates[1024] > rates[256] > rates[64]
     assert all(0.5 < rate < 1 for rate in rates.values())

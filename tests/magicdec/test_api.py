@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from magicdec.names import CPU, REFERENCE, executed, find_draft, find_model
 
 import magicdec
-from magicdec.costmodel.hardware.profile import resolve_profile
+from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.executor.kernels import build as compiled
-from magicdec.names import CPU, REFERENCE, executed, find_draft, find_model
 
 
 def test_the_public_names_exist() -> None:

@@ -1,12 +1,12 @@
 """A profile is measured while the machine is one and the same."""
 
 import pytest
+from magicdec.calibration import TRIES, steady_probe
+from magicdec.names import REFERENCE, find_model
 
 from magicdec import calibration
-from magicdec.calibration import TRIES, steady_probe
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.executor.measuring.cpu_probe import Probe
-from magicdec.names import REFERENCE, find_model
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,8 @@ def test_acceptance_curves_name_what_the_draft_read(
 
 
 def test_calibrate_fits_a_profile_to_published_step_times(tmp_path: Path) -> None:
-    from magicdec.costmodel.hardware.profile import load_profile, resolve_profile
+    from magicdec.costmodel.hardware.catalog import resolve_profile
+    from magicdec.costmodel.hardware.profile_file import load_profile
 
     file = tmp_path / "mine.yaml"
     result = call("calibrate", "--from-published", "h100", "-o", str(file), "--json")

@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from magicdec.cli.main import main
-from magicdec.costmodel.export import ENGINES
+from magicdec.costmodel.export.engines import ENGINES
 
 PLAN = (
     "plan --model llama-3.1-8b --hardware h100-sxm --num-gpus 8 --batch-size 64 --context-len 32k --gamma 3 --kv-budget 512".split()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from command_line import UNCALIBRATED, WHERE, answered, refused, shown
+from magicdec.planning import Wishes
+from magicdec.sweeping import BATCH_SIZES, CONTEXT_LENS
 
 from magicdec.api import ask, predict
 from magicdec.costmodel.base.units import format_tokens
@@ -15,8 +17,6 @@ from magicdec.costmodel.planning.search import KV_BUDGETS
 from magicdec.costmodel.planning.sweep import sweep
 from magicdec.costmodel.plans.plan import load_plan
 from magicdec.costmodel.plans.strategy import NO_SPECULATION
-from magicdec.planning import Wishes
-from magicdec.sweeping import BATCH_SIZES, CONTEXT_LENS
 
 # The map.
 

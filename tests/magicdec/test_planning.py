@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from magicdec.planning import Wishes, describe, make_plan, plan
 
 import magicdec
 from magicdec.api import Question, ask, best_gamma, evaluate
@@ -22,7 +23,6 @@ from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import evaluate_grid
 from magicdec.costmodel.speculation.serving import serving
 from magicdec.executor.reference_model import reference_model_dir
-from magicdec.planning import Wishes, describe, make_plan, plan
 
 LONG = Workload(128, 32_000, 128)
 
@@ -375,9 +375,9 @@ def test_a_checkpoint_is_planned_with_the_acceptance_beside_it(tmp_path: Path) -
     own = ask(str(tmp_path), "l4")
     found = evaluate(own, Draft("self", "streaming_llm"), batch_size=64, context_len=8000, gamma=3)
     assert found.acceptance_rate == pytest.approx(0.97)
-    assert found.answer is not None
-    assert found.answer.measured_here
-    assert "mine" in found.answer.note
+    assert found.acceptance is not None
+    assert found.acceptance.measured_here
+    assert "mine" in found.acceptance.note
 
 
 def test_a_question_knows_its_replicas(question: Question) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from magicdec.scenarios import ADDED
 
 from magicdec.cli.main import main
-from magicdec.scenarios import ADDED
 
 TIMINGS = Path(__file__).parents[2] / "costmodel" / "published" / "magicdec_timings.csv"
 

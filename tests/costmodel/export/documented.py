@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from magicdec.costmodel.export import export_plan
 from magicdec.costmodel.export.document import Export, Options
+from magicdec.costmodel.export.engines import export_plan
 from magicdec.costmodel.plans.plan import Plan
 
 TYPES: dict[str, type | tuple[type, ...]] = {

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from plans import STRATEGIES, plan_of, tables
 
-from magicdec.costmodel.export import ENGINES, export_plan
 from magicdec.costmodel.export.document import Export, Options, command_text, comment_text, script_text
+from magicdec.costmodel.export.engines import ENGINES, export_plan
 
-EVERY_KIND = [(name, kind) for name, engine in ENGINES.items() for kind, strategy in STRATEGIES.items() if engine.runs(strategy)]
+EVERY_KIND = [
+    (name, kind) for name, engine in ENGINES.items() for kind, strategy in STRATEGIES.items() if engine.supports(strategy)
+]
 
 
 @pytest.mark.parametrize(("engine", "kind"), EVERY_KIND)

@@ -7,7 +7,7 @@ from documented import checked, fields, flags
 from plans import BATCH_SIZES, STRATEGIES, plan_of, tables
 
 from magicdec.costmodel.base.errors import InputError
-from magicdec.costmodel.export import export_plan
+from magicdec.costmodel.export.engines import export_plan
 
 
 @pytest.mark.parametrize(

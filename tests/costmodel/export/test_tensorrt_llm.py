@@ -10,8 +10,8 @@ from documented import check_values, checked, fields
 from plans import BATCH_SIZES, STRATEGIES, plan_of, tables
 
 from magicdec.costmodel.base.errors import InputError
-from magicdec.costmodel.export import export_plan
 from magicdec.costmodel.export.document import Export, Options
+from magicdec.costmodel.export.engines import export_plan
 
 KNOWN = fields("tensorrt-llm")
 VERSIONS = ["1.2", "1.3"]

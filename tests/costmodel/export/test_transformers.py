@@ -10,7 +10,7 @@ from documented import check_values, checked, fields
 from plans import BATCH_SIZES, STRATEGIES, of, plan_of, table, tables
 
 from magicdec.costmodel.base.errors import InputError
-from magicdec.costmodel.export import export_plan
+from magicdec.costmodel.export.engines import export_plan
 
 KINDS = ["none", "model", "sparse model", "int8 weights", "ngram", "mtp"]
 

@@ -10,8 +10,8 @@ from documented import checked, speculative_config
 from plans import BATCH_SIZES, CONTEXT_LENS, STRATEGIES, of, plan_of, table, tables
 
 from magicdec.costmodel.base.errors import InputError
-from magicdec.costmodel.export import export_plan
 from magicdec.costmodel.export.document import Export, Options
+from magicdec.costmodel.export.engines import export_plan
 from magicdec.costmodel.plans.policy import PolicyTable
 
 SCHEDULE = "num_speculative_tokens_per_batch_size"

@@ -16,11 +16,11 @@ from ..plans.strategy import NO_SPECULATION, Strategy
 from ..speculation.acceptance import implied_acceptance_rate, mean_acceptance_length
 from .document import Options
 
-Runs = Callable[[Strategy], bool]
+Supports = Callable[[Strategy], bool]
 
 
 @dataclass(frozen=True)
-class Served:
+class DraftSchedule:
     """One draft, and how many tokens it drafts at every batch size.
 
     Attributes:
@@ -73,7 +73,7 @@ def server_ranges(batch_sizes: Sequence[int], servers: int) -> list[tuple[int, i
     return [(before + 1, end, batch_size) for (before, end), batch_size in ranges if end > before]
 
 
-def wanted(plan: Plan, options: Options) -> list[tuple[int, int, Strategy]]:
+def planned_strategies(plan: Plan, options: Options) -> list[tuple[int, int, Strategy]]:
     """(least, most batch size of one server, strategy) at the context that is exported, equal neighbours merged."""
     if plan.policy is None:
         return [(1, server_batch_size(plan), plan.strategy)]
@@ -87,7 +87,9 @@ def wanted(plan: Plan, options: Options) -> list[tuple[int, int, Strategy]]:
     return column
 
 
-def serve(plan: Plan, options: Options, runs: Runs, *, batch_size: int | None = None, every_context: bool = False) -> Served:
+def draft_schedule(
+    plan: Plan, options: Options, supports: Supports, *, batch_size: int | None = None, every_context: bool = False
+) -> DraftSchedule:
     """What a server that `runs` some strategies makes of a plan.
 
     Args:
@@ -97,20 +99,20 @@ def serve(plan: Plan, options: Options, runs: Runs, *, batch_size: int | None = 
         batch_size: Whose strategy matters most; None for the plan's own, of one server. [sequences]
         every_context: The draft may come from another column of the policy table.
     """
-    column = wanted(plan, options)
+    column = planned_strategies(plan, options)
     batch_size = batch_size or server_batch_size(plan)
     here = next((strategy for _, most, strategy in column if batch_size <= most), column[-1][2])
     elsewhere = plan.policy.strategies if every_context and plan.policy else []
     strategies = [here, *(strategy for *_, strategy in reversed(column)), *elsewhere]
-    served = next((s for s in strategies if s.draft_kind != "none" and runs(s)), NO_SPECULATION)
+    served = next((s for s in strategies if s.draft_kind != "none" and supports(s)), NO_SPECULATION)
     rows: list[tuple[int, int, int]] = []
     for least, most, strategy in column:
         gamma = strategy.gamma if strategy.family == served.family else 0
         if rows and rows[-1][2] == gamma:
             least = rows.pop()[0]
         rows.append((least, most, gamma))
-    notes = [*_plan_notes(plan), *_left_out(column, served, runs), *_draft_notes(served)]
-    return Served(served, tuple(rows), batch_size, tuple(notes))
+    notes = [*_plan_notes(plan), *_left_out(column, served, supports), *_draft_notes(served)]
+    return DraftSchedule(served, tuple(rows), batch_size, tuple(notes))
 
 
 def column_notes(plan: Plan, options: Options) -> list[str]:
@@ -123,14 +125,14 @@ def column_notes(plan: Plan, options: Options) -> list[str]:
     return [f"The policy table also depends on context; exported is its column for {context} tokens, used at every context."]
 
 
-def hysteresis_notes(plan: Plan, served: Served) -> list[str]:
+def hysteresis_notes(plan: Plan, served: DraftSchedule) -> list[str]:
     """A table's hysteresis is for engines that compare strategies while running."""
     if plan.policy is None or not served.varies or not plan.policy.hysteresis:
         return []
     return [f"The table's hysteresis of {plan.policy.hysteresis:.0%} is dropped: the draft length changes exactly at the bounds."]
 
 
-def one_gamma(served: Served, engine: str) -> tuple[int, list[str]]:
+def one_gamma(served: DraftSchedule, engine: str) -> tuple[int, list[str]]:
     """Gamma, and what is lost, for an engine with one draft length for all batch sizes."""
     gamma = served.gamma(served.batch_size)
     lost = f"{engine} has one draft length: {gamma}, that of batch {served.batch_size}; planned are {served.rows_text}."
@@ -160,7 +162,7 @@ def draft_path(plan: Plan, strategy: Strategy, options: Options) -> tuple[str | 
     return f"PATH_TO_{what}", [f"PATH_TO_{what} is a placeholder: --draft-dir names the checkpoint."]
 
 
-def replayed(plan: Plan, served: Served) -> tuple[float | None, list[str]]:
+def replayed(plan: Plan, served: DraftSchedule) -> tuple[float | None, list[str]]:
     """The predicted acceptance rate of what is served, each token given those before it; None where none was predicted. [0-1]"""
     planned, draft = plan.strategy, served.strategy
     if planned.family != draft.family or planned.kv_budget != draft.kv_budget:
@@ -209,11 +211,11 @@ def _plan_notes(plan: Plan) -> list[str]:
     return notes
 
 
-def _left_out(column: Sequence[tuple[int, int, Strategy]], strategy: Strategy, runs: Runs) -> list[str]:
+def _left_out(column: Sequence[tuple[int, int, Strategy]], strategy: Strategy, supports: Supports) -> list[str]:
     notes = []
     for least, most, lost in column:
         if lost.draft_kind != "none" and lost.family != strategy.family:
-            why = "a server loads one draft" if runs(lost) else "which this engine cannot run"
+            why = "a server loads one draft" if supports(lost) else "which this engine cannot run"
             notes.append(f"Batch {_span(least, most)} is planned with {lost}, {why}: taken as plain decoding.")
     return notes
 
