@@ -20,7 +20,8 @@ from ..kv.attention import SlotAttention, Watch
 from ..kv.cache import KvCache
 from ..kv.quantised_cache import QuantisedKv
 from ..kv.selection import OBSERVED, snapkv_slots, streaming_llm_slots
-from ..model.transformer import Attend, Transformer
+from ..model.attend import Attend
+from ..model.transformer import Transformer
 from ..system.device import send
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..kv.cache import KvCache
 from ..kv.gathered_attention import ChosenAttention
 from ..kv.selection import PAGE, RECENT, quest_slots, top_slots
-from ..model.transformer import Attend, Transformer
+from ..model.attend import Attend
+from ..model.transformer import Transformer
 from ..system.device import send
 from .kv_views import Reading
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from ..system.cache_dir import cache_folder
 
 SOURCES = ("cpu_attention.c", "cpu_layers.c")
+VECTOR_WIDTH = 16  # the widest vector of simd.h: dimensions of a model must be multiples of it
 HEADERS = ("cpu_attention.h", "simd.h")
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-shared", "-fPIC")
 

@@ -82,8 +82,8 @@ class SlotAttention:
         self.stop = int(slots_BT.max()) + 1
 
     @property
-    def alone(self) -> bool:
-        """Nothing is done but to store the new entries in one cache and to read that."""
+    def only_reads_cache(self) -> bool:
+        """True if it only appends to one full-precision cache and reads it: no second cache, no observer."""
         return isinstance(self.cache, KvCache) and self.also_store is None and self.watch is None
 
     @property

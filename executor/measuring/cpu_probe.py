@@ -23,7 +23,7 @@ from ..drafting.policy import Always
 from ..engine.batch import Batch, Prompt
 from ..engine.model_runner import Passes
 from ..generate import make_drafter
-from ..kernels.cpu_layers import linear, usable
+from ..kernels.cpu_bindings import linear, usable
 from ..kv.attention import SlotAttention
 from ..kv.cache import KvCache
 from ..model.transformer import Transformer

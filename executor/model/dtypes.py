@@ -7,16 +7,15 @@ from dataclasses import replace
 from magicdec.costmodel.models.hf_config import EXECUTABLE_FAMILIES
 from magicdec.costmodel.models.transformer import TransformerConfig
 
-from ..kernels.build import kernels
+from ..kernels.build import VECTOR_WIDTH, kernels
 
-LANES = 16  # the most of simd.h: dimensions must be multiples
 NARROW = ("float16", "bfloat16")
 
 
 def fit(config: TransformerConfig) -> bool:
     """The C kernels can compute the layers of a model of this shape."""
     sizes = (config.d_model, config.head_dim, config.d_ff)
-    return config.family in EXECUTABLE_FAMILIES and all(size % LANES == 0 for size in sizes)
+    return config.family in EXECUTABLE_FAMILIES and all(size % VECTOR_WIDTH == 0 for size in sizes)
 
 
 def on_cpu(config: TransformerConfig, *, alone: bool = True) -> TransformerConfig:
