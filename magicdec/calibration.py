@@ -23,8 +23,9 @@ from magicdec.costmodel.hardware.profile import (
 from magicdec.costmodel.kernels.attention import AttentionLaw
 from magicdec.costmodel.kernels.gemm import GemmLaw
 from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.executor.kernels.build import kernels
 from magicdec.executor.measuring.cpu_probe import Probe, num_measurements, probe_cpu, read_rate, same_memory
-from magicdec.executor.model.dtypes import on_cpu
+from magicdec.executor.model.dtypes import cpu_execution
 
 from . import text
 from .names import CPU, REFERENCE, find_model
@@ -60,7 +61,7 @@ def steady_probe(config: TransformerConfig) -> Probe:
 
 def measure_cpu() -> HardwareProfile:
     """This machine's CPU: peaks and efficiencies, from passes of the reference model's shape at contexts up to 4096."""
-    config = on_cpu(find_model(REFERENCE).config)
+    config = cpu_execution(find_model(REFERENCE).config, kernels=kernels() is not None)
     probe = steady_probe(config)
     peak = Peak(
         flop_per_s=probe.flop_per_s,

@@ -235,21 +235,21 @@ def run(as_json: bool, plan_file: str, **how: Any) -> None:
     processes or GPUs.
     """
     refuse_two_on_stdout(as_json, how["output"])
-    from magicdec.executor.model.tensor_parallel import joined
+    from magicdec.executor.model.tensor_parallel import process_group
 
     from .executing import run_document
 
-    with joined(how["device"]) as ranks:
+    with process_group(how["device"]) as ranks:
         try:
             document, words = run_document(plan_file, texts_to_stdout=not as_json, stdin=sys.stdin, ranks=ranks, **how)
         except KeyboardInterrupt:
             kept = f": the texts in {how['output']} are kept, the same command goes on" if how["output"] not in (None, "-") else ""
-            if ranks.leads:
+            if ranks.is_rank0:
                 click.echo(f"interrupted{kept}", err=True)
             sys.exit(130)
-    if ranks.leads:
+    if ranks.is_rank0:
         click.echo(words, err=True)
-    if as_json and ranks.leads:
+    if as_json and ranks.is_rank0:
         click.echo(json.dumps(document, indent=2))
     if not all(difference["near_tie"] for difference in document["differences"]):
         sys.exit(1)  # not lossless

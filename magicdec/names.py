@@ -18,8 +18,9 @@ from magicdec.costmodel.speculation.acceptance import AcceptanceCurve, curves_be
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.executor.kernels import build as compiled
-from magicdec.executor.model.dtypes import on_cpu
+from magicdec.executor.model.dtypes import cpu_execution
 from magicdec.executor.system.cache_dir import cache_folder
+from magicdec.executor.system.machine import processor_name
 
 from . import __version__
 
@@ -70,24 +71,20 @@ def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str
 
 def cpu_profile_file() -> Path:
     """Where this machine's own profile is kept: a file for each processor, number of cores, kernel and version of what ran."""
-    import platform  # slow to import, like the next, and only needed here
-    from importlib.metadata import version
+    from importlib.metadata import version  # slow to import, and only needed here
 
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    processor = next((line for line in lines if line.startswith("model name")), platform.processor())
     settings = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MAGICDEC_CPU_KERNEL", "MAGICDEC_CFLAGS")]
-    facts = [processor, str(os.cpu_count()), *settings, version("torch"), __version__, str(SCHEMA_VERSION)]
-    facts += compiled.sources().values()
+    facts = [processor_name(), str(os.cpu_count()), *settings, version("torch"), __version__, str(SCHEMA_VERSION)]
+    facts += [str(compiled.compiler()), *compiled.sources().values()]
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
     return cache_folder() / f"cpu-{key}.yaml"
 
 
 def executed(config: TransformerConfig, hardware: HardwareProfile, tensor_parallel: int = 1) -> TransformerConfig:
     """The model in the types it runs in there, shared by so many processes."""
-    return on_cpu(config, alone=tensor_parallel == 1) if hardware.name == CPU else config
+    if hardware.name != CPU:
+        return config
+    return cpu_execution(config, kernels=tensor_parallel == 1 and config.dtype in hardware.peak.flop_per_s)
 
 
 def find_draft(

@@ -20,7 +20,7 @@ from ..kernels.cpu_bindings import argmax
 from ..kv.attention import SlotAttention
 from ..model.attend import Attend
 from ..model.transformer import Transformer
-from ..system.device import send
+from ..system.device import to_device
 from .sampling import Answer
 
 Captured = tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Tensor]  # with the places of its arguments and of its answer
@@ -80,7 +80,7 @@ class Passes:
 
     def _hidden(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend) -> Tensor:
         """x_BTD; a replayed answer holds until the next one."""
-        tokens_BT, positions_BT = send(tokens_BT, self.model.device), send(positions_BT, self.model.device)
+        tokens_BT, positions_BT = to_device(tokens_BT, self.model.device), to_device(positions_BT, self.model.device)
         if not (isinstance(attend, SlotAttention) and attend.replayable and not self.model.is_sharded):
             x_BTD: Tensor = self.model(tokens_BT, positions_BT, attend)
             return x_BTD
@@ -102,7 +102,7 @@ class Passes:
         if all_BT.shape[1] == 1:
             return all_BT[:, 0]
         rows_B = torch.arange(len(last_B))
-        return all_BT[send(rows_B, all_BT.device), send(last_B, all_BT.device)]
+        return all_BT[to_device(rows_B, all_BT.device), to_device(last_B, all_BT.device)]
 
     def _damaged(self) -> Exception:
         return bad(self.model.config.name, "", "finite logits", "inf or nan: the weights are damaged or overflow this type")

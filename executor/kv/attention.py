@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..kernels import cpu_attention
 from ..kernels.cpu_attention import Kernel
-from ..system.device import send
+from ..system.device import to_device
 from .cache import KvCache
 from .quantised_cache import QuantisedKv
 
@@ -77,8 +77,8 @@ class SlotAttention:
         watch: Watch | None = None,
     ):
         self.cache, self.window, self.also_store, self.watch, self._host_slots_BT = cache, window, also_store, watch, slots_BT
-        self.slots_BT = send(slots_BT, cache.device)
-        self.positions_BT = self.slots_BT if positions_BT is None else send(positions_BT, cache.device)
+        self.slots_BT = to_device(slots_BT, cache.device)
+        self.positions_BT = self.slots_BT if positions_BT is None else to_device(positions_BT, cache.device)
         self.stop = int(slots_BT.max()) + 1
 
     @property

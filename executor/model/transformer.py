@@ -21,8 +21,8 @@ from magicdec.costmodel.models.transformer import TransformerConfig
 from ..kernels import cpu_bindings
 from .attend import Attend, DecoderBackend, RopeTables
 from .cpu_decoder import CpuDecoder
-from .dtypes import fit
-from .tensor_parallel import ALONE, Ranks
+from .dtypes import kernels_fit
+from .tensor_parallel import SINGLE_PROCESS, Ranks
 
 
 def attend_causal(layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, window: int | None = None) -> Tensor:
@@ -131,10 +131,10 @@ class Transformer(nn.Module):
     cos_SH: Tensor
     sin_SH: Tensor
 
-    def __init__(self, whole: TransformerConfig, ranks: Ranks = ALONE):
+    def __init__(self, whole: TransformerConfig, ranks: Ranks = SINGLE_PROCESS):
         super().__init__()
         self.whole = whole
-        self.config = config = ranks.share(whole)
+        self.config = config = ranks.shard(whole)
         self.model = Stack(config, ranks)
         self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         if config.tied_embeddings:
@@ -205,7 +205,7 @@ class Transformer(nn.Module):
     def _backend(self) -> DecoderBackend:
         """The fastest backend that can compute the layers as they are now."""
         head_VD = self.lm_head.weight
-        if self.is_sharded or self.dtype != torch.float32 or not fit(self.config) or not cpu_bindings.usable(head_VD):
+        if self.is_sharded or self.dtype != torch.float32 or not kernels_fit(self.config) or not cpu_bindings.usable(head_VD):
             return self.model
         if self._cpu_decoder is None:
             stack = self.model

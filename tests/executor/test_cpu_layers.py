@@ -16,14 +16,15 @@ from magicdec.executor.kernels import build as compiled
 from magicdec.executor.kernels import cpu_bindings
 from magicdec.executor.kv.attention import SlotAttention
 from magicdec.executor.kv.cache import KvCache
-from magicdec.executor.model import dtypes as cpu_types
+from magicdec.executor.model import dtypes
 from magicdec.executor.model.transformer import Transformer, attend_causal
+from magicdec.executor.system.machine import instruction_sets
 
 pytestmark = pytest.mark.skipif(compiled.kernels() is None, reason="needs a C compiler")
 
 
 def cpu_flags() -> str:
-    return next((line for line in compiled._cpuinfo() if line.startswith("flags")), "")
+    return instruction_sets()
 
 
 SHAPE = {"d_model": 48, "head_dim": 16, "d_ff": 80, "num_layers": 2}
@@ -103,7 +104,7 @@ def test_they_are_used_where_they_can_be_and_nowhere_else(monkeypatch: pytest.Mo
 def test_odd_dimensions_are_left_to_torch(odd: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(dtype="float32", tied_embeddings=True, **{**SHAPE, **odd})
     tokens_BT = torch.tensor([[1, 2, 3]])
-    assert not cpu_types.fit(model.config)
+    assert not dtypes.kernels_fit(model.config)
     torch.testing.assert_close(logits(model, tokens_BT), in_torch(model, tokens_BT, monkeypatch))
 
 

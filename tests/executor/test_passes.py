@@ -16,7 +16,7 @@ from magicdec.executor.kernels import build as compiled
 from magicdec.executor.kernels import cpu_bindings
 from magicdec.executor.kv.attention import SlotAttention
 from magicdec.executor.kv.cache import KvCache
-from magicdec.executor.model.dtypes import on_cpu
+from magicdec.executor.model.dtypes import cpu_execution
 from magicdec.executor.model.transformer import Transformer
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def test_the_likeliest_are_those_of_the_logits(rows: int, length: int, even: boo
     """Few and many tokens, rows alike, which threads share out, and unlike; matrices of 32 bits, of 16 and computed by torch."""
     model = tiny_model(**{**SHAPE, "dtype": "float64"})
     if dtype != "float64":
-        narrow = Transformer(on_cpu(model.config.with_dtype(dtype)))
+        narrow = Transformer(cpu_execution(model.config.with_dtype(dtype), kernels=compiled.kernels() is not None))
         narrow.load_state_dict(model.state_dict())
         model = narrow.eval().requires_grad_(False)
     starts = [50] * rows if even else [(17 * row) % 60 for row in range(rows)]
