@@ -36,11 +36,12 @@ from magicdec.executor.engine.model_runner import Passes
 from magicdec.executor.generate import run_batch
 from magicdec.executor.kv.cache import KvCache
 from magicdec.executor.measuring.cpu_probe import decoding_pass, random_model, read_rate
-from magicdec.executor.measuring.measurement import processor_name, seconds
+from magicdec.executor.measuring.measurement import seconds
 from magicdec.executor.model.checkpoint import load_model
 from magicdec.executor.model.tokenizer import load_tokenizer
 from magicdec.executor.model.transformer import Transformer
 from magicdec.executor.reference_model import reference_model_dir
+from magicdec.executor.system.machine import processor_name
 from magicdec.names import CPU, REFERENCE
 from magicdec.planning import make_plan
 from magicdec.running import real_text

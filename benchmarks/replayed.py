@@ -35,7 +35,7 @@ from magicdec.executor.measuring.cpu_probe import read_rate
 from magicdec.executor.measuring.measurement import environment, seconds
 from magicdec.executor.measuring.throughput import achieved
 from magicdec.executor.model.transformer import Transformer
-from magicdec.executor.system.device import send
+from magicdec.executor.system.device import to_device
 
 REPLAYED = 3  # what a draw is for, beside those of executor.sampling
 
@@ -50,7 +50,7 @@ class ReplayedSampler(Sampler):
         self, draft_BG: Tensor, draft_probs_BGV: Tensor | None, answer: Answer, positions_BT: Tensor
     ) -> tuple[Tensor, Tensor]:
         target_BT = super().verify(draft_BG, draft_probs_BGV, answer, positions_BT)[1]
-        chance_BG = uniform(self.seeds_B, send(positions_BT[:, :-1], target_BT.device), REPLAYED)
+        chance_BG = uniform(self.seeds_B, to_device(positions_BT[:, :-1], target_BT.device), REPLAYED)
         accepted_B = (chance_BG < self.acceptance_rate).int().cumprod(1).sum(1)
         return accepted_B, target_BT
 

@@ -17,7 +17,7 @@ from .engine.round_log import Trace
 from .engine.stop_strings import StopTexts
 from .engine.verification import count_emitted
 from .kv.attention import SlotAttention
-from .system.device import between, mark, send
+from .system.device import elapsed_s, record_time, to_device
 
 Finished = Callable[[int, list[int]], object]  # told of a prompt's place and of its output
 
@@ -55,25 +55,25 @@ def decode(
     done: dict[int, tuple[float, int]] = {}  # by place of the prompt: time and tokens
     running_B, active, known = _standing(batch)
     while active:
-        started, start = time.perf_counter(), mark(device)
+        started, start = time.perf_counter(), record_time(device)
         context = known / active
         drafter, gamma = steer.pick(active, context)
         positions_BT = batch.lengths_B[:, None] + torch.arange(-1, gamma)
         next_BT = positions_BT + 1
-        input_BT = send(batch.tokens_BS.gather(1, positions_BT[:, :1]), device)
+        input_BT = to_device(batch.tokens_BS.gather(1, positions_BT[:, :1]), device)
         draft_BG, draft_probs_BGV = input_BT[:, :0], None
         if drafter is not None:
             draft_BG, draft_probs_BGV = drafter.draft(batch.tokens_BS, batch.lengths_B, gamma, batch.sampler)
-            draft_BG = send(draft_BG, device)
+            draft_BG = to_device(draft_BG, device)
             input_BT = torch.cat([input_BT, draft_BG], dim=1)
-        drafted = mark(device)
+        drafted = record_time(device)
         watch = drafter.watch if drafter is not None else None
         attend = SlotAttention(batch.cache, positions_BT, model.config.sliding_window, watch=watch)
         if attend.stop > model.config.max_context_len:  # what lies beyond is never emitted
             positions_BT = positions_BT.clamp(max=model.config.max_context_len - 1)
         answer = batch.passes(input_BT, positions_BT, attend)
         accepted_B, tokens_BT = batch.sampler.verify(draft_BG, draft_probs_BGV, answer, next_BT)
-        verified = mark(device)
+        verified = record_time(device)
         accepted_B, tokens_BT = _fetched(accepted_B, tokens_BT)
         emitted_B, ends_B = count_emitted(tokens_BT, accepted_B, batch.remaining_B, stops)
         batch.tokens_BS.scatter_(1, next_BT, tokens_BT)
@@ -89,8 +89,8 @@ def decode(
         emitted = int(emitted_B.sum())
         ended_at = time.perf_counter()
         trace.add_round(
-            draft_s=between(start, drafted),
-            verify_s=between(drafted, verified),
+            draft_s=elapsed_s(start, drafted),
+            verify_s=elapsed_s(drafted, verified),
             round_s=ended_at - started,
             emitted=emitted,
             active=active,

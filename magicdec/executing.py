@@ -49,18 +49,18 @@ def run_document(
 
     made = load_plan(plan_file)
     how = Sampling(**sampling)
-    asked = ranks.agree(read_prompts(prompts, stdin) if ranks.leads else [])
+    asked = ranks.broadcast(read_prompts(prompts, stdin) if ranks.is_rank0 else [])
     limit = max_new_tokens or made.workload.output_len
     loaded = running.load(made, model_dir=model_dir, draft_dir=draft_dir, device=device, ranks=ranks)
-    if measurements is not None and ranks.leads:
+    if measurements is not None and ranks.is_rank0:
         open(measurements, "a", encoding="utf-8").close()  # fail before the work, not after it
     prepared = encode(loaded.tokenizer, asked, stop)
     check_prompts(prepared, loaded.target, limit, prompts)
     drafting = made.model_dump(mode="json", include={"strategy", "policy", "workload"})
     digests = running.text_digests(loaded, prepared, max_new_tokens=limit, sampling=how, drafting=[drafting])
     texts = output or ("-" if texts_to_stdout else None)
-    with Outputs(texts if ranks.leads else None, digests) as outputs:
-        done = ranks.agree(outputs.done)
+    with Outputs(texts if ranks.is_rank0 else None, digests) as outputs:
+        done = ranks.broadcast(outputs.done)
         todo = prepared if compare else [prompt for prompt in prepared if prompt.id not in done]
         skipped = len(prepared) - len(todo)
         if not todo:
@@ -80,7 +80,7 @@ def run_document(
             where=prompts,
             write=outputs.write,
         )
-    if measurements is not None and ranks.leads:
+    if measurements is not None and ranks.is_rank0:
         with open(measurements, "a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(execution.measurement)) + "\n")
     document = {**running.document(execution, made), "prompts_skipped": skipped}

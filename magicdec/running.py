@@ -33,7 +33,7 @@ from magicdec.executor.generate import (
 from magicdec.executor.measuring.acceptance import measure_acceptance
 from magicdec.executor.measuring.measurement import Measurement, summarise
 from magicdec.executor.model.checkpoint import checkpoint_digest, load_model, stop_tokens
-from magicdec.executor.model.tensor_parallel import ALONE, Ranks
+from magicdec.executor.model.tensor_parallel import SINGLE_PROCESS, Ranks
 from magicdec.executor.model.tokenizer import load_tokenizer
 from magicdec.executor.model.transformer import Transformer
 from magicdec.executor.reference_model.corpus import held_out_documents
@@ -63,10 +63,10 @@ class Loaded:
     tokenizer: Tokenizer
     stops: tuple[int, ...]
     digests: tuple[str, ...] = ()
-    ranks: Ranks = ALONE
+    ranks: Ranks = SINGLE_PROCESS
 
 
-def load(plan: Plan, *, model_dir: str | None, draft_dir: str | None, device: str, ranks: Ranks = ALONE) -> Loaded:
+def load(plan: Plan, *, model_dir: str | None, draft_dir: str | None, device: str, ranks: Ranks = SINGLE_PROCESS) -> Loaded:
     """Load what a plan names, from the given directories or where its names lead, and check that it is what was planned."""
     _refuse_compressed(plan)
     folder = _folder("--model-dir", plan.target.name, model_dir)
@@ -196,7 +196,7 @@ def execute(
     check_prompts(prompts, loaded.target, max_new_tokens, where)
     runs = repeats * (2 if compare else 1)
     total = sum(prompt.max_new_tokens or max_new_tokens for prompt in prompts)
-    quiet = not loaded.ranks.leads
+    quiet = not loaded.ranks.is_rank0
     with (
         _bar(len(prompts), "reading prompts", "prompt", quiet) as reading,
         _bar(runs * total, "decoding", "token", quiet) as decoding,

@@ -20,8 +20,9 @@ from ..kv.attention import SlotAttention, Watch
 from ..kv.cache import KvCache
 from ..kv.quantised_cache import QuantisedKv
 from ..kv.selection import OBSERVED, snapkv_slots, streaming_llm_slots
-from ..model.transformer import Attend, Transformer
-from ..system.device import send
+from ..model.attend import Attend
+from ..model.transformer import Transformer
+from ..system.device import to_device
 
 
 class Reading(ABC):
@@ -222,7 +223,7 @@ class QuantisedReading(Reading):
         self.copy.write_row(row, self.cache.k_LBKSH[:, row, :, :known], self.cache.v_LBKSH[:, row, :, :known])
 
     def _extend(self, known_B: Tensor) -> None:
-        slots_BT = send(self._new_slots(known_B), self.cache.device)
+        slots_BT = to_device(self._new_slots(known_B), self.cache.device)
         slots_BKT = slots_BT[:, None].expand(-1, self.cache.k_LBKSH.shape[2], -1)
         for layer in range(self.model.config.num_layers):
             self.copy.write(layer, slots_BT, *self.cache.gather(layer, slots_BKT))

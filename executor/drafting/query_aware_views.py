@@ -12,8 +12,9 @@ from torch import Tensor
 from ..kv.cache import KvCache
 from ..kv.gathered_attention import ChosenAttention
 from ..kv.selection import PAGE, RECENT, quest_slots, top_slots
-from ..model.transformer import Attend, Transformer
-from ..system.device import send
+from ..model.attend import Attend
+from ..model.transformer import Transformer
+from ..system.device import to_device
 from .kv_views import Reading
 
 
@@ -79,7 +80,7 @@ class QuestReading(Reading):
     def _bound(self, rows: slice, pages_BM: Tensor, known_B: Tensor) -> None:
         """Compute the bounds of some pages of some rows from their known keys."""
         k_LBKSH = self.cache.k_LBKSH[:, rows]
-        pages_BM, known_B = send(pages_BM, self.cache.device), send(known_B, self.cache.device)
+        pages_BM, known_B = to_device(pages_BM, self.cache.device), to_device(known_B, self.cache.device)
         slots_BC = (pages_BM[..., None] * PAGE + torch.arange(PAGE, device=pages_BM.device)).flatten(1)
         rows_B1 = torch.arange(len(pages_BM), device=pages_BM.device)[:, None]
         k_BCLKH = k_LBKSH[:, rows_B1, :, slots_BC.clamp(max=self.cache.capacity - 1)]
@@ -93,7 +94,7 @@ class QuestReading(Reading):
 
 
 def _sent(device: torch.device, **tensors: Tensor) -> dict[str, Tensor]:
-    return {name: send(x, device) for name, x in tensors.items()}
+    return {name: to_device(x, device) for name, x in tensors.items()}
 
 
 def _first_in_sight(model: Transformer, positions_B: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..kv.cache import KvCache
 from ..model.transformer import Transformer
 from ..system.device import wait
-from ..system.memory import available_bytes, explained, too_large
+from ..system.memory import available_bytes, explain_out_of_memory, too_large
 from .model_runner import Passes
 from .prefill import prefill
 from .sampling import GREEDY, Sampler, Sampling, row_seed
@@ -83,7 +83,7 @@ class Batch:
         self.bytes_per_row = capacity * model.config.kv_bytes_per_token
         if rows * self.bytes_per_row > available_bytes(model.device):
             raise too_large(rows, self.bytes_per_row, model.device)
-        with explained(rows, self.bytes_per_row, model.device):
+        with explain_out_of_memory(rows, self.bytes_per_row, model.device):
             self.cache = KvCache(model.config, rows, capacity, model.device, model.dtype)
         self.tokens_BS = torch.zeros((rows, capacity + 1), dtype=torch.long)
         self.lengths_B = torch.zeros(rows, dtype=torch.long)
@@ -101,7 +101,7 @@ class Batch:
 
     def memory_explained(self) -> AbstractContextManager[None]:
         """Running out of memory inside names the largest batch that would fit."""
-        return explained(len(self), self.bytes_per_row, self.model.device, held_bytes=self.cache.nbytes)
+        return explain_out_of_memory(len(self), self.bytes_per_row, self.model.device, held_bytes=self.cache.nbytes)
 
     def prefill(self, progress: Progress = lambda row: None) -> None:
         """Give every row its first prompt; call `progress` with the row after each prompt that is read, now or later."""

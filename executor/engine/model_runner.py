@@ -16,10 +16,11 @@ from torch import Tensor
 
 from magicdec.costmodel.base.errors import bad
 
-from ..kernels.cpu_layers import likeliest
+from ..kernels.cpu_bindings import argmax
 from ..kv.attention import SlotAttention
-from ..model.transformer import Attend, Transformer
-from ..system.device import send
+from ..model.attend import Attend
+from ..model.transformer import Transformer
+from ..system.device import to_device
 from .sampling import Answer
 
 Captured = tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Tensor]  # with the places of its arguments and of its answer
@@ -61,12 +62,12 @@ class Passes:
 
     def _likeliest(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend, last_B: Tensor | None) -> Tensor:
         if last_B is not None and tokens_BT.shape[1] > 1:  # the LM head is for the asked ones alone
-            return likeliest(self._logits(tokens_BT, positions_BT, attend, last_B))
+            return argmax(self._logits(tokens_BT, positions_BT, attend, last_B))
         try:
-            found_BT = self.model.likeliest(tokens_BT, positions_BT, attend, min(self.vocab_size, self.model.config.vocab_size))
+            found_BT = self.model.greedy_tokens(tokens_BT, positions_BT, attend, min(self.vocab_size, self.model.config.vocab_size))
         except FloatingPointError:
             raise self._damaged() from None
-        return likeliest(self._logits(tokens_BT, positions_BT, attend, last_B)) if found_BT is None else self._of(found_BT, last_B)
+        return argmax(self._logits(tokens_BT, positions_BT, attend, last_B)) if found_BT is None else self._of(found_BT, last_B)
 
     def _logits(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend, last_B: Tensor | None) -> Tensor:
         logits = self.model.logits(self._of(self._hidden(tokens_BT, positions_BT, attend), last_B))[..., : self.vocab_size]
@@ -79,8 +80,8 @@ class Passes:
 
     def _hidden(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend) -> Tensor:
         """x_BTD; a replayed answer holds until the next one."""
-        tokens_BT, positions_BT = send(tokens_BT, self.model.device), send(positions_BT, self.model.device)
-        if not (isinstance(attend, SlotAttention) and attend.replayable and self.model.alone):
+        tokens_BT, positions_BT = to_device(tokens_BT, self.model.device), to_device(positions_BT, self.model.device)
+        if not (isinstance(attend, SlotAttention) and attend.replayable and not self.model.is_sharded):
             x_BTD: Tensor = self.model(tokens_BT, positions_BT, attend)
             return x_BTD
         key, arguments = (tokens_BT.shape, attend.identity), (tokens_BT, positions_BT, attend.slots_BT, attend.positions_BT)
@@ -101,7 +102,7 @@ class Passes:
         if all_BT.shape[1] == 1:
             return all_BT[:, 0]
         rows_B = torch.arange(len(last_B))
-        return all_BT[send(rows_B, all_BT.device), send(last_B, all_BT.device)]
+        return all_BT[to_device(rows_B, all_BT.device), to_device(last_B, all_BT.device)]
 
     def _damaged(self) -> Exception:
         return bad(self.model.config.name, "", "finite logits", "inf or nan: the weights are damaged or overflow this type")

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from magicdec.costmodel.base.errors import InputError, Problem
 
-from ..kernels.cpu_layers import likeliest
-from ..system.device import send
+from ..kernels.cpu_bindings import argmax
+from ..system.device import to_device
 from .verification import accept_sampled, count_accepted
 
 DRAFT, ACCEPT, REPLACE = 0, 1, 2  # what a draw is for: a draft token, its acceptance, the target's own token
@@ -72,7 +72,7 @@ def logits_to_probs(logits: Tensor, sampling: Sampling) -> Tensor:
     Temperature comes first, then top-k, top-p and min-p, each on what the one before left, as engines do it.
     """
     if sampling.greedy:
-        return F.one_hot(likeliest(logits), logits.shape[-1]).to(logits.dtype)
+        return F.one_hot(argmax(logits), logits.shape[-1]).to(logits.dtype)
     scaled = (logits.double() - logits.amax(-1, keepdim=True)) / sampling.temperature  # the largest is 0: none overflows
     if sampling.top_k is not None and sampling.top_k < scaled.shape[-1]:
         least = scaled.topk(sampling.top_k, -1).values[..., -1:]
@@ -154,7 +154,7 @@ class Sampler:
             return answer.likeliest(), None
         logits_BV = answer.logits()
         probs_BV = logits_to_probs(logits_BV, self.sampling)
-        return draw(probs_BV, uniform(self.seeds_B, send(positions_B, logits_BV.device), DRAFT)), probs_BV
+        return draw(probs_BV, uniform(self.seeds_B, to_device(positions_B, logits_BV.device), DRAFT)), probs_BV
 
     def verify(
         self, draft_BG: Tensor, draft_probs_BGV: Tensor | None, answer: Answer, positions_BT: Tensor
@@ -174,7 +174,7 @@ class Sampler:
             target_BT = answer.likeliest()
             return count_accepted(draft_BG, target_BT), target_BT
         logits_BTV = answer.logits()
-        positions_BT = send(positions_BT, logits_BTV.device)
+        positions_BT = to_device(positions_BT, logits_BTV.device)
         target_probs_BTV = logits_to_probs(logits_BTV, self.sampling)
         accept_BG = uniform(self.seeds_B, positions_BT[:, :-1], ACCEPT)
         accepted_B, remainder_BV = accept_sampled(draft_BG, draft_probs_BGV, target_probs_BTV, accept_BG)

@@ -66,7 +66,7 @@ static inline __attribute__((always_inline)) void scores_along(const int H, int 
             for (int i = 0; i < LANES; i++) {
                 if (r == 0) ahead = fetch(ahead, H, H);
                 dot[i] = load(q + r * H) * load(keys + i * H);
-                for (int h = LANES; h < H; h += LANES) dot[i] += load(q + r * H + h) * load(keys + i * H + h);
+                for (int h = LANES; h < H; h += LANES) dot[i] = mul_add(load(q + r * H + h), load(keys + i * H + h), dot[i]);
             }
             store(weight[r] + s, totals_of(dot) * block->scale);
         }
@@ -124,7 +124,7 @@ static inline __attribute__((always_inline)) void scores_of(
         for (int h = 0; h < H; h++) {
             ahead = fetch(ahead, 2 * LANES, share);
             lanes a = load(turned + h * BLOCK + s), b = load(turned + h * BLOCK + s + LANES);
-            for (int r = 0; r < R; r++) left[r] += q[r * H + h] * a, right[r] += q[r * H + h] * b;
+            for (int r = 0; r < R; r++) left[r] = mul_add(all(q[r * H + h]), a, left[r]), right[r] = mul_add(all(q[r * H + h]), b, right[r]);
         }
         for (int r = 0; r < R; r++) store(weight[r] + s, left[r] * scale), store(weight[r] + s + LANES, right[r] * scale);
     }
@@ -163,7 +163,7 @@ static inline __attribute__((always_inline)) void add_values(
             ahead = fetch(ahead, C * LANES, share);
             lanes value[4];
             for (int c = 0; c < C; c++) value[c] = load(v + c * LANES);
-            for (int r = 0; r < R; r++) for (int c = 0; c < C; c++) sums[r][c] += weight[r][s] * value[c];
+            for (int r = 0; r < R; r++) for (int c = 0; c < C; c++) sums[r][c] = mul_add(all(weight[r][s]), value[c], sums[r][c]);
         }
         for (int r = 0; r < R; r++) for (int c = 0; c < C; c++) store(out + r * H + h + c * LANES, sums[r][c]);
     }
@@ -262,7 +262,7 @@ void merge_parts(const Attention *a) {
         for (int64_t i = 0; i < a->splits; i++) {
             const float *part = parts + i * size + row % rows * H, share = exp2_of(all(tops[i * size] - best))[0];
             total += share * sums[i * size];
-            for (int64_t h = 0; h < H; h += LANES) store(into + h, load(into + h) + load(part + h) * share);
+            for (int64_t h = 0; h < H; h += LANES) store(into + h, mul_add(load(part + h), all(share), load(into + h)));
         }
         for (int64_t h = 0; h < H; h += LANES) store(into + h, load(into + h) / total);
     }

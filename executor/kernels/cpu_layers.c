@@ -97,7 +97,7 @@ static inline __attribute__((always_inline)) void tile(const int type, const int
         for (int r = 0; r < R; r++) {
             lanes row = load(x + r * p->in + i);
             HELD(row);
-            for (int c = 0; c < C; c++) sums[r][c] += row * column[c];
+            for (int c = 0; c < C; c++) sums[r][c] = mul_add(row, column[c], sums[r][c]);
         }
     }
     for (int r = 0; r < R; r++) {
@@ -130,7 +130,7 @@ static inline __attribute__((always_inline)) void panel(const int type, const in
         for (int64_t i = 0; i < count; i++) {
             lanes tokens[2];
             for (int n = 0; n < N; n++) tokens[n] = load(x + (n * in + start + i) * LANES);
-            for (int c = 0; c < C; c++) for (int n = 0; n < N; n++) sums[n][c] += w[c][i] * tokens[n];
+            for (int c = 0; c < C; c++) for (int n = 0; n < N; n++) sums[n][c] = mul_add(all(w[c][i]), tokens[n], sums[n][c]);
         }
     }
     for (int n = 0; n < N; n++, r0 += LANES) {
@@ -178,7 +178,7 @@ static void turn(const float *x, int64_t M, int64_t in, float *turned) {
 
 static void normalise(const float *x, const float *weight, int64_t width, float eps, float *y) {
     lanes squares = {0};
-    for (int64_t i = 0; i < width; i += LANES) squares += load(x + i) * load(x + i);
+    for (int64_t i = 0; i < width; i += LANES) squares = mul_add(load(x + i), load(x + i), squares);
     float scale = 1.0f / sqrtf(total_of(squares) / width + eps);
     for (int64_t i = 0; i < width; i += LANES) store(y + i, load(x + i) * scale * load(weight + i));
 }

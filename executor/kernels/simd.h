@@ -18,6 +18,18 @@ static inline lanes load(const float *from) { lanes x; memcpy(&x, from, sizeof x
 static inline void store(float *to, lanes x) { memcpy(to, &x, sizeof x); }
 static inline lanes all(float x) { return (lanes){0} + x; }
 
+/* a * b + c, rounded once where the processor can. Written out because GCC, tuning for Zen, fuses some sums of a source and leaves others:
+ * the same product would then depend on the type of its weights. */
+static inline lanes mul_add(lanes a, lanes b, lanes c) {
+#if defined(__AVX512F__)
+    return (lanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (lanes)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+
 /* How numbers lie in memory; they are computed with in float32, which holds each of the others exactly. */
 enum { FLOAT32, FLOAT16, BFLOAT16 };
 
@@ -109,11 +121,11 @@ static inline lanes exp2_of(lanes x) {
     x = larger(all(-127.0f), x);
     wholes n = __builtin_convertvector(x - 0.5f, wholes);
     lanes r = x - __builtin_convertvector(n, lanes);
-    lanes p = r * 1.535336188319500e-4f + 1.339887440266574e-3f;
-    p = p * r + 9.618437357674640e-3f;
-    p = p * r + 5.550332471162809e-2f;
-    p = p * r + 2.402264791363012e-1f;
-    p = p * r + 6.931472028550421e-1f;
-    p = p * r + 1.0f;
+    lanes p = mul_add(r, all(1.535336188319500e-4f), all(1.339887440266574e-3f));
+    p = mul_add(p, r, all(9.618437357674640e-3f));
+    p = mul_add(p, r, all(5.550332471162809e-2f));
+    p = mul_add(p, r, all(2.402264791363012e-1f));
+    p = mul_add(p, r, all(6.931472028550421e-1f));
+    p = mul_add(p, r, all(1.0f));
     return (lanes)((wholes)p + (n << 23));
 }

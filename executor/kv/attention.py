@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..kernels import cpu_attention
 from ..kernels.cpu_attention import Kernel
-from ..system.device import send
+from ..system.device import to_device
 from .cache import KvCache
 from .quantised_cache import QuantisedKv
 
@@ -77,13 +77,13 @@ class SlotAttention:
         watch: Watch | None = None,
     ):
         self.cache, self.window, self.also_store, self.watch, self._host_slots_BT = cache, window, also_store, watch, slots_BT
-        self.slots_BT = send(slots_BT, cache.device)
-        self.positions_BT = self.slots_BT if positions_BT is None else send(positions_BT, cache.device)
+        self.slots_BT = to_device(slots_BT, cache.device)
+        self.positions_BT = self.slots_BT if positions_BT is None else to_device(positions_BT, cache.device)
         self.stop = int(slots_BT.max()) + 1
 
     @property
-    def alone(self) -> bool:
-        """Nothing is done but to store the new entries in one cache and to read that."""
+    def only_reads_cache(self) -> bool:
+        """True if it only appends to one full-precision cache and reads it: no second cache, no observer."""
         return isinstance(self.cache, KvCache) and self.also_store is None and self.watch is None
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from magicdec.costmodel.models.transformer import TransformerConfig
 
-from ..system.device import Scratch, in_large_pages, send
+from ..system.device import Workspace, to_device, zeros_in_huge_pages
 
 
 class KvCache:
@@ -25,9 +25,9 @@ class KvCache:
 
     def __init__(self, config: TransformerConfig, batch_size: int, capacity: int, device: torch.device, dtype: torch.dtype):
         shape = (config.num_layers, batch_size, config.num_kv_heads, capacity, config.head_dim)
-        self.k_LBKSH, self.v_LBKSH = in_large_pages(shape, device, dtype), in_large_pages(shape, device, dtype)
+        self.k_LBKSH, self.v_LBKSH = zeros_in_huge_pages(shape, device, dtype), zeros_in_huge_pages(shape, device, dtype)
         self._rows_B1 = torch.arange(batch_size, device=device)[:, None]
-        self.scratch = Scratch(device, dtype)  # for attention scores
+        self.scratch = Workspace(device, dtype)  # for attention scores
 
     @property
     def device(self) -> torch.device:
@@ -86,6 +86,6 @@ class KvCache:
 
     def copy_to(self, other: KvCache, slots_BT: Tensor, other_slots_BT: Tensor) -> None:
         """Copy some slots of every row to other slots of the same row of `other`; their numbers may be on the host."""
-        rows, slots_BT, other_slots_BT = self._rows_B1, send(slots_BT, self.device), send(other_slots_BT, self.device)
+        rows, slots_BT, other_slots_BT = self._rows_B1, to_device(slots_BT, self.device), to_device(other_slots_BT, self.device)
         other.k_LBKSH[:, rows, :, other_slots_BT] = self.k_LBKSH[:, rows, :, slots_BT]
         other.v_LBKSH[:, rows, :, other_slots_BT] = self.v_LBKSH[:, rows, :, slots_BT]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..system.device import send
+from ..system.device import to_device
 from .attention import visible
 from .cache import KvCache
 
@@ -31,7 +31,7 @@ class ChosenAttention:
 
     def __init__(self, cache: KvCache, positions_BT: Tensor, window: int | None, choose: Choose):
         self.cache, self.window, self.choose = cache, window, choose
-        self.positions_BT = send(positions_BT, cache.device)
+        self.positions_BT = to_device(positions_BT, cache.device)
 
     def __call__(self, layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
         self.cache.write(layer, self.positions_BT, k_BKTH, v_BKTH)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from magicdec.costmodel.models.transformer import TransformerConfig
 
-from ..system.device import Scratch
+from ..system.device import Workspace
 
 LARGEST = {"int8": 127.0, "int4": 7.0, "fp8": 448.0}  # what a scale maps to 1
 STORED = {"int8": torch.int8, "int4": torch.uint8, "fp8": torch.float8_e4m3fn}
@@ -51,7 +51,7 @@ class QuantisedKv:
         self._stored = torch.zeros(shape, device=device, dtype=STORED[kv_dtype])
         self._scales = torch.zeros((*shape[:-1], 1), device=device, dtype=dtype)
         self._rows_B1 = torch.arange(batch_size, device=device)[:, None]
-        self.scratch = Scratch(device, dtype)  # for attention scores
+        self.scratch = Workspace(device, dtype)  # for attention scores
 
     @property
     def device(self) -> torch.device:

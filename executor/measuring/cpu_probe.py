@@ -7,11 +7,10 @@ Shapes: B batch, T query tokens, S slots.
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
 
@@ -23,11 +22,13 @@ from ..drafting.policy import Always
 from ..engine.batch import Batch, Prompt
 from ..engine.model_runner import Passes
 from ..generate import make_drafter
-from ..kernels.cpu_layers import linear, usable
+from ..kernels.cpu_bindings import linear, usable
 from ..kv.attention import SlotAttention
 from ..kv.cache import KvCache
+from ..model.dtypes import HALF_DTYPES
 from ..model.transformer import Transformer
-from .measurement import processor_name, seconds
+from ..system.machine import last_level_cache_bytes, memory_bytes, processor_name
+from .measurement import seconds
 
 MEMORY_CHANGE = 0.15  # of the read rate: so much, and what was measured holds no longer
 BATCH_SIZES, CONTEXT_LENS, QUERY_LENS = (1, 4, 16), (512, 2048, 4096), (1, 2, 3, 4, 5, 7, 9)
@@ -102,7 +103,7 @@ def probe_cpu(config: TransformerConfig, progress: Callable[[], object] = lambda
                 passes.append(Pass(batch_size, query_len, context_len, measured_s))
                 progress()
     del cache
-    rate = _product_rate()
+    rates = _product_rates()
     progress()
     bandwidth = read_rate()
     progress()
@@ -110,11 +111,11 @@ def probe_cpu(config: TransformerConfig, progress: Callable[[], object] = lambda
     progress()
     return Probe(
         description=f"{processor_name()}, {torch.get_num_threads()} threads",
-        flop_per_s={"float32": rate},
+        flop_per_s=rates,
         memory_bandwidth_bytes_per_s=bandwidth,
-        memory_bytes=float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+        memory_bytes=memory_bytes(),
         cores=torch.get_num_threads(),
-        cache_bytes=_cache_bytes(),
+        cache_bytes=last_level_cache_bytes(),
         round_overhead_s=overhead_s,
         passes=tuple(passes),
     )
@@ -141,13 +142,18 @@ def decoding_pass(passes: Passes, cache: KvCache, query_len: int, context_len: i
     passes(tokens_BT, positions_BT, attend).likeliest()
 
 
-def _product_rate(size: int = 2048) -> float:
-    """Of a large product in float32, by torch or by the kernels that passes use, whichever is faster. [FLOP/s]"""
+def _product_rates(size: int = 2048) -> dict[str, float]:
+    """Rate of a large product, by type of its weights: float32 by torch or the C kernels, whichever is faster. [FLOP/s]
+
+    16-bit weights are measured only where the C kernels multiply them, so planning knows from the profile that they do.
+    """
     a = torch.randn(size, size)
-    ways: list[Callable[[], object]] = [lambda: a @ a]
-    if usable(a):
-        ways.append(lambda: linear(a, a))
-    return 2 * size**3 / min(seconds(way, repeats=5) for way in ways)
+    ways: dict[str, list[Callable[[], object]]] = {"float32": [lambda: a @ a]}
+    for dtype in ("float32", *HALF_DTYPES):
+        weight = a.to(getattr(torch, dtype))
+        if usable(weight):
+            ways.setdefault(dtype, []).append(partial(linear, a, weight))
+    return {dtype: 2 * size**3 / min(seconds(way, repeats=5) for way in found) for dtype, found in ways.items()}
 
 
 def read_rate(elements: int = 128 * 2**20) -> float:
@@ -170,11 +176,3 @@ def _round_overhead(model: Transformer, rounds: int = 8) -> float:
     drafter = make_drafter(Strategy("self", "streaming_llm", 64, gamma), batch, None)
     trace = decode(batch, steer=Always(drafter, gamma))
     return statistics.median(r - d - v for r, d, v in zip(trace.round_s, trace.draft_s, trace.verify_s, strict=True))
-
-
-def _cache_bytes() -> float:
-    sizes = []
-    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = file.read_text().strip()
-        sizes.append(float(text.rstrip("KM")) * {"K": 2**10, "M": 2**20}.get(text[-1], 1))
-    return max(sizes, default=2.0**25)

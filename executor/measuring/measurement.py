@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from ..kernels import build as compiled
 from ..kv.attention import gpu_kernel
 from ..kv.gathered_attention import ChosenAttention
 from ..model.transformer import Transformer
+from ..system.machine import processor_name
 from .throughput import achieved
 
 SCHEMA_VERSION = 1
@@ -67,16 +67,6 @@ def peak_memory_bytes(device: str = "cpu") -> float:
     if device.startswith("cuda"):
         return float(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
-
-
-def processor_name() -> str:
-    """The CPU, as it calls itself."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:

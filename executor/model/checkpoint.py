@@ -18,8 +18,9 @@ from magicdec.costmodel.base.errors import InputError, Problem, bad
 from magicdec.costmodel.models.hf_config import EXECUTABLE_FAMILIES, load_config
 from magicdec.costmodel.models.transformer import TransformerConfig
 
-from .dtypes import on_cpu
-from .tensor_parallel import ALONE, Ranks
+from ..kernels.build import kernels
+from .dtypes import cpu_execution
+from .tensor_parallel import SINGLE_PROCESS, Ranks
 from .transformer import Transformer
 
 NAMES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # of types in safetensors files
@@ -29,7 +30,7 @@ IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")  # buffer
 
 
 def load_model(
-    folder: str | Path, *, device: str = "cpu", dtype: str | None = None, name: str | None = None, ranks: Ranks = ALONE
+    folder: str | Path, *, device: str = "cpu", dtype: str | None = None, name: str | None = None, ranks: Ranks = SINGLE_PROCESS
 ) -> Transformer:
     """The model of a checkpoint directory, ready for inference.
 
@@ -55,14 +56,14 @@ def load_model(
         raise bad(folder / "config.json", "model_type", expected, f"{config.family}, which can be planned only")
     files = _shards(folder)
     if dtype is None and device == "cpu":
-        config = _as_stored(on_cpu(config, alone=ranks.size == 1), files)
+        config = _as_stored(cpu_execution(config, kernels=ranks.size == 1 and kernels() is not None), files)
     else:
         config = config.with_dtype(dtype or config.dtype)
     with torch.device("meta"):
         model, whole = Transformer(config, ranks), Transformer(config)
     wanted = dict(whole.named_parameters(remove_duplicate=False))
     own = dict(model.named_parameters(remove_duplicate=False))
-    parts = {key: ranks.part(wanted[key].shape, own[key].shape) for key in wanted}
+    parts = {key: ranks.shard_slices(wanted[key].shape, own[key].shape) for key in wanted}
     types = {key: own[key].dtype for key in own}
     tensors = _read_tensors(folder, files, wanted, parts, types, config.tied_embeddings, device)
     model.load_state_dict(tensors, strict=False, assign=True)

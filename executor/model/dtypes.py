@@ -1,4 +1,4 @@
-"""In which types a model runs on a CPU."""
+"""Storage and compute dtypes for CPU execution. Imports no torch and loads no library, so planning can use it."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from dataclasses import replace
 from magicdec.costmodel.models.hf_config import EXECUTABLE_FAMILIES
 from magicdec.costmodel.models.transformer import TransformerConfig
 
-from ..kernels.build import kernels
+from ..kernels.build import VECTOR_WIDTH
 
-LANES = 16  # the most of simd.h: dimensions must be multiples
-NARROW = ("float16", "bfloat16")
+HALF_DTYPES = ("float16", "bfloat16")
 
 
-def fit(config: TransformerConfig) -> bool:
-    """The C kernels can compute the layers of a model of this shape."""
+def kernels_fit(config: TransformerConfig) -> bool:
+    """Whether the C kernels can compute the layers of a model of this shape."""
     sizes = (config.d_model, config.head_dim, config.d_ff)
-    return config.family in EXECUTABLE_FAMILIES and all(size % LANES == 0 for size in sizes)
+    return config.family in EXECUTABLE_FAMILIES and all(size % VECTOR_WIDTH == 0 for size in sizes)
 
 
-def on_cpu(config: TransformerConfig, *, alone: bool = True) -> TransformerConfig:
-    """The model as a CPU runs it: computed in float32, or in float64 if it is stored so.
+def cpu_execution(config: TransformerConfig, *, kernels: bool) -> TransformerConfig:
+    """The model with the dtypes it runs in on a CPU.
 
-    Its matrices stay in the 16 bits they are stored in where the C kernels read them: float32 holds such numbers exactly, so
-    nothing but the bytes read depends on it.
+    Models are computed in float32, or in float64 if they are stored so. Where the C kernels compute the layers, matrices stay
+    in the 16 bits they are stored in: float32 holds these numbers exactly, so this changes only how many bytes are read.
 
     Args:
-        config: As it is stored.
-        alone: No other process shares it: layers that several share are computed by torch.
+        config: The model as it is stored.
+        kernels: The C kernels compute it. When a model is loaded: they are usable and no other process shares it. When a run
+            is planned: the CPU's profile has a rate for `config.dtype`, which is measured only with the kernels.
     """
     if config.bytes_per_element > 4:
         return config
-    wide = config.with_dtype("float32")
-    one_type = config == config.with_dtype(config.dtype)
-    if config.dtype in NARROW and one_type and alone and fit(config) and kernels() is not None:
-        return replace(wide, embedding_dtype=config.dtype, linear_dtype=config.dtype)
-    return wide
+    computed = config.with_dtype("float32")
+    one_dtype = config == config.with_dtype(config.dtype)
+    if kernels and config.dtype in HALF_DTYPES and one_dtype and kernels_fit(config):
+        return replace(computed, embedding_dtype=config.dtype, linear_dtype=config.dtype)
+    return computed

@@ -1,8 +1,8 @@
-"""Tensor parallelism: processes that hold a part of every layer each, started by torchrun, and compute one model together.
+"""Tensor parallelism: processes started by torchrun that each hold a shard of every layer and compute one model together.
 
-Each process runs a narrower model: its share of the query and KV heads and of the MLP's width, over the whole of the
-embeddings, norms and LM head. Only the outputs of attention and MLP are partial sums; they are added up over all
-processes, so everything after them, choices included, is the same everywhere.
+Each process runs a narrower model: its shard of the query heads, the KV heads and the MLP's width, and the whole embeddings,
+norms and LM head. Only the outputs of attention and MLP are partial sums. They are summed over all processes (all-reduce), so
+everything that follows, sampled tokens included, is the same in each process.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """One of several processes that share models.
+    """This process's place among those that share a model.
 
     Attributes:
-        rank: Which of them this is.
-        size: How many there are.
+        rank: Index of this process.
+        size: Number of processes.
     """
 
     rank: int = 0
     size: int = 1
 
     @property
-    def leads(self) -> bool:
-        """The one that reads prompts, writes and prints."""
+    def is_rank0(self) -> bool:
+        """True for the process that reads prompts, writes files and prints."""
         return self.rank == 0
 
-    def share(self, config: TransformerConfig) -> TransformerConfig:
-        """The narrower model that one process holds. KV heads that are fewer than the processes are held by several.
+    def shard(self, config: TransformerConfig) -> TransformerConfig:
+        """The narrower model that one process holds. KV heads are replicated where there are fewer of them than processes.
 
         Raises:
-            InputError: Heads or the MLP's width do not divide evenly.
+            InputError: The number of heads or the MLP's width is not divisible by the number of processes.
         """
         kv_heads = config.num_kv_heads
         rules = [
@@ -54,8 +54,8 @@ class Ranks:
         ]
         problems = [
             Problem(config.name, key, f"a number that {self.size} processes can share evenly", str(found))
-            for key, found, even in rules
-            if not even
+            for key, found, divides in rules
+            if not divides
         ]
         if problems:
             raise InputError(*problems)
@@ -66,21 +66,26 @@ class Ranks:
             d_ff=config.d_ff // self.size,
         )
 
-    def part(self, whole: torch.Size, own: torch.Size) -> tuple[slice, ...]:
-        """Where this process's part of a parameter lies: in the one dimension, if any, in which it is narrower."""
+    def shard_slices(self, whole: torch.Size, own: torch.Size) -> tuple[slice, ...]:
+        """Slices that cut this process's shard out of a parameter.
+
+        Args:
+            whole: Shape of the parameter in the whole model.
+            own: Its shape in this process, smaller in at most one dimension.
+        """
         return tuple(
-            slice(first := self.rank * (large // small) // self.size * small, first + small)
+            slice(start := self.rank * (large // small) // self.size * small, start + small)
             for large, small in zip(whole, own, strict=True)
         )
 
     def sum(self, partial: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
+        """Sum a tensor over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(partial)
         return partial
 
-    def agree(self, value: T) -> T:
-        """What the first process has for a value, which others may pass as they like."""
+    def broadcast(self, value: T) -> T:
+        """Broadcast rank 0's value; the argument is ignored elsewhere."""
         if self.size == 1:
             return value
         values = [value]
@@ -88,18 +93,22 @@ class Ranks:
         return values[0]
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Ranks]:
-    """The processes that torchrun started, connected meanwhile; this process alone if it did not."""
+def process_group(device: str) -> Iterator[Ranks]:
+    """Connect the processes that torchrun started; without torchrun, yield `SINGLE_PROCESS`.
+
+    Args:
+        device: "cuda" connects GPUs by NCCL, anything else processes by gloo.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
-    # Imported while processes are connected, as much of torch does on first use, this module would keep the connection as the
-    # default of its arguments: gloo's threads would outlive it, and abort the process if they want the interpreter at its end.
+    # Parts of torch import this module on first use. Imported while a process group exists, it keeps the group as a default
+    # argument: gloo's threads then outlive the group, and can abort the process at interpreter exit.
     import torch.distributed.nn.functional
 
     on_gpus = device == "cuda" and torch.cuda.is_available()

@@ -1,4 +1,4 @@
-"""Text to tokens and back: the checkpoint's own `tokenizer.json`."""
+"""The tokenizer of a checkpoint: text to token ids and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from magicdec.costmodel.base.errors import bad
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer of a checkpoint directory. Raises `InputError` when there is none."""
+    """Load `tokenizer.json` of a checkpoint directory.
+
+    Raises:
+        InputError: The file is missing or unreadable.
+    """
     file = Path(folder) / "tokenizer.json"
     if not file.is_file():
         raise bad(file, "", "the checkpoint's tokenizer.json", "nothing")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,17 +18,11 @@ from torch import Tensor, nn
 from magicdec.costmodel.models.architecture import RopeScaling
 from magicdec.costmodel.models.transformer import TransformerConfig
 
-from ..kernels import cpu_layers
-from .dtypes import fit
-from .tensor_parallel import ALONE, Ranks
-
-
-class Attend(Protocol):
-    """What one layer's queries see. It may store the new keys and values, and decides which others are read."""
-
-    def __call__(self, layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
-        """Attention output, of the shape of `q_BNTH`."""
-        ...
+from ..kernels import cpu_bindings
+from .attend import Attend, DecoderBackend, RopeTables
+from .cpu_decoder import CpuDecoder
+from .dtypes import kernels_fit
+from .tensor_parallel import SINGLE_PROCESS, Ranks
 
 
 def attend_causal(layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, window: int | None = None) -> Tensor:
@@ -107,7 +100,7 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(Layer(config, layer, ranks) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
 
-    def run(self, tokens_BT: Tensor, positions_BT: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+    def run(self, tokens_BT: Tensor, positions_BT: Tensor, rope: RopeTables, attend: Attend) -> Tensor:
         """Final hidden states x_BTD, normalised. `rope` holds cosine and sine of every position."""
         x_BTD = self.embed_tokens(tokens_BT).to(self.norm.weight.dtype)
         cos_BTH, sin_BTH = (table_SH[positions_BT] for table_SH in rope)
@@ -115,6 +108,12 @@ class Stack(nn.Module):
             x_BTD = layer(x_BTD, cos_BTH, sin_BTH, attend)
         normed: Tensor = self.norm(x_BTD)
         return normed
+
+    def greedy_tokens(
+        self, tokens_BT: Tensor, positions_BT: Tensor, rope: RopeTables, attend: Attend, vocab_size: int
+    ) -> Tensor | None:
+        """None: torch has no call that does all of this at once."""
+        return None
 
 
 class Transformer(nn.Module):
@@ -126,16 +125,16 @@ class Transformer(nn.Module):
     Attributes:
         whole: What it is built from.
         config: What of it this process holds, a narrower model if several share it; else all.
-        alone: No other process shares it.
+        is_sharded: Several processes hold a part of it each.
     """
 
     cos_SH: Tensor
     sin_SH: Tensor
 
-    def __init__(self, whole: TransformerConfig, ranks: Ranks = ALONE):
+    def __init__(self, whole: TransformerConfig, ranks: Ranks = SINGLE_PROCESS):
         super().__init__()
         self.whole = whole
-        self.config = config = ranks.share(whole)
+        self.config = config = ranks.shard(whole)
         self.model = Stack(config, ranks)
         self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         if config.tied_embeddings:
@@ -150,8 +149,8 @@ class Transformer(nn.Module):
             embedding.weight.data = embedding.weight.to(getattr(torch, config.embedding_dtype or config.dtype))
         if self.device.type != "meta":
             self.fill_rope_tables()
-        self.alone = ranks.size == 1
-        self._cpu_stack: cpu_layers.CpuStack | None = None
+        self.is_sharded = ranks.size > 1
+        self._cpu_decoder: CpuDecoder | None = None
 
     def fill_rope_tables(self) -> None:
         """Compute the rotary tables, in double precision, on the device of the weights."""
@@ -180,39 +179,38 @@ class Transformer(nn.Module):
             x_BTD.
         """
         attend = attend or partial(attend_causal, window=self.config.sliding_window)
-        return self._stack.run(tokens_BT, positions_BT, (self.cos_SH, self.sin_SH), attend)
+        return self._backend.run(tokens_BT, positions_BT, (self.cos_SH, self.sin_SH), attend)
 
-    def likeliest(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend, answers: int) -> Tensor | None:
-        """The likeliest next token after each, where that takes less than all logits; None where it does not.
+    def greedy_tokens(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend, vocab_size: int) -> Tensor | None:
+        """Greedy next token at each position via the fused CPU kernel, or None if it does not apply.
 
         Args:
-            tokens_BT, positions_BT, attend: As `forward` takes them.
-            answers: Only the first so many ids may be answered.
+            tokens_BT, positions_BT, attend: As in `forward`.
+            vocab_size: Only the first `vocab_size` ids are considered.
 
         Raises:
             FloatingPointError: A logit is infinite or NaN.
         """
-        stack = self._stack
-        if isinstance(stack, cpu_layers.CpuStack) and stack.takes(attend):
-            return stack.likeliest(tokens_BT, positions_BT, (self.cos_SH, self.sin_SH), attend, answers)
-        return None
+        return self._backend.greedy_tokens(tokens_BT, positions_BT, (self.cos_SH, self.sin_SH), attend, vocab_size)
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """logits_BTV of hidden states."""
         weight_VD = self.lm_head.weight
-        if x_BTD.dtype == torch.float32 and cpu_layers.usable(weight_VD):
-            return cpu_layers.linear(x_BTD, weight_VD)
+        if x_BTD.dtype == torch.float32 and cpu_bindings.usable(weight_VD):
+            return cpu_bindings.linear(x_BTD, weight_VD)
         logits_BTV: Tensor = self.lm_head(x_BTD)
         return logits_BTV
 
     @property
-    def _stack(self) -> Stack | cpu_layers.CpuStack:
-        """The stack in the form that computes fastest."""
-        if self.alone and self.dtype == torch.float32 and fit(self.config) and cpu_layers.usable(self.lm_head.weight):
-            if self._cpu_stack is None:
-                self._cpu_stack = cpu_layers.CpuStack(self.model, self.lm_head.weight, self.config)
-            return self._cpu_stack
-        return self.model
+    def _backend(self) -> DecoderBackend:
+        """The fastest backend that can compute the layers as they are now."""
+        head_VD = self.lm_head.weight
+        if self.is_sharded or self.dtype != torch.float32 or not kernels_fit(self.config) or not cpu_bindings.usable(head_VD):
+            return self.model
+        if self._cpu_decoder is None:
+            stack = self.model
+            self._cpu_decoder = CpuDecoder(stack.layers, stack.embed_tokens.weight, stack.norm.weight, head_VD, self.config)
+        return self._cpu_decoder
 
 
 def rotate(x_BNTH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where things measured or compiled on this machine are kept between runs."""
+"""Folder for what is measured or compiled on this machine and kept between runs."""
 
 import os
 import tempfile
@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The user's cache folder for magicdec, made private to the user; a temporary one where there is no home."""
+    """The user's cache folder for magicdec, created with access for the user only.
+
+    It is `$XDG_CACHE_HOME/magicdec`, by default `~/.cache/magicdec`; below the temporary folder if there is no home directory.
+    """
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:

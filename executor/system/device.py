@@ -1,7 +1,7 @@
-"""What the host does with a device: make room on it, send to it and time it, without waiting for it.
+"""Host-side helpers for a device: allocate, copy to it and time it without waiting for it.
 
-Bookkeeping (lengths, positions, known tokens) lives on the host; keys, values and what models compute live on the device. The
-host waits once a round, when it fetches what was accepted.
+Bookkeeping (lengths, positions, accepted tokens) stays on the host; keys, values and activations stay on the device. The host
+waits once per round, when it fetches the accepted tokens.
 """
 
 from __future__ import annotations
@@ -15,32 +15,37 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-Mark = float | torch.cuda.Event
+Timestamp = float | torch.cuda.Event  # [s], or an event on the current CUDA stream
 
 
-def send(x: Tensor, device: torch.device) -> Tensor:
-    """A host tensor on the device; one that is there already as it is."""
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Copy to `device` without blocking; no-op if already there."""
     return x.to(device, non_blocking=True)
 
 
-def in_large_pages(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Zeros; on a Linux CPU in large pages if it has any: there is less to look up in reading them from end to end."""
+def zeros_in_huge_pages(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Zeros; on a CPU backed by transparent huge pages where Linux has them (fewer TLB misses)."""
     memory = torch.empty(shape, device=device, dtype=dtype)
     if device.type == "cpu" and hasattr(mmap, "MADV_HUGEPAGE"):
-        first = -(-memory.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-        whole = (memory.data_ptr() + memory.nbytes - first) // mmap.PAGESIZE * mmap.PAGESIZE
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(max(whole, 0)), mmap.MADV_HUGEPAGE)  # a wish: may fail
+        start = -(-memory.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = (memory.data_ptr() + memory.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
+        # Only advice: if the kernel refuses, pages stay small.
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(max(size, 0)), mmap.MADV_HUGEPAGE)
     return memory.zero_()
 
 
-class Scratch:
-    """Memory that is kept from step to step: fresh pages cost more than what is done in them."""
+class Workspace:
+    """Memory for temporary results that is kept from step to step: faulting in new pages costs more than computing in them.
+
+    Args:
+        device, dtype: Of its tensors.
+    """
 
     def __init__(self, device: torch.device, dtype: torch.dtype):
         self._held = torch.empty(0, device=device, dtype=dtype)
 
     def __call__(self, *shape: int) -> Tensor:
-        """A part of it in this shape; what was there before is anybody's."""
+        """Uninitialised view of the given shape. It shares its memory with all earlier ones."""
         count = math.prod(shape)
         if self._held.numel() < count:
             self._held = self._held.new_empty(count + count // 4)
@@ -48,24 +53,25 @@ class Scratch:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all that was sent to it."""
+    """Block until the device has finished everything it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def mark(device: torch.device) -> Mark:
-    """A moment in what the device does."""
+def record_time(device: torch.device) -> Timestamp:
+    """Record the time at which the device reaches this point."""
     if device.type != "cuda":
         return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record()
     return event
 
 
-def between(first: Mark, second: Mark) -> float:
-    """Time between two moments, of which the device must have passed the second. [s]"""
+def elapsed_s(first: Timestamp, second: Timestamp) -> float:
+    """Time between two recorded points of one device, which must have passed the second. [s]"""
     if isinstance(first, float) or isinstance(second, float):
         assert isinstance(first, float)
         assert isinstance(second, float)
         return second - first
-    return first.elapsed_time(second) / 1e3
+    milliseconds: float = first.elapsed_time(second)  # type: ignore[no-untyped-call]
+    return milliseconds / 1e3

@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike
 
 from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
-from magicdec.costmodel.planning.search import GAMMAS
+from magicdec.costmodel.planning.best_gamma import evaluate_best_gamma
 from magicdec.costmodel.speculation.drafts import Draft
-from magicdec.costmodel.speculation.evaluate import Evaluation, evaluate_grid
+from magicdec.costmodel.speculation.evaluate import GridInputs, evaluate_grid
 
 from ..inputs.names import DEFAULT_KV_BUDGET, find_draft
 from ..inputs.scenario import Scenario, resolve_scenario
@@ -134,32 +134,18 @@ def evaluate(
     """`predict` with model, machine and draft resolved already; the arguments are those of `predict`."""
     budget = np.asarray((DEFAULT_KV_BUDGET if kv_budget is None else kv_budget) if draft.sparse else np.inf, np.float64)
 
-    def at(gammas: ArrayLike) -> Evaluation:
-        return evaluate_grid(
-            scenario.deployment,
-            draft,
-            batch_size=batch_size,
-            context_len=context_len,
-            gamma=gammas,
-            kv_budget=budget,
-            acceptance_rate=acceptance_rate,
-            acceptance_by_position=acceptance_by_position,
-            mean_acceptance_length=mean_acceptance_length,
-            curves=scenario.model.curves,
-        )
-
-    if not draft.drafts:
-        chosen: ArrayLike = 0
+    inputs: GridInputs = {
+        "batch_size": batch_size,
+        "context_len": context_len,
+        "kv_budget": budget,
+        "acceptance_rate": acceptance_rate,
+        "acceptance_by_position": acceptance_by_position,
+        "mean_acceptance_length": mean_acceptance_length,
+        "curves": scenario.model.curves,
+    }
+    if gamma is None or not draft.drafts:
+        evaluation = evaluate_best_gamma(scenario.deployment, draft, **inputs)
     else:
-        chosen = best_gamma([at(g) for g in GAMMAS]) if gamma is None else gamma
+        evaluation = evaluate_grid(scenario.deployment, draft, gamma=gamma, **inputs)
     batches, contexts = np.asarray(batch_size, np.float64), np.asarray(context_len, np.float64)
-    return Prediction(scenario, draft, batches, contexts, budget, at(chosen))
-
-
-def best_gamma(evaluations: Sequence[Evaluation]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """The gamma of `GAMMAS` with the largest speedup at every point; with unknown acceptance, the one that asks for the least."""
-    shape = np.broadcast_shapes(*(e.round.speedup.shape for e in evaluations))
-    speedups = np.stack([np.broadcast_to(e.round.speedup, shape) for e in evaluations])
-    if np.isnan(speedups).all():
-        speedups = -np.stack([np.broadcast_to(e.round.minimum_acceptance_rate(), shape) for e in evaluations])
-    return np.asarray(np.array(GAMMAS)[np.nan_to_num(speedups, nan=-np.inf).argmax(axis=0)])
+    return Prediction(scenario, draft, batches, contexts, budget, evaluation)

@@ -38,19 +38,15 @@ TRIES = 3  # at a measurement during which memory keeps its speed
 
 def cpu_profile_file() -> Path:
     """Where the profile is kept; another processor, core count, torch, kernel source or setting has another file."""
-    import platform  # slow to import, like the next, and only needed here
-    from importlib.metadata import version
+    from importlib.metadata import version  # slow to import, and only needed here
 
-    from magicdec.executor.kernels.build import sources
+    from magicdec.executor.kernels.build import compiler, sources
     from magicdec.executor.system.cache_dir import cache_folder
+    from magicdec.executor.system.machine import processor_name
 
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    processor = next((line for line in lines if line.startswith("model name")), platform.processor())
     settings = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MAGICDEC_CPU_KERNEL", "MAGICDEC_CFLAGS")]
-    facts = [processor, str(os.cpu_count()), *settings, version("torch"), __version__, str(SCHEMA_VERSION), *sources().values()]
+    facts = [processor_name(), str(os.cpu_count()), *settings, version("torch"), __version__, str(SCHEMA_VERSION)]
+    facts += [str(compiler()), *sources().values()]
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
     return cache_folder() / f"cpu-{key}.yaml"
 
@@ -62,10 +58,11 @@ def measure_cpu(model: TransformerConfig) -> HardwareProfile:
     """
     from tqdm import tqdm
 
+    from magicdec.executor.kernels.build import kernels
     from magicdec.executor.measuring.cpu_probe import num_measurements, probe_cpu, read_rate, same_memory
-    from magicdec.executor.model.dtypes import on_cpu
+    from magicdec.executor.model.dtypes import cpu_execution
 
-    config = on_cpu(model)
+    config = cpu_execution(model, kernels=kernels() is not None)
     for _ in range(TRIES):
         before = read_rate()
         with tqdm(total=num_measurements(), desc="measuring this CPU", leave=False, disable=None) as bar:

@@ -128,10 +128,15 @@ def find_draft(
 
 
 def executed(config: TransformerConfig, hardware: HardwareProfile, tensor_parallel: int = 1) -> TransformerConfig:
-    """The configuration with the types that it executes in on `hardware`, shared by `tensor_parallel` processes."""
-    from magicdec.executor.model.dtypes import on_cpu
+    """The configuration with the types that it executes in on `hardware`, shared by `tensor_parallel` processes.
 
-    return on_cpu(config, alone=tensor_parallel == 1) if hardware.name == CPU else config
+    A CPU keeps 16-bit matrices where its profile was measured with kernels that read them, which no sharded model uses.
+    """
+    if hardware.name != CPU:
+        return config
+    from magicdec.executor.model.dtypes import cpu_execution
+
+    return cpu_execution(config, kernels=tensor_parallel == 1 and config.dtype in hardware.peak.flop_per_s)
 
 
 def reference_model_dir() -> Path:

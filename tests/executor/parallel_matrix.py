@@ -20,7 +20,7 @@ from magicdec.executor.engine.batch import Prompt
 from magicdec.executor.engine.sampling import GREEDY, Sampling
 from magicdec.executor.generate import RUNNABLE, run_stream
 from magicdec.executor.model.checkpoint import load_model
-from magicdec.executor.model.tensor_parallel import Ranks, joined
+from magicdec.executor.model.tensor_parallel import Ranks, process_group
 
 KV_HEADS = {"split": 2, "replicated": 1}  # one for each process, and one that both hold
 # Where both hold a KV head, each chooses its entries by half of the queries: another draft, so other samples.
@@ -62,7 +62,7 @@ def threads() -> list[str]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     place = Path(sys.argv[1])
-    with joined("cpu") as ours:
+    with process_group("cpu") as ours:
         found = said(place, ours)
         import torch._dynamo
     found["threads"] = threads()

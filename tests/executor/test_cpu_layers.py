@@ -13,17 +13,18 @@ from tiny_models import tiny_model
 from torch import Tensor
 
 from magicdec.executor.kernels import build as compiled
-from magicdec.executor.kernels import cpu_layers
+from magicdec.executor.kernels import cpu_bindings
 from magicdec.executor.kv.attention import SlotAttention
 from magicdec.executor.kv.cache import KvCache
-from magicdec.executor.model import dtypes as cpu_types
+from magicdec.executor.model import dtypes
 from magicdec.executor.model.transformer import Transformer, attend_causal
+from magicdec.executor.system.machine import instruction_sets
 
 pytestmark = pytest.mark.skipif(compiled.kernels() is None, reason="needs a C compiler")
 
 
 def cpu_flags() -> str:
-    return next((line for line in compiled._cpuinfo() if line.startswith("flags")), "")
+    return instruction_sets()
 
 
 SHAPE = {"d_model": 48, "head_dim": 16, "d_ff": 80, "num_layers": 2}
@@ -42,7 +43,7 @@ def logits(model: Transformer, tokens_BT: Tensor) -> Tensor:
 
 def in_torch(model: Transformer, tokens_BT: Tensor, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     with monkeypatch.context() as patched:
-        patched.setattr(cpu_layers, "usable", lambda weight: False)
+        patched.setattr(cpu_bindings, "usable", lambda weight: False)
         return logits(model, tokens_BT)
 
 
@@ -68,7 +69,7 @@ def test_logits_are_those_of_torch(shape: tuple[int, int], feature: str, monkeyp
 def test_a_product_is_a_product(rows: int, width: int, outputs: int) -> None:
     generator = torch.Generator().manual_seed(rows)
     x, weight = torch.randn(rows, 1, width, generator=generator), torch.randn(outputs, width, generator=generator)
-    found = cpu_layers.linear(x.transpose(0, 1), weight)
+    found = cpu_bindings.linear(x.transpose(0, 1), weight)
     torch.testing.assert_close(found.double(), x.transpose(0, 1).double() @ weight.double().T, atol=1e-5 * width**0.5, rtol=0)
 
 
@@ -81,29 +82,29 @@ def test_a_product_reads_every_number_of_16_bits(dtype: torch.dtype, rows: int) 
     weight[:, 3] = numbers
     x = torch.zeros(rows, 16)
     x[:, 3] = 1
-    found = cpu_layers.linear(x, weight)
+    found = cpu_bindings.linear(x, weight)
     assert torch.equal(found.nan_to_num(nan=1e30), numbers.float().expand(rows, -1).nan_to_num(nan=1e30))
 
 
 @torch.inference_mode()
 def test_they_are_used_where_they_can_be_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.zeros(8, 32)
-    assert cpu_layers.usable(weight)
-    assert not cpu_layers.usable(weight.double())
-    assert not cpu_layers.usable(torch.zeros(8, 24))
-    assert not cpu_layers.usable(torch.zeros(32, 8).T)
-    assert not cpu_layers.usable(torch.zeros(8, 32, device="meta"))
+    assert cpu_bindings.usable(weight)
+    assert not cpu_bindings.usable(weight.double())
+    assert not cpu_bindings.usable(torch.zeros(8, 24))
+    assert not cpu_bindings.usable(torch.zeros(32, 8).T)
+    assert not cpu_bindings.usable(torch.zeros(8, 32, device="meta"))
     with torch.inference_mode(False), torch.enable_grad():
-        assert not cpu_layers.usable(weight), "nothing could be trained through them"
-    monkeypatch.setattr(cpu_layers, "kernels", lambda: None)
-    assert not cpu_layers.usable(weight)
+        assert not cpu_bindings.usable(weight), "nothing could be trained through them"
+    monkeypatch.setattr(cpu_bindings, "kernels", lambda: None)
+    assert not cpu_bindings.usable(weight)
 
 
 @pytest.mark.parametrize("odd", [{"d_ff": 88}, {"head_dim": 8}])
 def test_odd_dimensions_are_left_to_torch(odd: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(dtype="float32", tied_embeddings=True, **{**SHAPE, **odd})
     tokens_BT = torch.tensor([[1, 2, 3]])
-    assert not cpu_types.fit(model.config)
+    assert not dtypes.kernels_fit(model.config)
     torch.testing.assert_close(logits(model, tokens_BT), in_torch(model, tokens_BT, monkeypatch))
 
 
@@ -169,11 +170,11 @@ def test_the_likeliest_is_the_first_of_the_largest(shape: tuple[int, ...]) -> No
     """Few different numbers, so that there are equals, and rows with infinities."""
     logits = torch.randint(-3, 3, shape, generator=torch.Generator().manual_seed(0)).float()
     logits.view(-1, shape[-1])[-1, 0] = float("-inf")
-    found = cpu_layers.likeliest(logits)
+    found = cpu_bindings.argmax(logits)
     assert found.shape == shape[:-1]
     rows = logits.view(-1, shape[-1]).tolist()
     assert found.view(-1).tolist() == [row.index(max(row)) for row in rows]
-    assert torch.equal(cpu_layers.likeliest(logits.double()), logits.double().argmax(-1))
+    assert torch.equal(cpu_bindings.argmax(logits.double()), logits.double().argmax(-1))
 
 
 @pytest.mark.parametrize("wrong", ["token", "position"])

@@ -15,8 +15,9 @@ from magicdec.executor.engine.batch import Prompt
 from magicdec.executor.engine.round_log import Trace
 from magicdec.executor.generate import run_batch
 from magicdec.executor.measuring import measurement as measure
-from magicdec.executor.measuring.measurement import Measurement, environment, processor_name, seconds, summarise
+from magicdec.executor.measuring.measurement import Measurement, environment, seconds, summarise
 from magicdec.executor.measuring.throughput import achieved
+from magicdec.executor.system.machine import processor_name
 
 MODEL = tiny_model()
 WORKLOAD = Workload(2, 100, 5)

@@ -17,7 +17,7 @@ from tiny_models import TINY, perturbed, save_checkpoint, tiny_model, weights_of
 from magicdec.costmodel.base.errors import InputError
 from magicdec.costmodel.plans.strategy import Strategy
 from magicdec.executor.model.checkpoint import load_model
-from magicdec.executor.model.tensor_parallel import ALONE, Ranks
+from magicdec.executor.model.tensor_parallel import SINGLE_PROCESS, Ranks
 from magicdec.executor.model.transformer import Transformer
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     result = torchrun(str(ROOT / "tests" / "executor" / "parallel_matrix.py"), str(folder))
     assert result.returncode == 0, result.stderr[-4000:]
     # Through JSON as theirs, so that tuples are lists in all.
-    alone = json.loads(json.dumps(said(folder, ALONE)))
+    alone = json.loads(json.dumps(said(folder, SINGLE_PROCESS)))
     return [alone, *(json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1))]
 
 
@@ -110,11 +110,11 @@ def test_the_whole_models_configuration_is_known_beside_the_part_that_is_held() 
 
 def test_heads_and_widths_that_do_not_divide_are_all_named() -> None:
     with pytest.raises(InputError) as caught:
-        Ranks(0, 3).share(TINY)
+        Ranks(0, 3).shard(TINY)
     assert [problem.key for problem in caught.value.problems] == ["num_attention_heads", "num_key_value_heads"]
     assert all("3 processes" in problem.expected for problem in caught.value.problems)
     with pytest.raises(InputError, match="intermediate_size"):
-        Ranks(0, 2).share(tiny_model(d_ff=47).config)
+        Ranks(0, 2).shard(tiny_model(d_ff=47).config)
 
 
 # The command.

@@ -13,10 +13,10 @@ from torch import Tensor
 from magicdec.costmodel.base.errors import InputError
 from magicdec.executor.engine.model_runner import Passes
 from magicdec.executor.kernels import build as compiled
-from magicdec.executor.kernels import cpu_layers
+from magicdec.executor.kernels import cpu_bindings
 from magicdec.executor.kv.attention import SlotAttention
 from magicdec.executor.kv.cache import KvCache
-from magicdec.executor.model.dtypes import on_cpu
+from magicdec.executor.model.dtypes import cpu_execution
 from magicdec.executor.model.transformer import Transformer
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def test_the_likeliest_are_those_of_the_logits(rows: int, length: int, even: boo
     """Few and many tokens, rows alike, which threads share out, and unlike; matrices of 32 bits, of 16 and computed by torch."""
     model = tiny_model(**{**SHAPE, "dtype": "float64"})
     if dtype != "float64":
-        narrow = Transformer(on_cpu(model.config.with_dtype(dtype)))
+        narrow = Transformer(cpu_execution(model.config.with_dtype(dtype), kernels=compiled.kernels() is not None))
         narrow.load_state_dict(model.state_dict())
         model = narrow.eval().requires_grad_(False)
     starts = [50] * rows if even else [(17 * row) % 60 for row in range(rows)]
@@ -104,8 +104,8 @@ def test_threads_take_rows_of_their_own_where_reading_all_weights_costs_little()
         library = compiled.kernels()
         assert library is not None
         shape = {"d_model": 64, "num_heads": 4, "num_kv_heads": 4, "head_dim": 16, "d_ff": d_ff}
-        layer = cpu_layers._Layer(type={32: 0, 16: 1}[bits], **shape)
-        found: int = library.num_groups(ctypes.byref(layer), ctypes.byref(cpu_layers._Pass(B=rows, T=length)), threads)
+        layer = cpu_bindings.LayerStruct(type={32: 0, 16: 1}[bits], **shape)
+        found: int = library.num_groups(ctypes.byref(layer), ctypes.byref(cpu_bindings.PassStruct(B=rows, T=length)), threads)
         return found
 
     assert groups(16) == groups(4, 4) == groups(17) == 2

@@ -37,7 +37,7 @@ def test_every_pass_asked_for_is_measured_and_reported(monkeypatch: pytest.Monke
     monkeypatch.setattr(probe, "BATCH_SIZES", (1, 2))
     monkeypatch.setattr(probe, "CONTEXT_LENS", (8, 16))
     monkeypatch.setattr(probe, "QUERY_LENS", (1, 3))
-    monkeypatch.setattr(probe, "_product_rate", lambda: 1e9)
+    monkeypatch.setattr(probe, "_product_rates", lambda: {"float32": 1e9})
     monkeypatch.setattr(probe, "read_rate", lambda: 1e10)
     told: list[None] = []
     found = probe_cpu(replace(TINY, dtype="float32"), progress=lambda: told.append(None))

@@ -13,7 +13,7 @@ from tiny_models import logits_TV, perturbed, random_prompts, save_checkpoint, t
 
 from magicdec.costmodel.base.errors import InputError, Problem
 from magicdec.executor.kernels import build as compiled
-from magicdec.executor.model import dtypes as cpu_types
+from magicdec.executor.model import checkpoint
 from magicdec.executor.model.checkpoint import checkpoint_digest, load_model, stop_tokens
 from magicdec.executor.model.tensor_parallel import Ranks
 from magicdec.executor.model.transformer import Transformer
@@ -93,7 +93,7 @@ def test_where_torch_computes_the_layers_on_a_cpu_all_is_in_float32(
 ) -> None:
     save_checkpoint(tmp_path, tiny_model(dtype="bfloat16", **{**WIDE, "head_dim": 8 if why == "shape" else 16}))
     if why == "compiler":
-        monkeypatch.setattr(cpu_types, "kernels", lambda: None)
+        monkeypatch.setattr(checkpoint, "kernels", lambda: None)
     model = load_model(tmp_path, ranks=Ranks(0, 2) if why == "processes" else Ranks())
     assert types_of(model) == ({torch.float32}, {torch.float32})
 

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from magicdec.names import CPU, REFERENCE, executed, find_draft, find_model
 
 import magicdec
-from magicdec.costmodel.hardware.catalog import resolve_profile
+from magicdec.costmodel.hardware.profile import resolve_profile
 from magicdec.costmodel.speculation.deployment import Deployment
-from magicdec.executor.kernels import build as compiled
+from magicdec.inputs.names import CPU, REFERENCE, executed, find_draft, find_model
 
 
 def test_the_public_names_exist() -> None:
@@ -34,13 +33,13 @@ def test_plan_chooses_speculation_where_decoding_is_kv_bound_and_not_elsewhere()
     assert small.strategy.draft_kind == "none"
 
 
-@pytest.mark.skipif(compiled.kernels() is None, reason="needs a C compiler")
 def test_a_model_is_priced_in_the_types_it_runs_in() -> None:
-    """A CPU keeps matrices in 16 bits, unless several processes share them; a GPU runs a checkpoint as it is."""
+    """A CPU whose profile has a rate for them keeps matrices in 16 bits, unless sharded; a GPU runs a checkpoint as it is."""
     config, gpu = find_model(REFERENCE).config, resolve_profile("h100-sxm")
     cpu = replace(gpu, name=CPU)
-    found = [executed(config, *where) for where in ((gpu,), (cpu,), (cpu, 2))]
-    assert [one.dtype for one in found] == ["float16", "float32", "float32"]
-    assert [one.linear_dtype for one in found] == [one.embedding_dtype for one in found] == [None, "float16", None]
+    in_torch = replace(cpu, peak=replace(cpu.peak, flop_per_s={"float32": 1e12}))
+    found = [executed(config, *where) for where in ((gpu,), (cpu,), (cpu, 2), (in_torch,))]
+    assert [one.dtype for one in found] == ["float16", "float32", "float32", "float32"]
+    assert [one.linear_dtype for one in found] == [one.embedding_dtype for one in found] == [None, "float16", None, None]
     draft = find_draft(REFERENCE, None, Deployment(executed(config, cpu, 2), cpu, 2, 2))
     assert draft.model == executed(config, cpu, 2)
