@@ -42,10 +42,10 @@ from magicdec.executor.model.tokenizer import load_tokenizer
 from magicdec.executor.model.transformer import Transformer
 from magicdec.executor.reference_model import reference_model_dir
 from magicdec.executor.system.machine import processor_name
-from magicdec.names import CPU, REFERENCE
+from magicdec.inputs.names import CPU, REFERENCE
 from magicdec.planning import make_plan
 from magicdec.running import real_text
-from magicdec.text import table
+from magicdec.render.tables import text_table as table
 
 CACHES = ("dynamic", "static")
 LONG = 16384  # tokens, more than the shipped model has positions for

@@ -64,7 +64,7 @@ from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import evaluate_grid
-from magicdec.text import table
+from magicdec.render.tables import text_table as table
 
 QUANTITIES = ("target step", "verify step", "draft steps", "speedup")
 UNFITTED = "magicdec, nothing fitted"

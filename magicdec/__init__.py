@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 __all__ = [
     "InputError",
+    "acceptance",
     "calibrate",
+    "demo",
     "environment",
     "evaluate_grid",
     "explore",
@@ -25,11 +27,14 @@ __all__ = [
     "profiles",
     "regimes",
     "report",
+    "run",
     "validate",
 ]
 
 if TYPE_CHECKING:
+    from magicdec.api.acceptance import acceptance
     from magicdec.api.calibrate import calibrate
+    from magicdec.api.demo import demo
     from magicdec.api.explore import explore
     from magicdec.api.export import export
     from magicdec.api.listings import environment, models, profiles
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
     from magicdec.api.predict import predict
     from magicdec.api.regimes import regimes
     from magicdec.api.report import report
+    from magicdec.api.run import run
     from magicdec.api.scenarios import predict_scenarios
     from magicdec.api.validate import validate
     from magicdec.costmodel.base.errors import InputError
@@ -47,7 +53,9 @@ if TYPE_CHECKING:
 # Where each public name is defined; it is imported on first use, so that `import magicdec` is instant.
 _HOMES = {
     "InputError": "costmodel.base.errors",
+    "acceptance": "api.acceptance",
     "calibrate": "api.calibrate",
+    "demo": "api.demo",
     "environment": "api.listings",
     "evaluate_grid": "costmodel.speculation.evaluate",
     "explore": "api.explore",
@@ -61,6 +69,7 @@ _HOMES = {
     "profiles": "api.listings",
     "regimes": "api.regimes",
     "report": "api.report",
+    "run": "api.run",
     "validate": "api.validate",
 }
 

@@ -1,6 +1,6 @@
-"""The texts of a run, a JSON line each, in a file that survives any interruption: the same command goes on where it ended.
+"""The completions of a run as JSON lines, in a file that survives any interruption: the same command continues it.
 
-Each line carries a digest of what determines its text, so that lines made with other settings are noticed.
+Each line carries a digest of everything that its completion depends on, so lines made with other settings are noticed.
 """
 
 from __future__ import annotations
@@ -13,36 +13,38 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Self
 
 from magicdec.costmodel.base.errors import InputError, bad
 
+from ..results.run import Completion
+
 LINE_START = '{"id": '
-WHAT_TO_DO = "name another file with -o, or remove this one"
+ADVICE = "name another file with `output`, or remove this one"
 
 
-def digest(*facts: Any) -> str:
+def digest(*facts: object) -> str:
     """Twelve hexadecimal digits over anything that JSON can hold."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-class Outputs:
-    """Where texts go: a file that is continued, `-` for standard output, None for nowhere.
+class CompletionFile:
+    """Where completions go: a file that is continued, `-` for standard output, None for nowhere.
 
     Args:
         path: The file.
-        digests: Of each prompt by its id: what determines its text.
+        digests: By prompt id, a digest of everything that its completion depends on.
 
     Attributes:
-        done: Ids of the prompts whose texts the file holds already.
+        present: Ids of the prompts whose completions the file has.
 
     Raises:
-        InputError: The file cannot be written, or holds something else than texts of these prompts with these settings.
+        InputError: The file cannot be written, or has something else than completions of these prompts with these settings.
     """
 
     def __init__(self, path: str | None, digests: Mapping[str, str]):
         self.path, self.digests = path, digests
-        self.done: set[str] = set()
+        self.present: set[str] = set()
         self._file: IO[str] | None = sys.stdout if path == "-" else None
         if path is not None and path != "-":
             try:
@@ -61,11 +63,20 @@ class Outputs:
                 self.__exit__()
                 raise
 
-    def write(self, prompt_id: str, text: str, num_tokens: int) -> None:
-        """Append a text and see it on the disk, unless the file holds it already."""
-        if self._file is None or prompt_id in self.done:
+    def append(self, completion: Completion) -> None:
+        """Append a completion and sync it to disk, unless the file has it.
+
+        Raises:
+            InputError: The disk is full.
+        """
+        if self._file is None or completion.id in self.present:
             return
-        record = {"id": prompt_id, "text": text, "num_tokens": num_tokens, "digest": self.digests[prompt_id]}
+        record = {
+            "id": completion.id,
+            "text": completion.text,
+            "num_tokens": completion.num_tokens,
+            "digest": self.digests[completion.id],
+        }
         try:
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._file.flush()
@@ -74,46 +85,46 @@ class Outputs:
         except BrokenPipeError:
             raise
         except OSError as error:
-            expected = f"room for the text of prompt {prompt_id}; the {len(self.done)} before it are kept, the same command goes on"
-            raise bad(self.path or "", "", expected, error.strerror) from None
-        self.done.add(prompt_id)
+            kept = f"the {len(self.present)} before it are kept, and the same command continues"
+            raise bad(self.path or "", "", f"room for the completion of prompt {completion.id}; {kept}", error.strerror) from None
+        self.present.add(completion.id)
 
     def _continue(self, path: Path) -> None:
-        """Note what the file holds and drop a last line that was torn by an interruption."""
+        """Note what the file has, and drop a last line that an interruption tore."""
         content = path.read_bytes()
         whole, torn = content[: content.rfind(b"\n") + 1], content[content.rfind(b"\n") + 1 :]
         try:
             lines, start = whole.decode().split("\n")[:-1], torn[: len(LINE_START)].decode()
         except UnicodeDecodeError:
-            raise bad(path, "", "texts that `magicdec run` wrote", f"something else: {WHAT_TO_DO}") from None
+            raise bad(path, "", "completions that `magicdec run` wrote", f"something else: {ADVICE}") from None
         for number, line in enumerate(lines, start=1):
-            self.done.add(self._id_of(line, number))
+            self.present.add(self._id_of(line, number))
         if not LINE_START.startswith(start):
-            raise bad(path, f"line {len(lines) + 1}", "a text that `magicdec run` wrote", f"something else: {WHAT_TO_DO}")
+            raise bad(path, f"line {len(lines) + 1}", "a completion that `magicdec run` wrote", f"something else: {ADVICE}")
         if torn:
             os.truncate(path, len(whole))
 
     def _id_of(self, line: str, number: int) -> str:
-        where = f"line {number}"
+        path, where = self.path or "", f"line {number}"
         try:
             record = json.loads(line)
             prompt_id, found = str(record["id"]), record["digest"]
         except (ValueError, TypeError, KeyError):
-            raise bad(self.path or "", where, "a text that `magicdec run` wrote", f"something else: {WHAT_TO_DO}") from None
+            raise bad(path, where, "a completion that `magicdec run` wrote", f"something else: {ADVICE}") from None
         if prompt_id not in self.digests:
-            raise bad(self.path or "", where, "a text of one of these prompts", f"prompt {prompt_id}: {WHAT_TO_DO}")
+            raise bad(path, where, "a completion of one of these prompts", f"prompt {prompt_id}: {ADVICE}")
         if found != self.digests[prompt_id]:
-            other = f"one of prompt {prompt_id} made with another model, prompt, limit, stop or sampling: {WHAT_TO_DO}"
-            raise bad(self.path or "", where, "a text made with these settings", other)
-        if prompt_id in self.done:
-            raise bad(self.path or "", where, "every prompt once", f"prompt {prompt_id} again: {WHAT_TO_DO}")
+            other = f"one of prompt {prompt_id} made with another model, prompt, limit, stop string or sampling: {ADVICE}"
+            raise bad(path, where, "a completion made with these settings", other)
+        if prompt_id in self.present:
+            raise bad(path, where, "every prompt once", f"prompt {prompt_id} again: {ADVICE}")
         return prompt_id
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close the file; standard output stays open. What could be written is on disk already: a full disk has been told of."""
+        """Close the file; standard output stays open. Each line was synced when it was written, so closing loses nothing."""
         if self._file is not None and self.path != "-":
             with suppress(OSError):
                 self._file.close()

@@ -1,28 +1,28 @@
-"""Prompts files: one prompt a line, or JSON lines with `id` and `prompt` and what is particular to a prompt."""
+"""Prompts files: one prompt a line, or JSON lines with `id`, `prompt` and settings of a prompt's own."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
 
 from tokenizers import Tokenizer
 
 from magicdec.costmodel.base.errors import InputError, Problem, bad
-from magicdec.executor.engine.batch import Prompt
+from magicdec.costmodel.base.files import read_text
+from magicdec.executor.engine.request import Request
 
 
 @dataclass(frozen=True)
 class PromptText:
-    """A prompt as a file has it.
+    """A prompt before it is tokenized.
 
     Attributes:
         id: Its `id`, else its line number.
-        text: What is to be continued.
-        max_new_tokens, kv_budget: Its own limits; None for those of the run. [tokens]
-        stop: Texts that end its continuation, beside those of the run.
+        text: The prompt.
+        max_new_tokens, kv_budget: Limits of its own; None for those of the run. [tokens]
+        stop: Strings that end its completion, in addition to those of the run.
     """
 
     id: str
@@ -32,29 +32,34 @@ class PromptText:
     stop: tuple[str, ...] = ()
 
 
-def read_prompts(source: str, stdin: IO[str]) -> list[PromptText]:
-    """Every prompt of a file; `-` is standard input.
+def read_prompts(source: str) -> list[PromptText]:
+    """Read a prompts file; `-` is standard input.
 
     Raises:
-        InputError: The file cannot be read or holds no prompt, a JSON line lacks one, or two have one id.
+        InputError: The file cannot be read or has no prompt, a JSON line is wrong, or two prompts have one id.
     """
     where = "standard input" if source == "-" else source
-    try:
-        text = stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise bad(source, "", "a readable text file of prompts", getattr(error, "strerror", None) or error) from None
+    text = sys.stdin.read() if source == "-" else read_text(source, "text file of prompts", encoding="utf-8-sig")
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
         raise bad(where, "", "one prompt a line, or JSON lines with id and prompt", "nothing")
     if not lines[0][1].lstrip().startswith("{"):
         return [PromptText(str(number), line) for number, line in lines]
-    prompts = [_json_prompt(line, f"{where}: line {number}", str(number)) for number, line in lines]
+    return check_ids([_json_prompt(line, f"{where}: line {number}", str(number)) for number, line in lines], where)
+
+
+def check_ids(prompts: Sequence[PromptText], where: str) -> list[PromptText]:
+    """The prompts, if each has an id of its own.
+
+    Raises:
+        InputError: Two have one id.
+    """
     seen: set[str] = set()
     for prompt in prompts:
         if prompt.id in seen:
             raise bad(where, "id", "an id of its own for every prompt", f"{prompt.id} twice")
         seen.add(prompt.id)
-    return prompts
+    return list(prompts)
 
 
 def _json_prompt(line: str, where: str, default_id: str) -> PromptText:
@@ -64,30 +69,31 @@ def _json_prompt(line: str, where: str, default_id: str) -> PromptText:
         raise bad(where, "", "a JSON object", error) from None
     if not isinstance(record, dict):
         raise bad(where, "", "a JSON object", record)
+    return _prompt(record, where, default_id)
+
+
+def _prompt(record: Mapping[str, object], where: str, default_id: str) -> PromptText:
     text, stop = record.get("prompt"), record.get("stop", [])
     stops = [stop] if isinstance(stop, str) else stop
+    limits = {key: record.get(key) for key in ("max_new_tokens", "kv_budget")}
     problems = []
     if not isinstance(text, str) or not text:
         problems.append(Problem(where, "prompt", "a text", repr(text)))
     if not isinstance(stops, list) or not all(isinstance(one, str) and one for one in stops):
         problems.append(Problem(where, "stop", "a text or a list of texts, none empty", repr(stop)))
-    numbers = [key for key in ("max_new_tokens", "kv_budget") if not _positive_or_missing(record.get(key))]
-    problems += [Problem(where, key, "a positive whole number", repr(record[key])) for key in numbers]
-    if problems:
+    for key, value in limits.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            problems.append(Problem(where, key, "a positive whole number", repr(value)))
+    if problems or not isinstance(stops, list):
         raise InputError(*problems)
-    return PromptText(
-        str(record.get("id", default_id)), str(text), record.get("max_new_tokens"), record.get("kv_budget"), tuple(stops)
-    )
+    max_new_tokens, kv_budget = (value if isinstance(value, int) else None for value in limits.values())
+    return PromptText(str(record.get("id", default_id)), str(text), max_new_tokens, kv_budget, tuple(stops))
 
 
-def _positive_or_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
-
-
-def encode(tokenizer: Tokenizer, prompts: Sequence[PromptText], stop: Sequence[str] = ()) -> list[Prompt]:
-    """Token ids of every prompt, with the stop texts of the run beside its own."""
+def encode(tokenizer: Tokenizer, prompts: Sequence[PromptText], stop: Sequence[str] = ()) -> list[Request]:
+    """Tokenize prompts; the stop strings of the run join those of each prompt."""
     encodings = tokenizer.encode_batch([prompt.text for prompt in prompts])
     return [
-        Prompt(prompt.id, encoding.ids, prompt.max_new_tokens, tuple(dict.fromkeys((*stop, *prompt.stop))), prompt.kv_budget)
+        Request(prompt.id, encoding.ids, prompt.max_new_tokens, tuple(dict.fromkeys((*stop, *prompt.stop))), prompt.kv_budget)
         for prompt, encoding in zip(prompts, encodings, strict=True)
     ]

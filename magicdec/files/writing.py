@@ -41,3 +41,16 @@ def write_text(path: str | None, text: str) -> None:
     with output_file(path) as file:
         if file is not None:
             file.write(text)
+
+
+def append_line(path: str, line: str) -> None:
+    """Append a line to a file; an empty line only creates the file.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{line}\n" if line else "")
+    except OSError as error:
+        raise bad(path, "", "a file that can be written", error.strerror) from None

@@ -2,7 +2,7 @@
 
 import pytest
 from magicdec.calibration import TRIES, steady_probe
-from magicdec.names import REFERENCE, find_model
+from magicdec.inputs.names import REFERENCE, find_model
 
 from magicdec import calibration
 from magicdec.costmodel.models.transformer import TransformerConfig

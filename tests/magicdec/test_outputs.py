@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from magicdec.outputs import Outputs
+from magicdec.files.completions import Outputs
 
 from magicdec.costmodel.base.errors import InputError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import UNCALIBRATED, WHERE, answered, refused, shown
 from magicdec.planning import Wishes
-from magicdec.sweeping import BATCH_SIZES, CONTEXT_LENS
+from magicdec.api.explore import BATCH_SIZES, CONTEXT_LENS
 
 from magicdec.api import ask, predict
 from magicdec.costmodel.base.units import format_tokens

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from magicdec.scenarios import ADDED
+from magicdec.results.scenarios import ADDED_COLUMNS as ADDED
 
 from magicdec.cli.main import main
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from magicdec.names import find_model
-from magicdec.validation import own_comparisons, validation
+from magicdec.inputs.names import find_model
+from magicdec.api.validate import own_comparisons, validate
 
 from magicdec.api import predict
 from magicdec.cli.main import main
