@@ -12,6 +12,7 @@ import click
 
 from magicdec.costmodel.base.units import format_rate, format_seconds
 from magicdec.costmodel.hardware.profile import HardwareProfile
+from magicdec.costmodel.plans.measurement import render_measurement
 from magicdec.costmodel.plans.plan import render_plan
 from magicdec.costmodel.plans.workload import Workload
 
@@ -41,7 +42,7 @@ def predictions() -> str:
 
 def real_prompts(tokenizer: Any, batch_size: int, context_len: int) -> list[Any]:
     """Prompts of unequal length, the longest `context_len`, cut from standard library text that the model never saw."""
-    from magicdec.executor.engine.batch import Prompt
+    from magicdec.executor.engine.request import Request
 
     from . import running
 
@@ -49,7 +50,7 @@ def real_prompts(tokenizer: Any, batch_size: int, context_len: int) -> list[Any]
     stride = (len(tokens) - context_len) // max(batch_size - 1, 1)
     shorter = context_len // 64
     return [
-        Prompt(f"held-out {row}", tokens[row * stride : row * stride + context_len - row * shorter // batch_size])
+        Request(f"held-out {row}", tokens[row * stride : row * stride + context_len - row * shorter // batch_size])
         for row in range(batch_size)
     ]
 
@@ -115,7 +116,7 @@ def run_demo(
     )
     (folder / "output.jsonl").write_text("\n".join(texts) + "\n", encoding="utf-8")
     document = running.document(execution, plan)
-    record = json.dumps(asdict(execution.measurement))
+    record = render_measurement(execution.measurement)
     (folder / "measurements.jsonl").write_text(record + "\n", encoding="utf-8")
     plain = document["measured_target_bytes_per_s"], document["measured_target_step_s"]
     seen_bytes_per_s = fastest_seen(read_rate(), *plain, hardware.peak.l2_cache_bytes)

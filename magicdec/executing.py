@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
 from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.plans.measurement import render_measurement
 from magicdec.costmodel.plans.plan import load_plan
 from magicdec.costmodel.plans.strategy import Strategy
 
@@ -41,7 +41,7 @@ def run_document(
     Of several processes that share the models, the first reads the prompts and writes the texts.
     """
     from magicdec.executor.engine.sampling import Sampling
-    from magicdec.executor.generate import check_prompts
+    from magicdec.executor.generate import check_requests
 
     from . import running
     from .outputs import Outputs
@@ -55,7 +55,7 @@ def run_document(
     if measurements is not None and ranks.leads:
         open(measurements, "a", encoding="utf-8").close()  # fail before the work, not after it
     prepared = encode(loaded.tokenizer, asked, stop)
-    check_prompts(prepared, loaded.target, limit, prompts)
+    check_requests(prepared, loaded.target, limit, prompts)
     drafting = made.model_dump(mode="json", include={"strategy", "policy", "workload"})
     digests = running.text_digests(loaded, prepared, max_new_tokens=limit, sampling=how, drafting=[drafting])
     texts = output or ("-" if texts_to_stdout else None)
@@ -82,7 +82,7 @@ def run_document(
         )
     if measurements is not None and ranks.leads:
         with open(measurements, "a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(execution.measurement)) + "\n")
+            file.write(render_measurement(execution.measurement) + "\n")
     document = {**running.document(execution, made), "prompts_skipped": skipped}
     if compare:
         return document, text.comparison_text(document)

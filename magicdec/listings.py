@@ -88,7 +88,7 @@ def describe_environment() -> tuple[dict[str, Any], str]:
 
     from .names import cpu_profile_file
 
-    facts = {"magicdec": __version__, **environment()}
+    facts = {"magicdec": __version__, **environment().model_dump()}
     for package in ("numpy", "scipy", "pandas", "pydantic", "click", "safetensors", "tokenizers", "matplotlib"):
         try:
             facts[package] = version(package)

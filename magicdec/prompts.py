@@ -11,7 +11,7 @@ from typing import IO, Any
 from tokenizers import Tokenizer
 
 from magicdec.costmodel.base.errors import InputError, Problem, bad
-from magicdec.executor.engine.batch import Prompt
+from magicdec.executor.engine.request import Request
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ def _positive_or_missing(value: Any) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
 
 
-def encode(tokenizer: Tokenizer, prompts: Sequence[PromptText], stop: Sequence[str] = ()) -> list[Prompt]:
+def encode(tokenizer: Tokenizer, prompts: Sequence[PromptText], stop: Sequence[str] = ()) -> list[Request]:
     """Token ids of every prompt, with the stop texts of the run beside its own."""
     encodings = tokenizer.encode_batch([prompt.text for prompt in prompts])
     return [
-        Prompt(prompt.id, encoding.ids, prompt.max_new_tokens, tuple(dict.fromkeys((*stop, *prompt.stop))), prompt.kv_budget)
+        Request(prompt.id, encoding.ids, prompt.max_new_tokens, tuple(dict.fromkeys((*stop, *prompt.stop))), prompt.kv_budget)
         for prompt, encoding in zip(prompts, encodings, strict=True)
     ]

@@ -12,26 +12,20 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.plans.measurement import Measurement
 from magicdec.costmodel.plans.plan import Plan, fingerprint
 from magicdec.costmodel.plans.policy import PolicyTable
 from magicdec.costmodel.plans.strategy import Strategy
 from magicdec.costmodel.plans.workload import Workload
-from magicdec.executor.engine.batch import Prompt
-from magicdec.executor.engine.round_log import merge
+from magicdec.executor.engine.request import Request
+from magicdec.executor.engine.round_log import RoundLog, merge
 from magicdec.executor.engine.sampling import GREEDY, Sampling
-from magicdec.executor.engine.stop_strings import StopTexts, cut_text
-from magicdec.executor.generate import (
-    Result,
-    batches,
-    check_prompts,
-    check_runnable,
-    first_difference,
-    log_probability_gap,
-    run_batch,
-    run_stream,
-)
-from magicdec.executor.measuring.acceptance import measure_acceptance
-from magicdec.executor.measuring.measurement import Measurement, summarise
+from magicdec.executor.engine.settings import GenerationSettings
+from magicdec.executor.engine.stop_strings import StopStrings, truncate_at_stop
+from magicdec.executor.generate import batches, check_requests, check_runnable, generate, make_batch
+from magicdec.executor.measuring.acceptance import AcceptanceGrid, measure_acceptance
+from magicdec.executor.measuring.comparison import Comparison, compare, first_difference, log_probability_gap
+from magicdec.executor.measuring.measurement import RunDescription, RunOutcome, summarise
 from magicdec.executor.model.checkpoint import checkpoint_digest, load_model, stop_tokens
 from magicdec.executor.model.tensor_parallel import ALONE, Ranks
 from magicdec.executor.model.tokenizer import load_tokenizer
@@ -116,11 +110,13 @@ def real_text(tokenizer: Tokenizer, file: str | None) -> tuple[str, list[int]]:
 
 
 def measured_points(loaded: Loaded, tokens: Sequence[int], **sizes: Any) -> list[dict[str, Any]]:
-    """Acceptance over budgets and contexts, as the points of a curves file; `sizes` are those of `measure_acceptance`."""
-    budgets = 1 if sizes["kv_policy"] == "full" else len(sizes["kv_budgets"])
-    with _bar(budgets * len(sizes["context_lens"]), "measuring acceptance", "point") as bar:
-        points = measure_acceptance(loaded.target, tokens, **sizes, progress=bar.update)
-    return [{key: round(value, 4) for key, value in asdict(point).items() if value is not None} for point in points]
+    """Acceptance over budgets and contexts, as the points of a curves file; `sizes` are those of `AcceptanceGrid`."""
+    grid, points = AcceptanceGrid(**sizes), []
+    with _bar(grid.num_points, "measuring acceptance", "point") as bar:
+        for point in measure_acceptance(loaded.target, tokens, grid):
+            points.append({key: round(value, 4) for key, value in asdict(point).items() if value is not None})
+            bar.update()
+    return points
 
 
 def _folder(option: str, name: str, given: str | None) -> Path:
@@ -161,21 +157,22 @@ class Execution:
 
 
 def text_digests(
-    loaded: Loaded, prompts: Sequence[Prompt], *, max_new_tokens: int, sampling: Sampling, drafting: Sequence[Any]
+    loaded: Loaded, requests: Sequence[Request], *, max_new_tokens: int, sampling: Sampling, drafting: Sequence[Any]
 ) -> dict[str, str]:
     """By id, a digest of what determines a prompt's text; `drafting` is part of it for samples, which depend on the draft."""
     common: list[Any] = [loaded.digests[:1], list(loaded.stops)]
     if not sampling.greedy:
         common += [asdict(sampling), loaded.digests[1:], drafting]
     return {
-        prompt.id: digest(common, prompt.tokens, prompt.max_new_tokens or max_new_tokens, list(prompt.stop)) for prompt in prompts
+        request.id: digest(common, request.tokens, request.max_new_tokens or max_new_tokens, list(request.stop_strings))
+        for request in requests
     }
 
 
 def execute(
     loaded: Loaded,
     strategy: Strategy,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Request],
     *,
     batch_size: int,
     max_new_tokens: int,
@@ -193,91 +190,91 @@ def execute(
     Finished prompts make room for waiting ones, and a policy table is heeded; to compare with plain decoding, prompts go a
     batch at a time with the one strategy instead.
     """
-    check_prompts(prompts, loaded.target, max_new_tokens, where)
+    check_requests(prompts, loaded.target, max_new_tokens, where)
     runs = repeats * (2 if compare else 1)
     total = sum(prompt.max_new_tokens or max_new_tokens for prompt in prompts)
     quiet = not loaded.ranks.leads
+    settings = GenerationSettings(
+        max_new_tokens,
+        stop_tokens=() if ignore_stops else loaded.stops,
+        stop_strings=StopStrings(loaded.tokenizer) if any(prompt.stop_strings for prompt in prompts) else None,
+        sampling=sampling,
+    )
+
+    def wrote(prompt: Request, tokens: Sequence[int]) -> None:
+        write(prompt.id, truncate_at_stop(loaded.tokenizer.decode(list(tokens)), prompt.stop_strings), len(tokens))
+
     with (
         _bar(len(prompts), "reading prompts", "prompt", quiet) as reading,
         _bar(runs * total, "decoding", "token", quiet) as decoding,
     ):
-
-        def wrote(prompt: Prompt, tokens: Sequence[int]) -> None:
-            text = cut_text(loaded.tokenizer.decode(list(tokens)), prompt.stop)
-            write(prompt.id, text, len(tokens))
-
-        how: dict[str, Any] = {
-            "max_new_tokens": max_new_tokens,
-            "stop_tokens": () if ignore_stops else loaded.stops,
-            "stop_texts": StopTexts(loaded.tokenizer) if any(prompt.stop for prompt in prompts) else None,
-            "sampling": sampling,
-            "prefilled": lambda row: reading.update(),
-            "progress": decoding.update,
-        }
         if compare:
-            results, differences = _compare(loaded, strategy, prompts, batch_size, repeats, wrote, how)
+            outcome, differences = _compare(loaded, strategy, prompts, batch_size, repeats, wrote, settings, reading, decoding)
         else:
-            results, differences = [], []
-            results.append(
-                run_stream(
-                    loaded.target,
-                    loaded.draft,
-                    prompts,
-                    strategy,
-                    batch_size=batch_size,
-                    policy=policy,
-                    finished=lambda place, output: wrote(prompts[place], output),
-                    **how,
-                )
-            )
-    plain = [result.plain_trace for result in results if result.plain_trace]
-    comparable = compare and sampling.greedy
+            differences = []
+            batch = make_batch(loaded.target, prompts, policy or strategy, settings, batch_size=batch_size)
+            batch.prefill(lambda request: reading.update())
+            rounds = []
+            for one in generate(batch, loaded.draft, policy or strategy):
+                rounds.append(one)
+                decoding.update(one.emitted)
+                for completion in one.completions:
+                    wrote(prompts[completion.request_index], completion.tokens)
+            outcome = RunOutcome(RoundLog(rounds), batch.prefill_s)
     draft = loaded.draft
-    measurement = summarise(
-        merge([result.trace for result in results]),
-        merge(plain) if plain else None,
-        model=loaded.target,
+    run = RunDescription(
         workload=Workload(min(batch_size, len(prompts)), max(len(p.tokens) for p in prompts), max_new_tokens),
         strategy=strategy,
         hardware=hardware if loaded.target.device.type == "cuda" else CPU,
         target=fingerprint(loaded.target.whole),
         draft=fingerprint(draft.whole) if draft else None,
-        outputs_identical=not differences if comparable else None,
-        tokens_compared=sum(len(row) for result in results for row in result.plain_outputs or ()) if comparable else 0,
-        prefill_s=sum(result.prefill_s for result in results),
-        select_step_s=results[0].select_step_s,
     )
-    return Execution(measurement, tuple(differences))
+    return Execution(summarise(loaded.target, run, outcome), tuple(differences))
 
 
 def _compare(
     loaded: Loaded,
     strategy: Strategy,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Request],
     batch_size: int,
     repeats: int,
-    wrote: Callable[[Prompt, Sequence[int]], None],
-    how: dict[str, Any],
-) -> tuple[list[Result], list[Difference]]:
+    wrote: Callable[[Request, Sequence[int]], None],
+    settings: GenerationSettings,
+    reading: Any,
+    decoding: Any,
+) -> tuple[RunOutcome, list[Difference]]:
     """Both ways of decoding, a batch at a time. Samples differ between the two by design, so only greedy texts are compared."""
-    results: list[Result] = []
+    found: list[Comparison] = []
     differences: list[Difference] = []
+    prefill_s = 0.0
     for part in batches(prompts, batch_size):
-        result = run_batch(loaded.target, loaded.draft, part, strategy, compare=True, repeats=repeats, **how)
-        results.append(result)
-        for prompt, tokens in zip(part, result.outputs, strict=True):
+        batch = make_batch(loaded.target, part, strategy, settings)
+        batch.prefill(lambda request: reading.update())
+        one = compare(batch, loaded.draft, strategy, repeats=repeats, on_round=lambda finished: decoding.update(finished.emitted))
+        found.append(one)
+        prefill_s += batch.prefill_s
+        for prompt, tokens in zip(part, one.log.outputs, strict=True):
             wrote(prompt, tokens)
-        if how["sampling"].greedy:
-            differences += _differences(loaded.target, part, result)
-    return results, differences
+        if settings.sampling.greedy:
+            differences += _differences(loaded.target, part, one.log.outputs, one.autoregressive.outputs)
+    greedy = settings.sampling.greedy
+    outcome = RunOutcome(
+        log=merge(one.log for one in found),
+        prefill_s=prefill_s,
+        autoregressive=merge(one.autoregressive for one in found),
+        outputs_identical=not differences if greedy else None,
+        tokens_compared=sum(len(row) for one in found for row in one.autoregressive.outputs) if greedy else 0,
+        select_step_s=found[0].select_step_s,
+    )
+    return outcome, differences
 
 
-def _differences(model: Transformer, prompts: Sequence[Prompt], result: Result) -> list[Difference]:
+def _differences(
+    model: Transformer, prompts: Sequence[Request], outputs: Sequence[Sequence[int]], expected: Sequence[Sequence[int]]
+) -> list[Difference]:
     """Where a batch's output departs from plain decoding, row by row, and by how much the model itself minds."""
-    if result.plain_outputs is None:
-        return []
-    found = []
-    for prompt, output, plain in zip(prompts, result.outputs, result.plain_outputs, strict=True):
+    differences = []
+    for prompt, output, plain in zip(prompts, outputs, expected, strict=True):
         place = first_difference([output], [plain])
         if place is None:
             continue
@@ -285,8 +282,10 @@ def _differences(model: Transformer, prompts: Sequence[Prompt], result: Result) 
         if at < min(len(output), len(plain)):
             nats = log_probability_gap(model, [*prompt.tokens, *plain[:at]], output[at])
         gap = f"its token is {nats:.2g} nats less likely than the model's favourite"
-        found.append(Difference(f"prompt {prompt.id} differs from plain decoding at new token {at}: {gap}", nats < NEAR_TIE_NATS))
-    return found
+        differences.append(
+            Difference(f"prompt {prompt.id} differs from plain decoding at new token {at}: {gap}", nats < NEAR_TIE_NATS)
+        )
+    return differences
 
 
 @contextmanager
@@ -300,13 +299,13 @@ def document(execution: Execution, plan: Plan) -> dict[str, Any]:
     predicted = plan.prediction.model_dump(exclude={"breakdown", "bound"})
     predicted["predicted_throughput_tokens_per_s"] = plan.workload.batch_size / predicted["predicted_speculative_tpot_s"]
     measurement = execution.measurement
-    machine = measurement.hardware, measurement.environment["processes"]
+    machine = measurement.hardware, measurement.environment.processes
     comparable = machine == (plan.hardware.name, plan.hardware.tensor_parallel) and _near(plan.workload, measurement.workload)
     differences = [asdict(difference) for difference in execution.differences]
     extra = {"comparable": comparable, "planned_for": plan.hardware.name, "differences": differences}
-    return {**predicted, **asdict(measurement), **extra}
+    return {**predicted, **measurement.model_dump(mode="json"), **extra}
 
 
-def _near(planned: Workload, seen: dict[str, Any]) -> bool:
+def _near(planned: Workload, seen: Workload) -> bool:
     """Same batch, and contexts within a thirty-second: prompts are what they are."""
-    return bool(seen["batch_size"] == planned.batch_size and abs(seen["context_len"] / planned.context_len - 1) <= 1 / 32)
+    return seen.batch_size == planned.batch_size and abs(seen.context_len / planned.context_len - 1) <= 1 / 32

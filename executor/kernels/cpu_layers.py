@@ -124,7 +124,7 @@ class CpuStack:
 
     def takes(self, attend: Attend) -> TypeGuard[SlotAttention]:
         """A pass that reads the cache in this way is one call."""
-        return isinstance(attend, SlotAttention) and attend.alone and self.config.head_dim in cpu_attention.HEAD_DIMS
+        return isinstance(attend, SlotAttention) and attend.only_reads_cache and self.config.head_dim in cpu_attention.HEAD_DIMS
 
     def likeliest(
         self, tokens_BT: Tensor, positions_BT: Tensor, rope: tuple[Tensor, Tensor], attend: SlotAttention, answers: int
