@@ -22,6 +22,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from magicdec.demo import WISHES
+from magicdec.names import CPU, REFERENCE
+from magicdec.planning import make_plan
+from magicdec.running import real_text
+from magicdec.text import table
 from transformers import LlamaForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
@@ -29,23 +34,22 @@ from magicdec.api import ask
 from magicdec.costmodel.base.units import format_bytes
 from magicdec.costmodel.plans.strategy import Strategy
 from magicdec.costmodel.plans.workload import Workload
-from magicdec.demo import WISHES
 from magicdec.executor.decode_loop import decode
-from magicdec.executor.engine.batch import Batch, Prompt
-from magicdec.executor.engine.model_runner import Passes
-from magicdec.executor.generate import run_batch
+from magicdec.executor.engine.batch import Batch
+from magicdec.executor.engine.model_runner import ModelRunner
+from magicdec.executor.engine.request import Request
+from magicdec.executor.engine.round_log import RoundLog
+from magicdec.executor.engine.settings import GenerationSettings
+from magicdec.executor.generate import make_batch
 from magicdec.executor.kv.cache import KvCache
+from magicdec.executor.measuring.comparison import compare
 from magicdec.executor.measuring.cpu_probe import decoding_pass, random_model, read_rate
-from magicdec.executor.measuring.measurement import seconds
+from magicdec.executor.measuring.measurement import processor_name
+from magicdec.executor.measuring.timing import median_time_s
 from magicdec.executor.model.checkpoint import load_model
 from magicdec.executor.model.tokenizer import load_tokenizer
 from magicdec.executor.model.transformer import Transformer
 from magicdec.executor.reference_model import reference_model_dir
-from magicdec.executor.system.machine import processor_name
-from magicdec.inputs.names import CPU, REFERENCE
-from magicdec.planning import make_plan
-from magicdec.running import real_text
-from magicdec.render.tables import text_table as table
 
 CACHES = ("dynamic", "static")
 LONG = 16384  # tokens, more than the shipped model has positions for
@@ -70,19 +74,19 @@ def taking_turns(actions: dict[str, Callable[[], float]], repeats: int) -> dict[
     return {name: statistics.median(turn[name] for turn in turns) for name in actions}
 
 
-def evenly_cut(tokens: Sequence[int], rows: int, context_len: int) -> list[Prompt]:
+def evenly_cut(tokens: Sequence[int], rows: int, context_len: int) -> list[Request]:
     """Prompts of one length, from places spread evenly over a text."""
     stride = (len(tokens) - context_len) // max(rows - 1, 1)
-    return [Prompt(str(row), list(tokens[row * stride : row * stride + context_len])) for row in range(rows)]
+    return [Request(str(row), list(tokens[row * stride : row * stride + context_len])) for row in range(rows)]
 
 
-def beside_transformers(model: Transformer, prompts: Sequence[Prompt], new_tokens: int, repeats: int) -> dict[str, Any]:
+def beside_transformers(model: Transformer, prompts: Sequence[Request], new_tokens: int, repeats: int) -> dict[str, Any]:
     """Seconds per step of both, prompts being read left out, and the share of equal tokens."""
     theirs = LlamaForCausalLM.from_pretrained(reference_model_dir(), dtype=torch.float32).eval()
     theirs.generation_config.eos_token_id = None
     prompts_BT = torch.tensor([prompt.tokens for prompt in prompts])
     outputs: dict[str, list[list[int]]] = {}
-    batch = Batch(model, prompts, max_new_tokens=new_tokens)
+    batch = Batch(model, prompts, GenerationSettings(new_tokens))
     batch.prefill()
 
     @torch.inference_mode()
@@ -102,9 +106,9 @@ def beside_transformers(model: Transformer, prompts: Sequence[Prompt], new_token
 
     def own() -> float:
         batch.rewind()
-        trace = decode(batch)
-        outputs["own"] = batch.outputs()
-        return trace.decode_s / len(trace.round_s)
+        log = RoundLog(list(decode(batch)))
+        outputs["own"] = log.outputs
+        return log.decode_s / len(log.rounds)
 
     steps = taking_turns({"own": own, **{cache: (lambda c=cache: generate(c)) for cache in CACHES}}, repeats)
     same = [
@@ -118,21 +122,24 @@ def beside_transformers(model: Transformer, prompts: Sequence[Prompt], new_token
     }
 
 
-def speculation(model: Transformer, prompts: Sequence[Prompt], strategy: Strategy, new_tokens: int, repeats: int) -> dict[str, Any]:
+def speculation(
+    model: Transformer, prompts: Sequence[Request], strategy: Strategy, new_tokens: int, repeats: int
+) -> dict[str, Any]:
     """Plain over speculative time per token, as `magicdec demo` measures it, and the acceptance."""
-    result = run_batch(model, None, prompts, strategy, max_new_tokens=new_tokens, compare=True, repeats=repeats)
-    plain, trace = result.plain_trace, result.trace
-    assert plain is not None
+    batch = make_batch(model, prompts, strategy, GenerationSettings(new_tokens))
+    batch.prefill()
+    result = compare(batch, None, strategy, repeats=repeats)
+    plain, log = result.autoregressive, result.log
     return {
-        "speedup": plain.tpot_s / trace.tpot_s,
+        "speedup": plain.tpot_s / log.tpot_s,
         "strategy": str(strategy),
-        "acceptance_rate": trace.acceptance_rate,
-        "mean_acceptance_length": trace.mean_acceptance_length,
+        "acceptance_rate": log.acceptance_rate,
+        "mean_acceptance_length": log.mean_acceptance_length,
         "plain_tpot_s": plain.tpot_s,
-        "speculative_tpot_s": trace.tpot_s,
-        "draft_step_s": statistics.median(trace.draft_s) / strategy.gamma,
-        "verify_step_s": statistics.median(trace.verify_s),
-        "outputs_identical": result.outputs == result.plain_outputs,
+        "speculative_tpot_s": log.tpot_s,
+        "draft_step_s": statistics.median(log.draft_s) / strategy.gamma,
+        "verify_step_s": statistics.median(log.verify_s),
+        "outputs_identical": log.outputs == plain.outputs,
     }
 
 
@@ -146,10 +153,10 @@ def passes(model: Transformer, batch_size: int, context_len: int, gamma: int, re
     cache.k_LBKSH.normal_()
     cache.v_LBKSH.normal_()
 
-    model_passes = Passes(model)
+    runner = ModelRunner(model)
 
     def timed(query_len: int) -> float:
-        return seconds(lambda: decoding_pass(model_passes, cache, query_len, context_len), repeats=3, warm_up=1)
+        return median_time_s(lambda: decoding_pass(runner, cache, query_len, context_len), repeats=3, warm_up=1)
 
     found = taking_turns(
         {"target_step_s": lambda: timed(1), "verify_step_s": lambda: timed(gamma + 1), "read_bytes_per_s": read_rate}, repeats

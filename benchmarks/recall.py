@@ -12,38 +12,41 @@ import random
 from collections.abc import Sequence
 
 import torch
+from magicdec.running import real_text
 from tokenizers import Tokenizer
 
 from magicdec.costmodel.plans.strategy import Strategy
 from magicdec.executor.decode_loop import decode
-from magicdec.executor.engine.batch import Batch, Prompt
+from magicdec.executor.engine.batch import Batch
+from magicdec.executor.engine.request import Request
+from magicdec.executor.engine.round_log import RoundLog
+from magicdec.executor.engine.settings import GenerationSettings
 from magicdec.executor.measuring.acceptance import acceptance_rates
 from magicdec.executor.model.checkpoint import load_model
 from magicdec.executor.model.tokenizer import load_tokenizer
 from magicdec.executor.reference_model import reference_model_dir
-from magicdec.running import real_text
 from magicdec.render.tables import text_table as table
 
 POLICIES = ("streaming_llm", "snapkv", "topk", "quest")
 
 
-def held_out(tokens: Sequence[int], rows: int, context_len: int) -> list[Prompt]:
+def held_out(tokens: Sequence[int], rows: int, context_len: int) -> list[Request]:
     """Text as it is, from places spread evenly over it."""
     stride = (len(tokens) - context_len) // max(rows - 1, 1)
-    return [Prompt(str(row), list(tokens[row * stride : row * stride + context_len])) for row in range(rows)]
+    return [Request(str(row), list(tokens[row * stride : row * stride + context_len])) for row in range(rows)]
 
 
-def passage(tokens: Sequence[int], rows: int, context_len: int, length: int = 160, begun: int = 48) -> list[Prompt]:
+def passage(tokens: Sequence[int], rows: int, context_len: int, length: int = 160, begun: int = 48) -> list[Request]:
     """A passage from an eighth into the text, begun again at its end."""
     prompts = []
     for prompt in held_out(tokens, rows, context_len - begun):
         start = context_len // 8
         copied = prompt.tokens[start : start + length]
-        prompts.append(Prompt(prompt.id, [*prompt.tokens, *copied[:begun]]))
+        prompts.append(Request(prompt.id, [*prompt.tokens, *copied[:begun]]))
     return prompts
 
 
-def identifiers(tokens: Sequence[int], tokenizer: Tokenizer, rows: int, context_len: int) -> list[Prompt]:
+def identifiers(tokens: Sequence[int], tokenizer: Tokenizer, rows: int, context_len: int) -> list[Request]:
     """Assignments of random words near the start; at the end they are begun again in the same order."""
     prompts = []
     for row, prompt in enumerate(held_out(tokens, rows, context_len)):
@@ -52,7 +55,7 @@ def identifiers(tokens: Sequence[int], tokenizer: Tokenizer, rows: int, context_
         lines = [f'{name} = "{"".join(chance.choice("abcdefghijklmnop") for _ in range(5))}"\n' for name in names]
         table_ids, again_ids = (tokenizer.encode("\n" + "".join(part)).ids for part in (lines, lines[:4]))
         rest = prompt.tokens[: context_len - len(table_ids) - len(again_ids)]
-        prompts.append(Prompt(prompt.id, [*rest[:64], *table_ids, *rest[64:], *again_ids]))
+        prompts.append(Request(prompt.id, [*rest[:64], *table_ids, *rest[64:], *again_ids]))
     return prompts
 
 
@@ -84,14 +87,14 @@ def main() -> None:
             print(f"of its continuation, the model itself copies {copied_share(model, tokens, prompts, chosen.context_len):.0%}")
 
 
-def copied_share(model: torch.nn.Module, tokens: Sequence[int], prompts: Sequence[Prompt], context_len: int) -> float:
+def copied_share(model: torch.nn.Module, tokens: Sequence[int], prompts: Sequence[Request], context_len: int) -> float:
     """How much of the passage the model itself gets right, up to 64 tokens."""
-    batch = Batch(model, prompts, max_new_tokens=64)
+    batch = Batch(model, prompts, GenerationSettings(64))
     batch.prefill()
-    decode(batch)
+    outputs = RoundLog(list(decode(batch))).outputs
     start, begun = context_len // 8, 48
     right = total = 0
-    for prompt, output in zip(prompts, batch.outputs(), strict=True):
+    for prompt, output in zip(prompts, outputs, strict=True):
         wanted = prompt.tokens[start + begun : start + begun + 64]
         right += sum(a == b for a, b in zip(output, wanted, strict=True))
         total += 64

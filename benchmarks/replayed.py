@@ -26,14 +26,17 @@ from magicdec.costmodel.base.units import format_bytes, format_seconds
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.plans.strategy import Strategy
 from magicdec.executor.decode_loop import decode
-from magicdec.executor.drafting.policy import PLAIN, Always
-from magicdec.executor.engine.batch import Batch, Prompt
-from magicdec.executor.engine.round_log import Trace
-from magicdec.executor.engine.sampling import GREEDY, Answer, Sampler, uniform
-from magicdec.executor.generate import make_drafter
+from magicdec.executor.drafting.factory import make_policy
+from magicdec.executor.drafting.policy import AUTOREGRESSIVE
+from magicdec.executor.engine.batch import Batch
+from magicdec.executor.engine.request import Request
+from magicdec.executor.engine.round_log import RoundLog
+from magicdec.executor.engine.sampling import DeferredPass, Sampler, uniform
+from magicdec.executor.engine.settings import GenerationSettings
 from magicdec.executor.measuring.cpu_probe import read_rate
-from magicdec.executor.measuring.measurement import environment, seconds
+from magicdec.executor.measuring.measurement import environment
 from magicdec.executor.measuring.throughput import achieved
+from magicdec.executor.measuring.timing import median_time_s
 from magicdec.executor.model.transformer import Transformer
 from magicdec.executor.system.device import to_device
 
@@ -47,9 +50,9 @@ class ReplayedSampler(Sampler):
         self.sampling, self.seeds_B, self.acceptance_rate = sampler.sampling, sampler.seeds_B, acceptance_rate
 
     def verify(
-        self, draft_BG: Tensor, draft_probs_BGV: Tensor | None, answer: Answer, positions_BT: Tensor
+        self, draft_BG: Tensor, draft_probs_BGV: Tensor | None, forward: DeferredPass, positions_BT: Tensor
     ) -> tuple[Tensor, Tensor]:
-        target_BT = super().verify(draft_BG, draft_probs_BGV, answer, positions_BT)[1]
+        target_BT = super().verify(draft_BG, draft_probs_BGV, forward, positions_BT)[1]
         chance_BG = uniform(self.seeds_B, to_device(positions_BT[:, :-1], target_BT.device), REPLAYED)
         accepted_B = (chance_BG < self.acceptance_rate).int().cumprod(1).sum(1)
         return accepted_B, target_BT
@@ -57,8 +60,8 @@ class ReplayedSampler(Sampler):
 
 def random_batch(model: Transformer, batch_size: int, context_len: int, gamma: int, new_tokens: int) -> Batch:
     """Rows of equal length whose prompts are noise and are not read: their keys and values are noise too."""
-    prompts = [Prompt(str(row), [row % model.config.vocab_size] * context_len) for row in range(batch_size)]
-    batch = Batch(model, prompts, max_new_tokens=new_tokens, gamma=gamma, sampling=GREEDY)
+    prompts = [Request(str(row), [row % model.config.vocab_size] * context_len) for row in range(batch_size)]
+    batch = Batch(model, prompts, GenerationSettings(new_tokens), gamma=gamma)
     with mock.patch("magicdec.executor.engine.batch.prefill"):
         batch.prefill()
     batch.cache.k_LBKSH.normal_()
@@ -72,7 +75,7 @@ def copy_rate(device: torch.device) -> float:
         return read_rate()
     source = torch.ones(2**27, device=device)
     place = torch.empty_like(source)
-    return 2 * source.nbytes / seconds(lambda: place.copy_(source), repeats=20, warm_up=5, device=device)
+    return 2 * source.nbytes / median_time_s(lambda: place.copy_(source), repeats=20, warm_up=5, device=device)
 
 
 @torch.inference_mode()
@@ -89,12 +92,12 @@ def measured(
     """Medians over runs of plain and speculative decoding that take turns, after one run of each that is not counted."""
     batch = random_batch(model, batch_size, context_len, strategy.gamma, new_tokens)
     batch.sampler = ReplayedSampler(batch.sampler, acceptance_rate)
-    drafter = make_drafter(strategy, batch, None)
-    ways: dict[str, Callable[[], Trace]] = {
-        "plain": lambda: decode(batch, steer=PLAIN),
-        "speculative": lambda: decode(batch, steer=Always(drafter, strategy.gamma)),
+    policy = make_policy(strategy, batch, None)
+    ways: dict[str, Callable[[], RoundLog]] = {
+        "plain": lambda: RoundLog(list(decode(batch, AUTOREGRESSIVE))),
+        "speculative": lambda: RoundLog(list(decode(batch, policy))),
     }
-    traces: dict[str, list[Trace]] = {name: [] for name in ways}
+    traces: dict[str, list[RoundLog]] = {name: [] for name in ways}
     for _ in range(repeats + 1):
         for name, way in ways.items():
             batch.rewind()
@@ -120,7 +123,7 @@ def measured(
         "target_bytes_per_s": bandwidth,
         "copy_bytes_per_s": rate,
         "share_of_copy_bandwidth": bandwidth / rate,
-        "environment": environment(model.device.type),
+        "environment": environment(model.device.type).model_dump(),
     }
 
 

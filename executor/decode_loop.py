@@ -1,132 +1,132 @@
-"""The decoding loop: plain and speculative, over rows of unequal prompts, with acceptance and stop per row.
+"""The decoding loop: draft, verify, emit, refill. Speculative and autoregressive decoding are the same loop.
 
-Shapes: B batch, S slots, T query tokens, G draft tokens, V vocabulary.
+Start reading here. A round drafts gamma tokens per row, runs the target once over them and emits those that the target
+confirms, plus one token of its own. So the output is the target's: the same tokens in greedy decoding, the same distribution
+in sampling. Without a drafter a round is one autoregressive step.
+
+Shapes: B batch, S slots, T = G + 1 tokens of the target's pass, G draft tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from .drafting.policy import PLAIN, Steer
-from .engine.batch import Batch, Progress
-from .engine.round_log import Trace
-from .engine.stop_strings import StopTexts
+from .drafting.policy import AUTOREGRESSIVE, DraftPolicy
+from .engine.batch import Batch
+from .engine.round_log import Completion, Round
 from .engine.verification import count_emitted
 from .kv.attention import SlotAttention
 from .system.device import elapsed_s, record_time, to_device
 
-Finished = Callable[[int, list[int]], object]  # told of a prompt's place and of its output
-
 
 @torch.inference_mode()
-def decode(
-    batch: Batch,
-    *,
-    steer: Steer = PLAIN,
-    stop_tokens: Sequence[int] = (),
-    stop_texts: StopTexts | None = None,
-    shrink: bool = False,
-    progress: Progress = lambda emitted: None,
-    finished: Finished = lambda place, output: None,
-) -> Trace:
-    """Continue every prompt until it emits a stop token or a stop text or reaches its limit.
+def decode(batch: Batch, policy: DraftPolicy = AUTOREGRESSIVE, *, shrink: bool = False) -> Iterator[Round]:
+    """Continue all requests of a batch until each emits a stop token or stop string or reaches its limit.
 
-    A plain round drafts nothing and emits one token a row. What speculation emits has the same law, and is the same in
-    greedy decoding: every emitted token is the target's own choice. A row that is done is taken by the next waiting prompt.
+    A finished row is refilled with the next waiting request after its round has been yielded, so the caller can store the
+    completion before the prefill starts. The caller may stop iterating at any time.
 
     Args:
-        batch: The rows, their first prompts already read.
-        steer: Who proposes tokens in a round, and how many.
-        stop_tokens: Ids that end a row.
-        stop_texts: Heeds the stop texts of prompts; None to ignore them.
-        shrink: Drop rows that are done, once they are half of all and nobody waits; the batch cannot be rewound then.
-        progress: Called after each round with the tokens it emitted.
-        finished: Called for each prompt when it is done.
+        batch: Rows with their first requests prefilled.
+        policy: Chooses the drafter and gamma of each round.
+        shrink: Compact the batch once half of its rows are done and no request waits; it cannot be rewound afterwards.
+
+    Yields:
+        Each round, with the requests that finished in it.
+
+    Raises:
+        InputError: The model returns infinite or NaN logits.
     """
-    model, device = batch.model, batch.model.device
-    stops = torch.tensor(list(stop_tokens), dtype=torch.long)
-    trace = Trace()
-    began = time.perf_counter()
-    row_began_s = [0.0] * len(batch)
-    done: dict[int, tuple[float, int]] = {}  # by place of the prompt: time and tokens
-    running_B, active, known = _standing(batch)
+    device, settings, config = batch.model.device, batch.settings, batch.model.config
+    stop_tokens = torch.tensor(settings.stop_tokens, dtype=torch.long)
+    row_started_s = [time.perf_counter()] * len(batch)
+    running_B, active, context_tokens = _running(batch)
     while active:
-        started, start = time.perf_counter(), record_time(device)
-        context = known / active
-        drafter, gamma = steer.pick(active, context)
+        round_started_s, draft_started = time.perf_counter(), record_time(device)
+
+        # 1. Draft: the input of the target's pass is each row's last committed token and gamma draft tokens.
+        context_len = context_tokens / active
+        drafter, gamma = policy.select(active, context_len)
         positions_BT = batch.lengths_B[:, None] + torch.arange(-1, gamma)
-        next_BT = positions_BT + 1
+        next_positions_BT = positions_BT + 1
         input_BT = to_device(batch.tokens_BS.gather(1, positions_BT[:, :1]), device)
         draft_BG, draft_probs_BGV = input_BT[:, :0], None
         if drafter is not None:
             draft_BG, draft_probs_BGV = drafter.draft(batch.tokens_BS, batch.lengths_B, gamma, batch.sampler)
             draft_BG = to_device(draft_BG, device)
             input_BT = torch.cat([input_BT, draft_BG], dim=1)
-        drafted = record_time(device)
-        watch = drafter.watch if drafter is not None else None
-        attend = SlotAttention(batch.cache, positions_BT, model.config.sliding_window, watch=watch)
-        if attend.stop > model.config.max_context_len:  # what lies beyond is never emitted
-            positions_BT = positions_BT.clamp(max=model.config.max_context_len - 1)
-        answer = batch.passes(input_BT, positions_BT, attend)
-        accepted_B, tokens_BT = batch.sampler.verify(draft_BG, draft_probs_BGV, answer, next_BT)
+        verify_started = record_time(device)
+
+        # 2. Verify: one pass of the target. It also overwrites the KV entries of the draft with exact ones.
+        query_hook = drafter.query_hook if drafter is not None else None
+        attend = SlotAttention(batch.cache, positions_BT, config.sliding_window, query_hook=query_hook)
+        if attend.stop > config.max_context_len:  # tokens beyond the last position are never emitted
+            positions_BT = positions_BT.clamp(max=config.max_context_len - 1)
+        forward = batch.runner(input_BT, positions_BT, attend)
+        accepted_B, tokens_BT = batch.sampler.verify(draft_BG, draft_probs_BGV, forward, next_positions_BT)
         verified = record_time(device)
-        accepted_B, tokens_BT = _fetched(accepted_B, tokens_BT)
-        emitted_B, ends_B = count_emitted(tokens_BT, accepted_B, batch.remaining_B, stops)
-        batch.tokens_BS.scatter_(1, next_BT, tokens_BT)
-        if stop_texts is not None:
-            emitted_B, ends_B = stop_texts.cut(batch, emitted_B, ends_B)
+        accepted_B, tokens_BT = _to_host(accepted_B, tokens_BT)
+
+        # 3. Emit: the accepted tokens and the target's own, cut at stop tokens, stop strings and limits.
+        emitted_B, ends_B = count_emitted(tokens_BT, accepted_B, batch.remaining_B, stop_tokens)
+        batch.tokens_BS.scatter_(1, next_positions_BT, tokens_BT)
+        if settings.stop_strings is not None:
+            emitted_B, ends_B = settings.stop_strings.truncate(
+                batch.row_requests(), batch.tokens_BS, batch.lengths_B, emitted_B, ends_B
+            )
         new_lengths_B = batch.lengths_B + emitted_B
         if drafter is not None:
             drafter.observe(batch.lengths_B, new_lengths_B)
         batch.lengths_B = new_lengths_B
         batch.remaining_B = batch.remaining_B - emitted_B
-        trace.count(accepted_B, running_B, gamma)
-        ended = (ends_B & running_B).nonzero()[:, 0].tolist()
         emitted = int(emitted_B.sum())
-        ended_at = time.perf_counter()
-        trace.add_round(
-            draft_s=elapsed_s(start, drafted),
-            verify_s=elapsed_s(drafted, verified),
-            round_s=ended_at - started,
+        ended = (ends_B & running_B).nonzero()[:, 0].tolist()
+        rows_by_accepted = torch.bincount(accepted_B[running_B], minlength=gamma + 1).tolist()
+        ended_s = time.perf_counter()
+
+        # 4. Report, and let the caller store what is finished.
+        yield Round(
+            draft_s=elapsed_s(draft_started, verify_started),
+            verify_s=elapsed_s(verify_started, verified),
+            round_s=ended_s - round_started_s,
             emitted=emitted,
             active=active,
             gamma=gamma,
-            context=context,
+            context_len=context_len,
+            rows_by_accepted=tuple(rows_by_accepted),
+            completions=tuple(
+                Completion(batch.request_indices[row], batch.finish(row), ended_s - row_started_s[row]) for row in ended
+            ),
         )
-        progress(emitted)
-        known += emitted
+
+        # 5. Refill the rows that ended, or drop them if no request waits.
+        context_tokens += emitted
         for row in ended:
-            place, output = batch.places[row], batch.finish(row)
-            done[place] = (ended_at - began - row_began_s[row], len(output))
-            finished(place, output)
             if batch.waiting:
-                prompt = batch.take(row)
-                steer.reset(row, prompt.kv_budget)
-                row_began_s[row] = time.perf_counter() - began
+                policy.reset(row, batch.admit(row).kv_budget)
+                row_started_s[row] = time.perf_counter()
         if ended:
-            running_B, active, known = _standing(batch)
+            running_B, active, context_tokens = _running(batch)
         if ended and shrink and not batch.waiting and 0 < active <= len(batch) // 2:
             rows_B = running_B.nonzero()[:, 0]
             running_B = running_B[rows_B]
-            steer.keep(rows_B)
-            batch.keep(rows_B)
-            row_began_s = [row_began_s[row] for row in rows_B.tolist()]
-    trace.row_finish_s, trace.row_tokens = ([done[place][part] for place in sorted(done)] for part in (0, 1))
-    return trace
+            policy.compact(rows_B)
+            batch.compact(rows_B)
+            row_started_s = [row_started_s[row] for row in rows_B.tolist()]
 
 
-def _standing(batch: Batch) -> tuple[Tensor, int, int]:
-    """Which rows still run, how many they are, and the tokens they know in all."""
+def _running(batch: Batch) -> tuple[Tensor, int, int]:
+    """Which rows are still running, how many, and their context tokens in total."""
     running_B = batch.remaining_B > 0
     return running_B, int(running_B.sum()), int((batch.lengths_B * running_B).sum())
 
 
-def _fetched(accepted_B: Tensor, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Both on the host: here it waits for the device, once a round."""
+def _to_host(accepted_B: Tensor, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Copy both to the host in one transfer: the only time in a round that the host waits for the device."""
     if tokens_BT.device.type == "cpu":
         return accepted_B, tokens_BT
     both = torch.cat([accepted_B[:, None], tokens_BT], dim=1).cpu()

@@ -1,4 +1,4 @@
-"""Which drafter works next, and how many tokens it drafts: always the same, or as a policy table says of the rows at hand."""
+"""Draft policies: which drafter runs in the next round, and how many tokens it drafts."""
 
 from __future__ import annotations
 
@@ -14,53 +14,63 @@ from magicdec.costmodel.plans.strategy import NO_SPECULATION, Strategy
 from .drafters import Drafter
 
 
-class Steer(Protocol):
-    """Asked before every round, and told of every prompt that takes a row later on."""
+class DraftPolicy(Protocol):
+    """Chooses a drafter before each round, and passes changes of the batch on to its drafters."""
 
-    def pick(self, active: int, context_len: float) -> tuple[Drafter | None, int]:
-        """Drafter and gamma for so many running rows with this mean context; no drafter and 0 for a plain step."""
+    def select(self, active: int, context_len: float) -> tuple[Drafter | None, int]:
+        """(drafter, gamma) for `active` running sequences at this mean context; (None, 0) for an autoregressive step."""
         ...
 
     def reset(self, row: int, kv_budget: int | None) -> None:
-        """Another prompt has taken a row."""
+        """Another request was admitted into the row."""
         ...
 
-    def keep(self, rows_B: Tensor) -> None:
-        """Only these rows go on, in this order."""
+    def compact(self, rows_B: Tensor) -> None:
+        """The batch was compacted to these rows."""
         ...
 
 
 @dataclass(frozen=True)
-class Always:
-    """One drafter and one gamma throughout."""
+class FixedPolicy:
+    """The same drafter and gamma in every round.
+
+    Attributes:
+        drafter: The drafter; None for autoregressive decoding.
+        gamma: Draft tokens per round. [tokens]
+    """
 
     drafter: Drafter | None = None
     gamma: int = 0
 
-    def pick(self, active: int, context_len: float) -> tuple[Drafter | None, int]:
+    def select(self, active: int, context_len: float) -> tuple[Drafter | None, int]:
+        """Same as in `DraftPolicy`."""
         return self.drafter, self.gamma
 
     def reset(self, row: int, kv_budget: int | None) -> None:
+        """Same as in `DraftPolicy`."""
         if self.drafter is not None:
             self.drafter.reset(row, kv_budget)
 
-    def keep(self, rows_B: Tensor) -> None:
+    def compact(self, rows_B: Tensor) -> None:
+        """Same as in `DraftPolicy`."""
         if self.drafter is not None:
-            self.drafter.keep(rows_B)
+            self.drafter.compact(rows_B)
 
 
-PLAIN = Always()
+AUTOREGRESSIVE = FixedPolicy()
 
 
-class Steering:
-    """A policy table at work: drafters are made when first needed, and catch up by themselves when they are needed again.
+class TablePolicy:
+    """Looks up the strategy of each round in a policy table.
+
+    A drafter is made when it is first needed. One that was idle for some rounds catches up by itself.
 
     Args:
-        table: What to do at which batch size and context.
-        make: Makes the drafter of a strategy for the batch that is being steered.
+        table: Strategy by batch size and context.
+        make: Makes the drafter of a strategy.
 
     Attributes:
-        strategy: What was picked last.
+        strategy: The strategy selected last.
     """
 
     def __init__(self, table: PolicyTable, make: Callable[[Strategy], Drafter | None]):
@@ -68,30 +78,40 @@ class Steering:
         self.strategy: Strategy | None = None
         self._drafters: dict[Strategy, Drafter | None] = {NO_SPECULATION: None}
 
-    def pick(self, active: int, context_len: float) -> tuple[Drafter | None, int]:
+    def select(self, active: int, context_len: float) -> tuple[Drafter | None, int]:
+        """Same as in `DraftPolicy`."""
         self.strategy = next_strategy(self.table, self.strategy, active, context_len)
-        # Strategies that differ in gamma alone share a drafter.
-        kind = replace(self.strategy, gamma=1) if self.strategy.gamma else self.strategy
-        if kind not in self._drafters:
-            self._drafters[kind] = self.make(kind)
-        return self._drafters[kind], self.strategy.gamma
+        # Strategies that differ only in gamma share a drafter.
+        key = replace(self.strategy, gamma=1) if self.strategy.gamma else self.strategy
+        if key not in self._drafters:
+            self._drafters[key] = self.make(key)
+        return self._drafters[key], self.strategy.gamma
 
     def reset(self, row: int, kv_budget: int | None) -> None:
+        """Same as in `DraftPolicy`."""
         for drafter in self._drafters.values():
             if drafter is not None:
                 drafter.reset(row, kv_budget)
 
-    def keep(self, rows_B: Tensor) -> None:
+    def compact(self, rows_B: Tensor) -> None:
+        """Same as in `DraftPolicy`."""
         for drafter in self._drafters.values():
             if drafter is not None:
-                drafter.keep(rows_B)
+                drafter.compact(rows_B)
 
 
 def next_strategy(table: PolicyTable, current: Strategy | None, active: int, context_len: float) -> Strategy:
-    """The table's strategy, or the current one while batch and context lie within the hysteresis of where it holds.
+    """The table's strategy, or the current one if it is chosen anywhere within the hysteresis around this point.
 
-    The table knows no gain of a strategy but where it is the best one, so its share of hysteresis is taken along the axes.
+    The table holds the gain of the best strategy of a cell only, so the hysteresis cannot compare gains: it is applied to
+    batch size and context instead.
+
+    Args:
+        table: The policy table.
+        current: Strategy of the round before; None in the first round.
+        active: Running sequences.
+        context_len: Their mean context. [tokens]
     """
     low, high = 1 - table.hysteresis, 1 + table.hysteresis
-    near = [table.at(round(active * a), context_len * c) for a in (low, 1, high) for c in (low, 1, high)]
-    return current if current is not None and current in near else table.at(active, context_len)
+    nearby = [table.at(round(active * a), context_len * c) for a in (low, 1, high) for c in (low, 1, high)]
+    return current if current is not None and current in nearby else table.at(active, context_len)

@@ -1,4 +1,4 @@
-"""Prompts being continued: the rows of a batch, what each holds, and the prompts that wait for a row.
+"""State of a batch: the rows, their tokens and KV cache, and the queue of requests that wait for a row.
 
 Shapes: B rows, S slots.
 """
@@ -6,9 +6,9 @@ Shapes: B rows, S slots.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,68 +17,54 @@ from ..kv.cache import KvCache
 from ..model.transformer import Transformer
 from ..system.device import wait
 from ..system.memory import available_bytes, explain_out_of_memory, too_large
-from .model_runner import Passes
+from .model_runner import ModelRunner
 from .prefill import prefill
-from .sampling import GREEDY, Sampler, Sampling, row_seed
+from .request import Request
+from .sampling import Sampler, row_seed
+from .settings import GenerationSettings
 
-Progress = Callable[[int], object]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One text to continue.
-
-    Attributes:
-        id: As in the prompts file, or its line number.
-        tokens: Its token ids, at least one.
-        max_new_tokens: New tokens it may get; None for as many as the others. [tokens]
-        stop: Texts that end its continuation, beside the stop tokens.
-        kv_budget: Entries a sparse draft reads for it; None for the strategy's. [tokens]
-    """
-
-    id: str
-    tokens: list[int]
-    max_new_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    kv_budget: int | None = None
+OnAdmit = Callable[[Request], object]
 
 
 class Batch:
-    """Rows that each continue a prompt, with their tokens, their KV cache and where they stand.
+    """State of a batch: tokens, KV cache and per-sequence bookkeeping.
 
-    The cache and the seeds are on the model's device, all else is on the host.
+    The cache and the seeds are on the model's device, everything else is on the host. Call `prefill` before decoding.
 
     Args:
         model: The target.
-        prompts: What is to be continued, in this order.
-        max_new_tokens: Tokens each may emit, unless it says otherwise. [tokens]
-        gamma: Most draft tokens per round, for which the cache keeps room. [tokens]
-        rows: Prompts continued at once; the others wait for a row to become free. All by default.
-        sampling: How tokens are chosen.
+        requests: Requests in the order in which they are admitted.
+        settings: Limits, stop conditions and sampling.
+        gamma: Most draft tokens per round; the cache keeps room for them. [tokens]
+        rows: Sequences decoded together; the other requests wait for a free row. None for one row per request.
 
     Attributes:
-        places: Which prompt each row holds, by its place among `prompts`.
-        lengths_B: Known tokens of each row, its prompt included. [tokens]
-        remaining_B: Tokens it may still emit; 0 for a finished row. [tokens]
-        bytes_per_row: KV cache of a row. [bytes]
-        passes: The model's passes over the cache.
-        read_s: Time spent reading prompts. [s]
+        limits: New tokens that each request may emit. [tokens]
+        request_indices: Which request each row holds.
+        waiting: Indices of the requests that wait for a row, the next one first.
+        lengths_B: Committed tokens of each row, prompt included. [tokens]
+        remaining_B: New tokens that each row may still emit; 0 for a finished row. [tokens]
+        bytes_per_row: KV cache of one row. [bytes]
+        runner: The model's passes over the cache.
+        prefill_s: Time spent on prefill so far. [s]
+
+    Raises:
+        InputError: The cache does not fit into memory; the error names the largest batch that fits.
     """
 
     def __init__(
         self,
         model: Transformer,
-        prompts: Sequence[Prompt],
+        requests: Sequence[Request],
+        settings: GenerationSettings,
         *,
-        max_new_tokens: int,
         gamma: int = 0,
         rows: int | None = None,
-        sampling: Sampling = GREEDY,
     ):
-        self.model, self.prompts, self.gamma = model, prompts, gamma
-        self.limits = [prompt.max_new_tokens or max_new_tokens for prompt in prompts]
-        rows = min(rows or len(prompts), len(prompts))
-        longest = max(len(prompt.tokens) + limit for prompt, limit in zip(prompts, self.limits, strict=True))
+        self.model, self.requests, self.settings, self.gamma = model, requests, settings, gamma
+        self.limits = [request.max_new_tokens or settings.max_new_tokens for request in requests]
+        rows = min(rows or len(requests), len(requests))
+        longest = max(len(request.tokens) + limit for request, limit in zip(requests, self.limits, strict=True))
         capacity = longest + gamma + 1
         self.bytes_per_row = capacity * model.config.kv_bytes_per_token
         if rows * self.bytes_per_row > available_bytes(model.device):
@@ -88,74 +74,81 @@ class Batch:
         self.tokens_BS = torch.zeros((rows, capacity + 1), dtype=torch.long)
         self.lengths_B = torch.zeros(rows, dtype=torch.long)
         self.remaining_B = torch.zeros_like(self.lengths_B)
-        self.sampler = Sampler(sampling, rows, model.device)
-        self.passes = Passes(model)
-        self.places = [-1] * rows
-        self.waiting = list(range(len(prompts)))[::-1]  # the next one last
-        self.read_s = 0.0
-        self._outputs: list[list[int]] = [[] for _ in prompts]
-        self._told: Progress = lambda row: None
+        self.sampler = Sampler(settings.sampling, rows, model.device)
+        self.runner = ModelRunner(model)
+        self.request_indices = [-1] * rows
+        self.waiting = deque(range(len(requests)))
+        self.prefill_s = 0.0
+        self._on_admit: OnAdmit | None = None
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.request_indices)
 
     def memory_explained(self) -> AbstractContextManager[None]:
-        """Running out of memory inside names the largest batch that would fit."""
+        """Translate out-of-memory errors into an `InputError` that names the largest batch that fits."""
         return explain_out_of_memory(len(self), self.bytes_per_row, self.model.device, held_bytes=self.cache.nbytes)
 
-    def prefill(self, progress: Progress = lambda row: None) -> None:
-        """Give every row its first prompt; call `progress` with the row after each prompt that is read, now or later."""
-        self._told = progress
-        for row in range(len(self)):
-            self.take(row)
+    def row_requests(self) -> list[Request]:
+        """The request of each row."""
+        return [self.requests[index] for index in self.request_indices]
+
+    def prefill(self, on_admit: OnAdmit | None = None) -> None:
+        """Admit the first request of every row.
+
+        Args:
+            on_admit: Called with each request after its prefill, also with those that decoding admits later.
+
+        Raises:
+            InputError: The device runs out of memory.
+        """
+        self._on_admit = on_admit
+        with self.memory_explained():
+            for row in range(len(self)):
+                self.admit(row)
 
     @torch.inference_mode()
-    def take(self, row: int) -> Prompt:
-        """Let the next waiting prompt have a row: read all of it but its last token, which the first round feeds."""
-        started = time.perf_counter()
-        place = self.places[row] = self.waiting.pop()
-        prompt = self.prompts[place]
-        tokens_S = torch.tensor(prompt.tokens)
+    def admit(self, row: int) -> Request:
+        """Admit the next waiting request into `row`: prefill all its tokens but the last, which the first round feeds."""
+        started_s = time.perf_counter()
+        index = self.request_indices[row] = self.waiting.popleft()
+        request = self.requests[index]
+        tokens_S = torch.tensor(request.tokens)
         self.tokens_BS[row, : len(tokens_S)] = tokens_S
         if len(tokens_S) > 1:
             prefill(self.model, self.cache, row, tokens_S[:-1])
-        self._place(row)
-        wait(self.model.device)  # or what is left of the reading would count as decoding
-        self.read_s += time.perf_counter() - started
-        self._told(row)
-        return prompt
+        self._start(row)
+        wait(self.model.device)  # otherwise the rest of the prefill would be timed as decoding
+        self.prefill_s += time.perf_counter() - started_s
+        if self._on_admit is not None:
+            self._on_admit(request)
+        return request
 
     def finish(self, row: int) -> list[int]:
-        """Keep what a row has emitted and answer with it; the row emits no more, and may be taken by another prompt."""
-        place = self.places[row]
-        output = self.tokens_BS[row, len(self.prompts[place].tokens) : int(self.lengths_B[row])].tolist()
-        self._outputs[place] = output
+        """Stop a row and return its new tokens; another request may then be admitted into it."""
+        request = self.requests[self.request_indices[row]]
         self.remaining_B[row] = 0
+        output: list[int] = self.tokens_BS[row, len(request.tokens) : int(self.lengths_B[row])].tolist()
         return output
 
-    def keep(self, rows_B: Tensor) -> None:
-        """Go on with these rows alone, in this order; the others are done."""
-        self.cache.keep(rows_B)
-        self.passes.forget()
+    def compact(self, rows_B: Tensor) -> None:
+        """Compact the batch to these rows, in rising order."""
+        self.cache.compact(rows_B)
+        self.runner.drop_graphs()
         self.tokens_BS, self.lengths_B, self.remaining_B = (
             of_rows[rows_B] for of_rows in (self.tokens_BS, self.lengths_B, self.remaining_B)
         )
         self.sampler.seeds_B = self.sampler.seeds_B[rows_B]
-        self.places = [self.places[row] for row in rows_B.tolist()]
+        self.request_indices = [self.request_indices[row] for row in rows_B.tolist()]
 
     @torch.inference_mode()
     def rewind(self) -> None:
-        """Back to the end of the prompts, which need not be read again: every row must still have its first one."""
-        self._outputs = [[] for _ in self.prompts]
+        """Return to the end of the prompts without a new prefill. Every row must still hold its first request."""
         for row in range(len(self)):
-            self._place(row)
+            self._start(row)
 
-    def outputs(self) -> list[list[int]]:
-        """The tokens that each finished prompt got, in the order of the prompts; none for the others."""
-        return [list(output) for output in self._outputs]
-
-    def _place(self, row: int) -> None:
-        prompt = self.prompts[self.places[row]]
-        self.lengths_B[row] = len(prompt.tokens)
-        self.remaining_B[row] = self.limits[self.places[row]]
-        self.sampler.seeds_B[row] = row_seed(self.sampler.sampling.seed, prompt.id)
+    def _start(self, row: int) -> None:
+        index = self.request_indices[row]
+        request = self.requests[index]
+        self.lengths_B[row] = len(request.tokens)
+        self.remaining_B[row] = self.limits[index]
+        self.sampler.seeds_B[row] = row_seed(self.sampler.sampling.seed, request.id)

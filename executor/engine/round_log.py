@@ -1,106 +1,141 @@
-"""What a decoding run did, round by round.
-
-Shapes: B batch, G draft tokens.
-"""
+"""Records of a decoding run: one `Round` per iteration of the loop, and a `RoundLog` with statistics over them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import zip_longest
-
-import torch
-from torch import Tensor
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 
-@dataclass
-class Trace:
-    """What a decoding run did, round by round; a plain step is a round without a draft.
+@dataclass(frozen=True)
+class Completion:
+    """A finished request.
 
     Attributes:
-        draft_s, verify_s, round_s: Time of each round's draft, of the target's pass, and of all of it. [s]
-        emitted: Tokens each round emitted, over all rows.
-        active_rows: Rows that were still running in it.
-        drafted_by_position, accepted_by_position: How often draft position i was reached, every one before it accepted,
-            and how often it was accepted then.
-        row_finish_s: How long each prompt took to its last token, from when its row began to decode. [s]
-        row_tokens: Tokens each prompt got.
-        gammas: Draft tokens per row of each round. [tokens]
-        contexts: Mean of the tokens that running rows knew in each round. [tokens]
+        request_index: Position of the request in the list that was given to the batch.
+        tokens: The new tokens, a stop token included.
+        decode_s: Time from the request's first round to its last token; prefill is not included. [s]
     """
 
-    draft_s: list[float] = field(default_factory=list)
-    verify_s: list[float] = field(default_factory=list)
-    round_s: list[float] = field(default_factory=list)
-    emitted: list[int] = field(default_factory=list)
-    active_rows: list[int] = field(default_factory=list)
-    drafted_by_position: list[int] = field(default_factory=list)
-    accepted_by_position: list[int] = field(default_factory=list)
-    row_finish_s: list[float] = field(default_factory=list)
-    row_tokens: list[int] = field(default_factory=list)
-    gammas: list[int] = field(default_factory=list)
-    contexts: list[float] = field(default_factory=list)
+    request_index: int
+    tokens: list[int]
+    decode_s: float
 
-    def add_round(
-        self, *, draft_s: float, verify_s: float, round_s: float, emitted: int, active: int, gamma: int, context: float
-    ) -> None:
-        """Note a round's times [s] and tokens."""
-        self.gammas.append(gamma)
-        self.contexts.append(context)
-        self.draft_s.append(draft_s)
-        self.verify_s.append(verify_s)
-        self.round_s.append(round_s)
-        self.emitted.append(emitted)
-        self.active_rows.append(active)
 
-    def count(self, accepted_B: Tensor, active_B: Tensor, gamma: int) -> None:
-        """Note how far the running rows accepted a round's draft."""
-        if gamma == 0:
-            return
-        steps_G = torch.arange(gamma, device=accepted_B.device)
-        reached = ((accepted_B[:, None] >= steps_G) & active_B[:, None]).sum(0).tolist()
-        accepted = ((accepted_B[:, None] > steps_G) & active_B[:, None]).sum(0).tolist()
-        self.drafted_by_position = _added(self.drafted_by_position, reached)
-        self.accepted_by_position = _added(self.accepted_by_position, accepted)
+@dataclass(frozen=True)
+class Round:
+    """One round: a draft, a verification pass and the tokens they yield. Autoregressive steps are rounds with gamma 0.
+
+    Attributes:
+        draft_s, verify_s: Time of the draft and of the target's pass. [s]
+        round_s: Time of the whole round, bookkeeping included. [s]
+        emitted: New tokens, all rows together. [tokens]
+        active: Rows that were running. [sequences]
+        gamma: Draft tokens per row. [tokens]
+        context_len: Mean context of the running rows. [tokens]
+        rows_by_accepted: Running rows that accepted exactly 0, 1, ..., gamma draft tokens.
+        completions: Requests that finished in this round.
+    """
+
+    draft_s: float
+    verify_s: float
+    round_s: float
+    emitted: int
+    active: int
+    gamma: int
+    context_len: float
+    rows_by_accepted: tuple[int, ...]
+    completions: tuple[Completion, ...] = ()
+
+
+@dataclass(frozen=True)
+class RoundLog:
+    """All rounds of one or several decoding runs, in order."""
+
+    rounds: Sequence[Round]
+
+    @property
+    def draft_s(self) -> list[float]:
+        """Draft time of each round. [s]"""
+        return [one.draft_s for one in self.rounds]
+
+    @property
+    def verify_s(self) -> list[float]:
+        """Time of the target's pass of each round. [s]"""
+        return [one.verify_s for one in self.rounds]
+
+    @property
+    def round_s(self) -> list[float]:
+        """Time of each round. [s]"""
+        return [one.round_s for one in self.rounds]
+
+    @property
+    def emitted(self) -> list[int]:
+        """New tokens of each round. [tokens]"""
+        return [one.emitted for one in self.rounds]
+
+    @property
+    def active_rows(self) -> list[int]:
+        """Running rows of each round. [sequences]"""
+        return [one.active for one in self.rounds]
+
+    @property
+    def completions(self) -> list[Completion]:
+        """Finished requests by request index, of a run over a single batch."""
+        return sorted((done for one in self.rounds for done in one.completions), key=lambda done: done.request_index)
+
+    @property
+    def outputs(self) -> list[list[int]]:
+        """New tokens of each request by request index, of a run over a single batch."""
+        return [completion.tokens for completion in self.completions]
+
+    @property
+    def drafted_by_position(self) -> list[int]:
+        """How often each draft position was reached, that is, all draft tokens before it were accepted."""
+        return self._rows_by_position(0)
+
+    @property
+    def accepted_by_position(self) -> list[int]:
+        """How often the draft token at each position was accepted."""
+        return self._rows_by_position(1)
+
+    def _rows_by_position(self, extra: int) -> list[int]:
+        """For each draft position, how often a row accepted at least `position + extra` draft tokens."""
+        counts = [0] * max((one.gamma for one in self.rounds), default=0)
+        for one in self.rounds:
+            for position in range(one.gamma):
+                counts[position] += sum(one.rows_by_accepted[position + extra :])
+        return counts
 
     @property
     def decode_s(self) -> float:
-        """All rounds together. [s]"""
+        """Sum over the rounds. [s]"""
         return sum(self.round_s)
 
     @property
     def tpot_s(self) -> float:
-        """Seconds per output token, averaged over the prompts, each up to its own last token. [s]"""
-        return sum(s / n for s, n in zip(self.row_finish_s, self.row_tokens, strict=True)) / len(self.row_tokens)
+        """Seconds per output token: mean over the requests, each up to its own last token. [s]"""
+        completions = self.completions
+        return sum(done.decode_s / len(done.tokens) for done in completions) / len(completions)
 
     @property
     def throughput_tokens_per_s(self) -> float:
-        """All rows together, while all of them run. [tokens/s]"""
-        full = [i for i, active in enumerate(self.active_rows) if active == self.active_rows[0]]
-        return sum(self.emitted[i] for i in full) / sum(self.round_s[i] for i in full)
+        """Throughput of all rows together, over the rounds in which all of them run. [tokens/s]"""
+        full = [one for one in self.rounds if one.active == self.rounds[0].active]
+        return sum(one.emitted for one in full) / sum(one.round_s for one in full)
 
     @property
     def mean_acceptance_length(self) -> float:
         """Tokens per verification and row, bonus token included. [tokens]"""
-        rounds = self.drafted_by_position[0] if self.drafted_by_position else 0
-        return 1.0 + sum(self.accepted_by_position) / rounds if rounds else 1.0
+        drafted = self.drafted_by_position
+        return 1.0 + sum(self.accepted_by_position) / drafted[0] if drafted else 1.0
 
     @property
     def acceptance_rate(self) -> float | None:
-        """Of draft tokens whose predecessors were all accepted, the accepted share; None if nothing was drafted. [0-1]"""
-        reached = sum(self.drafted_by_position)
-        return sum(self.accepted_by_position) / reached if reached else None
+        """Accepted share of the draft tokens whose predecessors were all accepted; None if nothing was drafted. [0-1]"""
+        drafted = sum(self.drafted_by_position)
+        return sum(self.accepted_by_position) / drafted if drafted else None
 
 
-def merge(traces: Sequence[Trace]) -> Trace:
-    """One trace of several batches run one after the other."""
-    merged = Trace()
-    for trace in traces:
-        for name, values in vars(merged).items():
-            seen = getattr(trace, name)
-            values[:] = _added(values, seen) if name.endswith("_by_position") else [*values, *seen]
-    return merged
-
-
-def _added(some: Sequence[int], others: Sequence[int]) -> list[int]:
-    return [a + b for a, b in zip_longest(some, others, fillvalue=0)]
+def merge(logs: Iterable[RoundLog]) -> RoundLog:
+    """One log of several runs, one after the other."""
+    return RoundLog([one for log in logs for one in log.rounds])

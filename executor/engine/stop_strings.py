@@ -1,6 +1,8 @@
-"""Texts that end a continuation: found in the tokens of a round, at the token that completes them.
+"""Stop strings: find the token of a round that completes one.
 
-The text that is written ends before the stop text; the tokens end with the one that completes it.
+The tokens of a completion end with the token that completes the stop string; its text ends before the stop string.
+
+Shapes: B batch, S slots.
 """
 
 from __future__ import annotations
@@ -10,52 +12,68 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from .batch import Batch
+from .request import Request
 
-LEAD = 8  # tokens decoded before the earliest that a stop text can begin with: a text's first tokens may decode differently
-
-
-def cut_text(text: str, stops: Sequence[str]) -> str:
-    """A text up to the first of its stop texts."""
-    places = [place for place in map(text.find, stops) if place >= 0]
-    return text[: min(places)] if places else text
+LEAD_TOKENS = 8  # decoded before the earliest possible start of a stop string: the first tokens of a text may decode differently
 
 
-class StopTexts:
-    """Ends rows whose new tokens complete one of their prompt's stop texts.
+def truncate_at_stop(text: str, stop_strings: Sequence[str]) -> str:
+    """Truncate a text at the first stop string."""
+    starts = [start for start in map(text.find, stop_strings) if start >= 0]
+    return text[: min(starts)] if starts else text
 
-    Rows without any cost nothing; a row with some costs one call of the tokenizer a round, over its last tokens.
+
+class StopStrings:
+    """Ends rows whose new tokens complete a stop string of their request.
+
+    Rows without stop strings cost nothing. The others share one tokenizer call per round, over their last tokens only.
+
+    Args:
+        tokenizer: The target's tokenizer.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
 
-    def cut(self, batch: Batch, emitted_B: Tensor, ends_B: Tensor) -> tuple[Tensor, Tensor]:
-        """`emitted_B` and `ends_B` where stop texts are heeded too; the new tokens lie after each row's known ones."""
-        rows = [row for row, place in enumerate(batch.places) if batch.prompts[place].stop]
+    def truncate(
+        self, requests: Sequence[Request], tokens_BS: Tensor, lengths_B: Tensor, emitted_B: Tensor, ends_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Cut the new tokens of a round at the first stop string of each row.
+
+        Args:
+            requests: The request of each row.
+            tokens_BS: Tokens of each row; the new ones follow the committed ones.
+            lengths_B: Committed tokens of each row. [tokens]
+            emitted_B: New tokens of each row. [tokens]
+            ends_B: Whether each row ends in this round.
+
+        Returns:
+            emitted_B and ends_B with stop strings taken into account.
+        """
+        rows = [row for row, request in enumerate(requests) if request.stop_strings]
         if not rows:
             return emitted_B, ends_B
         emitted_B, ends_B = emitted_B.clone(), ends_B.clone()
-        counts, lengths = emitted_B.tolist(), batch.lengths_B.tolist()
-        tails = {row: self._tail(batch, row, lengths[row], counts[row]) for row in rows if counts[row]}
+        counts, lengths = emitted_B.tolist(), lengths_B.tolist()
+        tails = {row: _tail(requests[row], tokens_BS[row], lengths[row], counts[row]) for row in rows if counts[row]}
         texts = self.tokenizer.decode_batch(list(tails.values()))
         for (row, tail), text in zip(tails.items(), texts, strict=True):
-            stops = batch.prompts[batch.places[row]].stop
-            if any(stop in text for stop in stops):
-                completed = range(len(tail) - counts[row] + 1, len(tail) + 1)
-                ending = next((n for n in completed if _any_in(stops, self.tokenizer.decode(tail[:n]))), len(tail))
-                emitted_B[row] = counts[row] - (len(tail) - ending)
+            stop_strings = requests[row].stop_strings
+            if _contains_any(text, stop_strings):
+                ends = range(len(tail) - counts[row] + 1, len(tail) + 1)
+                end = next((end for end in ends if _contains_any(self.tokenizer.decode(tail[:end]), stop_strings)), len(tail))
+                emitted_B[row] = counts[row] - (len(tail) - end)
                 ends_B[row] = True
         return emitted_B, ends_B
 
-    def _tail(self, batch: Batch, row: int, length: int, new: int) -> list[int]:
-        """The last of a row's emitted tokens: enough to hold any of its stop texts, of which a token is a byte at least."""
-        prompt = batch.prompts[batch.places[row]]
-        longest = max(len(stop.encode()) for stop in prompt.stop)
-        first = max(len(prompt.tokens), length - longest - LEAD)
-        tail: list[int] = batch.tokens_BS[row, first : length + new].tolist()
-        return tail
+
+def _tail(request: Request, tokens_S: Tensor, length: int, new: int) -> list[int]:
+    """The last completion tokens of a row: enough to hold any of its stop strings, as a token holds at least one byte."""
+    longest = max(len(stop.encode()) for stop in request.stop_strings)
+    first = max(len(request.tokens), length - longest - LEAD_TOKENS)
+    tail: list[int] = tokens_S[first : length + new].tolist()
+    return tail
 
 
-def _any_in(stops: Sequence[str], text: str) -> bool:
-    return any(stop in text for stop in stops)
+def _contains_any(text: str, stop_strings: Sequence[str]) -> bool:
+    return any(stop in text for stop in stop_strings)

@@ -20,7 +20,8 @@ from magicdec.executor.measuring.cpu_probe import read_rate, same_memory
 from ..files.writing import write_text
 from ..inputs.checkpoints import load_models, tokenize_text
 from ..inputs.checks import whole_number
-from ..inputs.names import CPU, REFERENCE, find_hardware
+from ..inputs.cpu_profile import CPU
+from ..inputs.names import REFERENCE, find_hardware
 from ..inputs.plan_search import PlanSearch
 from ..inputs.scenario import Scenario, resolve_scenario
 from ..render.tables import text_table

@@ -89,7 +89,7 @@ def execute(
         if job.compare:
             outcome, differences = _compared(models, requests, job, settings, done, progress)
         else:
-            outcome, differences = _generated(models, requests, job, settings, done, progress), ()
+            outcome, differences = _generated(models, requests, job, settings, done, progress), []
     run = RunDescription(
         workload=Workload(
             min(job.batch_size, len(requests)), max(len(request.tokens) for request in requests), settings.max_new_tokens

@@ -2,11 +2,11 @@
 
 import pytest
 from magicdec.calibration import TRIES, steady_probe
-from magicdec.inputs.names import REFERENCE, find_model
 
 from magicdec import calibration
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.executor.measuring.cpu_probe import Probe
+from magicdec.inputs.names import REFERENCE, find_model
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from magicdec.demo import fastest_seen, hardware_as_it_is, memory_change
 
 from magicdec.cli.main import main
 from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.hardware.profile import HardwareProfile
-from magicdec.demo import fastest_seen, hardware_as_it_is, memory_change
 from magicdec.reports.runs import read_runs
 
 

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from magicdec.files.completions import Outputs
 
 from magicdec.costmodel.base.errors import InputError
+from magicdec.files.completions import Outputs
 
 DIGESTS = {"a": "1111", "b": "2222", "c": "3333"}
 LINES = [json.dumps({"id": name, "text": f"text {name} é", "num_tokens": 3, "digest": DIGESTS[name]}) + "\n" for name in "abc"]

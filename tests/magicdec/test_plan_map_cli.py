@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from command_line import UNCALIBRATED, WHERE, answered, refused, shown
 from magicdec.planning import Wishes
-from magicdec.api.explore import BATCH_SIZES, CONTEXT_LENS
 
 from magicdec.api import ask, predict
+from magicdec.api.explore import BATCH_SIZES, CONTEXT_LENS
 from magicdec.costmodel.base.units import format_tokens
 from magicdec.costmodel.planning.search import KV_BUDGETS
 from magicdec.costmodel.planning.sweep import sweep

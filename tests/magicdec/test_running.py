@@ -1,16 +1,18 @@
 """What a comparison with plain decoding reports when the two differ."""
 
-from dataclasses import replace
-
 import pytest
+from magicdec.running import _differences
 
 from magicdec.costmodel.plans.strategy import Strategy
-from magicdec.executor.engine.batch import Prompt
-from magicdec.executor.generate import Result, run_batch
+from magicdec.executor.engine.request import Request
+from magicdec.executor.engine.settings import GenerationSettings
+from magicdec.executor.generate import make_batch
+from magicdec.executor.measuring.comparison import Comparison, compare
 from magicdec.executor.model.checkpoint import load_model
 from magicdec.executor.model.transformer import Transformer
 from magicdec.executor.reference_model import reference_model_dir
-from magicdec.running import _differences
+
+REQUESTS = [Request("a", list(range(40, 60))), Request("b", list(range(300, 330)))]
 
 
 @pytest.fixture(scope="module")
@@ -19,26 +21,27 @@ def model() -> Transformer:
 
 
 @pytest.fixture(scope="module")
-def result(model: Transformer) -> Result:
-    return run_batch(model, None, PROMPTS, Strategy("self", "streaming_llm", 8, 2), max_new_tokens=6, compare=True)
+def result(model: Transformer) -> Comparison:
+    strategy = Strategy("self", "streaming_llm", 8, 2)
+    batch = make_batch(model, REQUESTS, strategy, GenerationSettings(6))
+    batch.prefill()
+    return compare(batch, None, strategy)
 
 
-PROMPTS = [Prompt("a", list(range(40, 60))), Prompt("b", list(range(300, 330)))]
+def test_equal_outputs_have_no_differences(model: Transformer, result: Comparison) -> None:
+    assert result.autoregressive.outputs == result.log.outputs
+    assert _differences(model, REQUESTS, result.log.outputs, result.autoregressive.outputs) == []
 
 
-def test_equal_outputs_have_no_differences(model: Transformer, result: Result) -> None:
-    assert result.plain_outputs == result.outputs
-    assert _differences(model, PROMPTS, result) == []
-
-
-def test_a_wrong_token_is_named_with_what_the_model_thinks_of_it(model: Transformer, result: Result) -> None:
-    wrong = [list(row) for row in result.outputs]
+def test_a_wrong_token_is_named_with_what_the_model_thinks_of_it(model: Transformer, result: Comparison) -> None:
+    wrong = [list(row) for row in result.log.outputs]
     wrong[1][3] = (wrong[1][3] + 1) % model.config.vocab_size
-    (difference,) = _differences(model, PROMPTS, replace(result, outputs=wrong))
+    (difference,) = _differences(model, REQUESTS, wrong, result.autoregressive.outputs)
     assert "prompt b differs from plain decoding at new token 3" in difference.words
     assert not difference.near_tie
 
 
-def test_a_missing_token_is_no_near_tie(model: Transformer, result: Result) -> None:
-    (difference,) = _differences(model, PROMPTS, replace(result, outputs=[result.outputs[0][:-1], result.outputs[1]]))
+def test_a_missing_token_is_no_near_tie(model: Transformer, result: Comparison) -> None:
+    shorter = [result.log.outputs[0][:-1], result.log.outputs[1]]
+    (difference,) = _differences(model, REQUESTS, shorter, result.autoregressive.outputs)
     assert not difference.near_tie

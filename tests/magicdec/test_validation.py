@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from magicdec.inputs.names import find_model
-from magicdec.api.validate import own_comparisons, validate
 
 from magicdec.api import predict
+from magicdec.api.validate import own_comparisons
 from magicdec.cli.main import main
 from magicdec.costmodel.base.errors import InputError
 from magicdec.costmodel.calibration.validation import IN_SAMPLE, LEFT_OUT, NOT_FITTED, Comparison, accuracy
 from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile
 from magicdec.costmodel.plans.plan import fingerprint
 from magicdec.costmodel.speculation.evaluate import relative_error
+from magicdec.inputs.names import find_model
 
 
 @pytest.fixture(scope="module")
