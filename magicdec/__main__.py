@@ -1,6 +1,6 @@
 """`python -m magicdec`."""
 
-from magicdec.cli.main import main
+from magicdec.cli import main
 
 if __name__ == "__main__":
     main()

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from magicdec.cli.main import main
+from magicdec.cli import main
 
 ROOT = Path(__file__).parents[1]
 RECORDED = Path(__file__).parent / "golden"

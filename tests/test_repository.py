@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from magicdec.cli.main import main
+from magicdec.cli import main
 
 ROOT = Path(__file__).parents[1]
 

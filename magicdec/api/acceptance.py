@@ -9,11 +9,11 @@ from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES, KvPolicy, Strat
 from magicdec.executor.generate import check_runnable
 from magicdec.executor.measuring.acceptance import AcceptanceGrid, measure_acceptance
 
-from ..inputs.checkpoints import load_checkpoint, tokenize_text
 from ..inputs.checks import one_of, whole_number, whole_numbers
 from ..inputs.names import REFERENCE, find_model
 from ..render.progress import progress_bar
 from ..results.acceptance import AcceptanceResult, CurvePoint
+from ..running.checkpoints import load_checkpoint, tokenize_text
 
 MEASURABLE_POLICIES: tuple[KvPolicy, ...] = ("streaming_llm", "snapkv", "topk", "quest", "full")
 

@@ -17,16 +17,17 @@ from magicdec.executor.engine.request import Request
 from magicdec.executor.engine.settings import GenerationSettings
 from magicdec.executor.measuring.cpu_probe import read_rate, same_memory
 
+from ..files.completions import Completion
 from ..files.writing import write_text
-from ..inputs.checkpoints import load_models, tokenize_text
 from ..inputs.checks import whole_number
 from ..inputs.cpu_profile import CPU
 from ..inputs.names import REFERENCE, find_hardware
 from ..inputs.plan_search import PlanSearch
 from ..inputs.scenario import Scenario, resolve_scenario
 from ..render.tables import text_table
-from ..results.run import Completion, RunResult
-from .execution import Job, execute
+from ..results.run import RunResult
+from ..running.checkpoints import load_models, tokenize_text
+from ..running.execution import Job, execute
 from .plan import make_plan
 
 REPEATS = 3  # turns of both ways of decoding; medians are shown

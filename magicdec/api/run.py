@@ -15,15 +15,15 @@ from magicdec.executor.engine.stop_strings import StopStrings
 from magicdec.executor.generate import check_requests
 from magicdec.executor.model.tensor_parallel import Ranks, process_group
 
-from ..files.completions import CompletionFile, digest
+from ..files.completions import Completion, CompletionFile, digest
 from ..files.prompts import PromptText, check_ids, encode, read_prompts
 from ..files.writing import append_line
-from ..inputs.checkpoints import LoadedModels, load_models
 from ..inputs.checks import names, one_of, whole_number
 from ..inputs.plans import resolve_plan
 from ..results.plan import PlanResult
-from ..results.run import Completion, RunResult
-from .execution import Job, execute
+from ..results.run import RunResult
+from ..running.checkpoints import LoadedModels, load_models
+from ..running.execution import Job, execute
 
 DEVICES = ("cpu", "cuda")
 

@@ -12,12 +12,11 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
 from magicdec.costmodel.base.errors import InputError, bad
-
-from ..results.run import Completion
 
 LINE_START = '{"id": '
 ADVICE = "name another file with `output`, or remove this one"
@@ -26,6 +25,21 @@ ADVICE = "name another file with `output`, or remove this one"
 def digest(*facts: object) -> str:
     """Twelve hexadecimal digits over anything that JSON can hold."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The continuation of one prompt.
+
+    Attributes:
+        id: Of the prompt.
+        text: The completion, without its stop string.
+        num_tokens: Tokens decoded for it. [tokens]
+    """
+
+    id: str
+    text: str
+    num_tokens: int
 
 
 class CompletionFile:

@@ -9,23 +9,9 @@ from magicdec.costmodel.base.units import format_bytes, format_seconds
 from magicdec.costmodel.plans.measurement import Measurement
 from magicdec.costmodel.plans.plan import Plan
 
+from ..files.completions import Completion
 from ..render.tables import text_table
 from .base import Result, Row
-
-
-@dataclass(frozen=True)
-class Completion:
-    """The continuation of one prompt.
-
-    Attributes:
-        id: Of the prompt.
-        text: The completion, without its stop string.
-        num_tokens: Tokens decoded for it. [tokens]
-    """
-
-    id: str
-    text: str
-    num_tokens: int
 
 
 @dataclass(frozen=True)

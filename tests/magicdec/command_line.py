@@ -8,7 +8,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from magicdec.cli.main import main
+from magicdec.cli import main
 
 WHERE = "--model llama-3.1-8b --hardware a100-sxm-80gb --num-gpus 8".split()
 UNCALIBRATED = "--model llama-3.1-8b --hardware a100-sxm-40gb --num-gpus 8".split()

@@ -10,7 +10,7 @@ import torch
 import yaml
 from click.testing import CliRunner, Result
 
-from magicdec.cli.main import main
+from magicdec.cli import main
 
 PREDICT = "predict --model llama-3.1-8b --hardware a100-sxm-80gb --num-gpus 8 --batch-size 128 --context-len 32k --gamma 2".split()
 PLAN = "plan --model reference --hardware a100-sxm-80gb --batch-size 2 --context-len 64 --output-len 8".split()

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from magicdec.demo import fastest_seen, hardware_as_it_is, memory_change
 
-from magicdec.cli.main import main
+from magicdec.cli import main
 from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.reports.runs import read_runs

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from magicdec.cli.main import main
+from magicdec.cli import main
 from magicdec.costmodel.export.engines import ENGINES
 
 PLAN = (

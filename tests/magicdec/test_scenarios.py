@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from magicdec.cli.main import main
+from magicdec.cli import main
 from magicdec.results.scenarios import ADDED_COLUMNS as ADDED
 
 TIMINGS = Path(__file__).parents[2] / "costmodel" / "published" / "magicdec_timings.csv"

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from magicdec.api import predict
 from magicdec.api.validate import own_comparisons
-from magicdec.cli.main import main
+from magicdec.cli import main
 from magicdec.costmodel.base.errors import InputError
 from magicdec.costmodel.calibration.validation import IN_SAMPLE, LEFT_OUT, NOT_FITTED, Comparison, accuracy
 from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile

@@ -18,7 +18,7 @@ from magicdec.executor.model.tokenizer import load_tokenizer
 from magicdec.executor.model.transformer import Transformer
 from magicdec.executor.reference_model.corpus import held_out_documents
 
-from .names import find_model
+from ..inputs.names import find_model
 
 HELD_OUT = "Python standard library, held out"
 

@@ -19,10 +19,11 @@ from magicdec.executor.measuring.comparison import compare, first_difference, lo
 from magicdec.executor.measuring.measurement import RunDescription, RunOutcome, summarise
 from magicdec.executor.model.transformer import Transformer
 
-from ..inputs.checkpoints import LoadedModels
+from ..files.completions import Completion
 from ..inputs.cpu_profile import CPU
 from ..render.progress import progress_bar
-from ..results.run import Completion, Difference
+from ..results.run import Difference
+from .checkpoints import LoadedModels
 
 NEAR_TIE_NATS = 1e-3  # rounding in float32 swaps tokens whose log-probabilities are this close
 
