@@ -96,7 +96,7 @@ def messages(error: InputError, known: Mapping[str, str]) -> list[str]:
 def missing_extra(error: ImportError) -> str | None:
     """Which extra to install for a library that is missing; None for a library that no extra brings."""
     extras = {
-        **dict.fromkeys(("torch", "safetensors", "tokenizers"), "run"),
+        **dict.fromkeys(("torch", "safetensors", "tokenizers", "tqdm"), "run"),
         **dict.fromkeys(("matplotlib", "pandas"), "plot"),
     }
     library = (error.name or "").split(".")[0]
