@@ -79,7 +79,14 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ImportError as error:
+        from .extras import missing_extra
+
+        if (advice := missing_extra(error)) is None:
+            raise
+        raise ImportError(f"magicdec.{name}: {advice}", name=error.name) from error
 
 
 def __dir__() -> list[str]:

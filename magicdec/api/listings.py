@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import platform
+
 from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile
 from magicdec.costmodel.models.catalog import builtin_configs
 
@@ -25,16 +28,31 @@ def models() -> ModelList:
 
 
 def environment() -> EnvironmentReport:
-    """Versions and machine, for bug reports."""
+    """Versions and machine, for bug reports; without torch, what can be told without it."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from magicdec.executor.measuring.measurement import environment as measured_environment
-
-    facts: dict[str, Cell] = {"magicdec": __version__, **dict(measured_environment())}
+    facts: dict[str, Cell] = {"magicdec": __version__, **_machine()}
     for package in PACKAGES:
         try:
             facts[package] = version(package)
         except PackageNotFoundError:
             facts[package] = None
-    file = cpu_profile_file()
-    return EnvironmentReport({**facts, "cpu_profile": str(file) if file.is_file() else "not measured yet"})
+    if facts["torch"] is not None:
+        file = cpu_profile_file()
+        facts["cpu_profile"] = str(file) if file.is_file() else "not measured yet"
+    return EnvironmentReport(facts)
+
+
+def _machine() -> dict[str, Cell]:
+    try:
+        from magicdec.executor.measuring.measurement import environment as measured_environment
+    except ImportError:
+        from magicdec.executor.system.machine import processor_name
+
+        return {
+            "device": processor_name(),
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.release()}",
+            "cores": os.cpu_count(),
+        }
+    return dict(measured_environment())

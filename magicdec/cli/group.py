@@ -59,6 +59,8 @@ class Commands(click.Group):
             click.echo(f"error: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
             ctx.exit(2)
         except ImportError as error:
+            from ..extras import missing_extra
+
             if (advice := missing_extra(error)) is None:
                 raise
             click.echo(f"error: {advice}", err=True)
@@ -91,18 +93,6 @@ def messages(error: InputError, known: Mapping[str, str]) -> list[str]:
         line = f"error: {place}: expected {problem.expected}, found {problem.found}"
         lines.append(re.sub(r"`(\w+)`", lambda match: known.get(match[1], match[0]), line))
     return lines
-
-
-def missing_extra(error: ImportError) -> str | None:
-    """Which extra to install for a library that is missing; None for a library that no extra brings."""
-    extras = {
-        **dict.fromkeys(("torch", "safetensors", "tokenizers", "tqdm"), "run"),
-        **dict.fromkeys(("matplotlib", "pandas"), "plot"),
-    }
-    library = (error.name or "").split(".")[0]
-    if library not in extras:
-        return None
-    return f"this needs {library}, which is not installed: pip install 'magicdec[{extras[library]}]'"
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})

@@ -47,8 +47,17 @@ class Result(ABC):
         return f"<{type(self).__name__}: {self.headline}>"
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The rows as a data frame; needs pandas."""
-        import pandas as pd
+        """The rows as a data frame.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            from ..extras import missing_extra
+
+            raise ImportError(missing_extra(error) or str(error), name=error.name) from error
 
         return pd.DataFrame([dict(row) for row in self.rows()])
 
