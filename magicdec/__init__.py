@@ -82,7 +82,7 @@ def __getattr__(name: str) -> object:
     try:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     except ImportError as error:
-        from .extras import missing_extra
+        from .inputs.extras import missing_extra
 
         if (advice := missing_extra(error)) is None:
             raise

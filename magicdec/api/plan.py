@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +12,15 @@ from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.planning.search import GAMMAS, Candidate, candidates, rank
-from magicdec.costmodel.plans.plan import Plan, fingerprint
+from magicdec.costmodel.plans.plan import (
+    Plan,
+    PlannedHardware,
+    PlannedModel,
+    PredictedRound,
+    PredictedServing,
+    RunnerUp,
+    fingerprint,
+)
 from magicdec.costmodel.plans.workload import RequestTrace, Workload, load_trace
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.serving import serving
@@ -22,8 +31,9 @@ from ..inputs.plan_search import OBJECTIVES, PlanSearch
 from ..inputs.scenario import Scenario, resolve_scenario
 from ..results.plan import PlanResult
 from ..results.prediction import prediction_notes
-from ..results.speedup_map import SpeedupMap
-from .explore import explore_scenario
+
+if TYPE_CHECKING:
+    from ..results.speedup_map import SpeedupMap
 
 DEFAULT_OUTPUT_LEN = 128
 
@@ -113,7 +123,11 @@ def plan(
         draft_kv_dtype=draft_kv_dtype,
         draft_weight_dtype=draft_weight_dtype,
     )
-    speedups = explore_scenario(scenario, search, context_lens=[context_len] if context_len else []) if sweep else None
+    speedups = None
+    if sweep:
+        from .explore import explore_scenario
+
+        speedups = explore_scenario(scenario, search, context_lens=[context_len] if context_len else [])
     if speedups is not None:
         sizes = sizes or speedups.typical[:1]
         context_len = context_len or speedups.typical[1]
@@ -167,40 +181,41 @@ def make_plan(
     chosen = Workload(best.batch_size, workload.context_len, workload.output_len)
     stored = executed(scenario.model.config, deployment.hardware, deployment.tensor_parallel)
     notes = prediction_notes(scenario, best, chosen.max_context_len, chosen.context_len, draft_model)
-    made = Plan.model_validate(  # in one go: validators of its parts, each on its own, take longer to build
-        {
-            "workload": chosen,
-            "hardware": {
-                "name": deployment.hardware.name,
-                "sha256": deployment.hardware.sha256,
-                "num_gpus": deployment.num_gpus,
-                "tensor_parallel": deployment.tensor_parallel,
-            },
-            "target": _planned_model(deployment.target, stored),
-            "draft": _planned_model(draft_model, draft_model) if draft_model else None,
-            "strategy": best.strategy,
-            "prediction": _predicted_round(best),
-            "serving": _predicted_serving(deployment, best, chosen, trace),
-            "runner_up": {"strategy": runner_up.strategy, "predicted_speedup": runner_up.speedup} if runner_up else None,
-            "policy": speedup_map.policy if speedup_map else None,
-            "notes": [*notes, *_too_long(trace, deployment.target)],
-        }
+    made = Plan.model_construct(  # values of our own need no validation; building the validators takes a tenth of a cold start
+        workload=chosen,
+        hardware=PlannedHardware.model_construct(
+            name=deployment.hardware.name,
+            sha256=deployment.hardware.sha256,
+            num_gpus=deployment.num_gpus,
+            tensor_parallel=deployment.tensor_parallel,
+        ),
+        target=_planned_model(deployment.target, stored),
+        draft=_planned_model(draft_model, draft_model) if draft_model else None,
+        strategy=best.strategy,
+        prediction=_predicted_round(best),
+        serving=_predicted_serving(deployment, best, chosen, trace),
+        runner_up=(
+            RunnerUp.model_construct(strategy=runner_up.strategy, predicted_speedup=runner_up.speedup) if runner_up else None
+        ),
+        policy=speedup_map.policy if speedup_map else None,
+        notes=[*notes, *_too_long(trace, deployment.target)],
     )
     return PlanResult(made, tuple(ranked), tuple(priced), runner_up, speedup_map, search.max_tpot_s, gpu_price)
 
 
-def _predicted_round(best: Candidate) -> dict[str, object]:
+def _predicted_round(best: Candidate) -> PredictedRound:
     rate = best.acceptance_rate
-    return {
+    return PredictedRound.model_construct(
+        _fields_set=None,
         **best.steps,
-        "predicted_acceptance_rate": None if np.isnan(rate) else rate,
-        "predicted_speedup": best.speedup,
-        "predicted_speedup_low": best.speedup_low,
-        "predicted_speedup_high": best.speedup_high,
-        "predicted_memory_bytes": best.memory_bytes,
-        "bound": best.bound,
-        "breakdown": best.breakdown,
-    }
+        predicted_acceptance_rate=None if np.isnan(rate) else rate,
+        predicted_speedup=best.speedup,
+        predicted_speedup_low=best.speedup_low,
+        predicted_speedup_high=best.speedup_high,
+        predicted_memory_bytes=best.memory_bytes,
+        bound=best.bound,
+        breakdown=best.breakdown,
+    )
 
 
 def _too_long(trace: RequestTrace | None, target: TransformerConfig) -> list[str]:
@@ -212,14 +227,14 @@ def _too_long(trace: RequestTrace | None, target: TransformerConfig) -> list[str
     return [f"{target.name} supports {target.max_context_len:,} tokens; {requests}"] if longer else []
 
 
-def _planned_model(priced: TransformerConfig, stored: TransformerConfig) -> dict[str, object]:
+def _planned_model(priced: TransformerConfig, stored: TransformerConfig) -> PlannedModel:
     """A model as a plan names it; with its types only where they are not the stored ones."""
     weights = priced.linear_dtype if priced.linear_dtype != stored.linear_dtype else None
     kv = priced.kv_dtype if priced.kv_dtype != stored.kv_dtype else None
-    return {"name": priced.name, "fingerprint": fingerprint(priced), "weight_dtype": weights, "kv_dtype": kv}
+    return PlannedModel.model_construct(name=priced.name, fingerprint=fingerprint(priced), weight_dtype=weights, kv_dtype=kv)
 
 
-def _predicted_serving(deployment: Deployment, best: Candidate, workload: Workload, trace: RequestTrace | None) -> dict[str, float]:
+def _predicted_serving(deployment: Deployment, best: Candidate, workload: Workload, trace: RequestTrace | None) -> PredictedServing:
     """Whole requests, with the strategy and without speculation."""
     fast, slow = (
         serving(
@@ -231,11 +246,11 @@ def _predicted_serving(deployment: Deployment, best: Candidate, workload: Worklo
         )
         for tpot_s in (best.tpot_s, best.steps["predicted_target_step_s"])
     )
-    return {
-        "predicted_ttft_s": float(fast.ttft_s),
-        "predicted_request_s": float(fast.request_s),
-        "predicted_plain_request_s": float(slow.request_s),
-        "predicted_throughput_tokens_per_s": float(fast.throughput_tokens_per_s),
-        "predicted_plain_throughput_tokens_per_s": float(slow.throughput_tokens_per_s),
-        "prefill_share": float(fast.prefill_share),
-    }
+    return PredictedServing.model_construct(
+        predicted_ttft_s=float(fast.ttft_s),
+        predicted_request_s=float(fast.request_s),
+        predicted_plain_request_s=float(slow.request_s),
+        predicted_throughput_tokens_per_s=float(fast.throughput_tokens_per_s),
+        predicted_plain_throughput_tokens_per_s=float(slow.throughput_tokens_per_s),
+        prefill_share=float(fast.prefill_share),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from .. import __version__
+
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins takes as long as importing click
 
 if TYPE_CHECKING:
     from magicdec.costmodel.base.errors import InputError
@@ -59,7 +62,7 @@ class Commands(click.Group):
             click.echo(f"error: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
             ctx.exit(2)
         except ImportError as error:
-            from ..extras import missing_extra
+            from ..inputs.extras import missing_extra
 
             if (advice := missing_extra(error)) is None:
                 raise

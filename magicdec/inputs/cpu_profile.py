@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from magicdec.costmodel.calibration.engine_fit import MeasuredPass, Observation, fit_passes
 from magicdec.costmodel.hardware.profile import Calibration, HardwareProfile, Peak
 from magicdec.costmodel.hardware.profile_file import SCHEMA_VERSION, render_profile
 from magicdec.costmodel.kernels.attention import AttentionLaw
@@ -58,6 +57,7 @@ def measure_cpu(model: TransformerConfig) -> HardwareProfile:
     """
     from tqdm import tqdm
 
+    from magicdec.costmodel.calibration.engine_fit import MeasuredPass, Observation, fit_passes
     from magicdec.executor.kernels.build import kernels
     from magicdec.executor.measuring.cpu_probe import num_measurements, probe_cpu, read_rate, same_memory
     from magicdec.executor.model.dtypes import cpu_execution

@@ -55,7 +55,7 @@ class Result(ABC):
         try:
             import pandas as pd
         except ImportError as error:
-            from ..extras import missing_extra
+            from ..inputs.extras import missing_extra
 
             raise ImportError(missing_extra(error) or str(error), name=error.name) from error
 

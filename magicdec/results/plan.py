@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +19,9 @@ from ..files.writing import write_text
 from ..render.sentences import verdict
 from ..render.tables import text_table
 from .base import Result, Row, known
-from .speedup_map import SpeedupMap
+
+if TYPE_CHECKING:
+    from .speedup_map import SpeedupMap
 
 
 @dataclass(frozen=True, repr=False, eq=False)
