@@ -9,6 +9,7 @@ from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.hardware.profile_file import render_profile, with_calibration
 
+from ..inputs.checks import text
 from ..inputs.cpu_profile import measure_cpu
 from ..inputs.names import REFERENCE, find_model
 from ..results.calibration import CalibratedProfile
@@ -48,7 +49,7 @@ def calibrate(
     if from_published is not None:
         from magicdec.costmodel.calibration.engine_fit import fit_published
 
-        known = resolve_profile(from_published)
+        known = resolve_profile(text("from_published", from_published))
         fitted = fit_published(known)
         return CalibratedProfile(fitted, with_calibration(known.text, fitted.calibration))
     measured = measure_cpu(find_model(REFERENCE).config)

@@ -22,7 +22,7 @@ RIDGES = ("a100-sxm-80gb", "h100-sxm", "l40")
 
 def report(
     output: str | Path,
-    files: str | Sequence[str] = (),
+    files: str | Path | Sequence[str | Path] = (),
     *,
     model: str | None = None,
     hardware: str | None = None,
@@ -57,12 +57,15 @@ def report(
 
     runs, plans = read_runs(names("files", files))
     planned = plans[0] if plans else None
-    scenario = resolve_scenario(
-        model or (planned.target.name if planned else "llama-3.1-8b"),
-        hardware or (planned.hardware.name if planned else "h100-sxm"),
-        num_gpus=num_gpus or (planned.hardware.num_gpus if planned else 8),
-        tensor_parallel=tensor_parallel or (planned.hardware.tensor_parallel if planned and num_gpus is None else None),
-    )
+    if tensor_parallel is None and num_gpus is None and planned:
+        tensor_parallel = planned.hardware.tensor_parallel
+    if model is None:
+        model = planned.target.name if planned else "llama-3.1-8b"
+    if hardware is None:
+        hardware = planned.hardware.name if planned else "h100-sxm"
+    if num_gpus is None:
+        num_gpus = planned.hardware.num_gpus if planned else 8
+    scenario = resolve_scenario(model, hardware, num_gpus=num_gpus, tensor_parallel=tensor_parallel)
     kv_budget = whole_number("kv_budget", kv_budget)
     found = find_draft(draft, kv_policy, scenario.deployment, kv_budget)
     if found.kind == "none":

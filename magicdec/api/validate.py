@@ -19,7 +19,7 @@ from ..results.accuracy import AccuracyReport, KernelFit
 from .predict import predict
 
 
-def validate(files: str | Sequence[str] = (), *, figure: str | Path | None = None) -> AccuracyReport:
+def validate(files: str | Path | Sequence[str | Path] = (), *, figure: str | Path | None = None) -> AccuracyReport:
     """Check predictions against published step times and speedups, and against own measurements.
 
     Args:
