@@ -43,13 +43,13 @@ def calibrate(
 
         if system not in SYSTEMS:
             raise bad("system", "", f"a system whose tables are known ({', '.join(SYSTEMS)})", repr(system))
-        known = resolve_profile(profile or SYSTEMS[system].profile)
+        known = resolve_profile(SYSTEMS[system].profile if profile is None else text("profile", profile), "profile")
         fitted = fit_tables(Path(from_aiconfigurator), system, known)
         return CalibratedProfile(fitted, with_calibration(known.text, fitted.calibration))
     if from_published is not None:
         from magicdec.costmodel.calibration.engine_fit import fit_published
 
-        known = resolve_profile(text("from_published", from_published))
+        known = resolve_profile(text("from_published", from_published), "from_published")
         fitted = fit_published(known)
         return CalibratedProfile(fitted, with_calibration(known.text, fitted.calibration))
     measured = measure_cpu(find_model(REFERENCE).config)

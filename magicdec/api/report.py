@@ -77,7 +77,7 @@ def report(
         context_lens=np.array(sorted(set(whole_numbers("context_lens", context_lens)))),
         kv_budget=float("inf") if found.kv_policy == "full" else kv_budget,
         curves=scenario.model.curves,
-        ridges=tuple(resolve_profile(name) for name in names("ridges", ridges)),
+        ridges=tuple(resolve_profile(name, "ridges") for name in names("ridges", ridges)),
     )
     page, *figures = write_page(Path(output), [*planning_figures(grid), *run_figures(runs)], grid, runs, plans)
     return ReportFiles(page, (page, *figures))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import magicdec
-from magicdec.costmodel.hardware.profile import resolve_profile
+from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.speculation.deployment import Deployment
-from magicdec.inputs.names import CPU, REFERENCE, executed, find_draft, find_model
+from magicdec.inputs.cpu_profile import CPU
+from magicdec.inputs.names import REFERENCE, executed, find_draft, find_model
 
 
 def test_the_public_names_exist() -> None:
