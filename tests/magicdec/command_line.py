@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from magicdec.cli.main import main
 
+__all__ = ["UNCALIBRATED", "WHERE", "answered", "call", "main", "refused", "shown"]
 WHERE = "--model llama-3.1-8b --hardware a100-sxm-80gb --num-gpus 8".split()
 UNCALIBRATED = "--model llama-3.1-8b --hardware a100-sxm-40gb --num-gpus 8".split()
 

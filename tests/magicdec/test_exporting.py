@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from command_line import main
 
-from magicdec.cli.main import main
 from magicdec.costmodel.export.engines import ENGINES
 
 PLAN = (

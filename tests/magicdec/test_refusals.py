@@ -7,9 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
-from command_line import WHERE, refused
-
-from magicdec.cli.main import main
+from command_line import WHERE, main, refused
 
 POINT = [*WHERE, "--batch-size", "64", "--context-len", "32k"]
 PLAN, PREDICT = ["plan", *POINT], ["predict", *POINT]

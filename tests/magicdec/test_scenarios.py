@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from command_line import main
 
-from magicdec.cli.main import main
 from magicdec.results.scenarios import ADDED_COLUMNS
 
 TIMINGS = Path(__file__).parents[2] / "costmodel" / "published" / "magicdec_timings.csv"

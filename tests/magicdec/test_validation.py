@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from command_line import main
 
 from magicdec.api.predict import predict
 from magicdec.api.validate import own_comparisons, validate
-from magicdec.cli.main import main
 from magicdec.costmodel.base.errors import InputError
 from magicdec.costmodel.calibration.validation import IN_SAMPLE, LEFT_OUT, NOT_FITTED, Comparison, accuracy
 from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile
