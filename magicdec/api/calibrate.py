@@ -39,12 +39,13 @@ def calibrate(
     if from_published is not None and from_aiconfigurator is not None:
         raise bad("from_published", "", "no `from_aiconfigurator` beside it: fit kernels first, engines on top", "both")
     if from_aiconfigurator is not None:
+        folder = Path(text("from_aiconfigurator", from_aiconfigurator))
         from magicdec.costmodel.calibration.kernel_tables import SYSTEMS, fit_tables
 
         if system not in SYSTEMS:
             raise bad("system", "", f"a system whose tables are known ({', '.join(SYSTEMS)})", repr(system))
         known = resolve_profile(SYSTEMS[system].profile if profile is None else text("profile", profile), "profile")
-        fitted = fit_tables(Path(from_aiconfigurator), system, known)
+        fitted = fit_tables(folder, system, known)
         return CalibratedProfile(fitted, with_calibration(known.text, fitted.calibration))
     if from_published is not None:
         from magicdec.costmodel.calibration.engine_fit import fit_published

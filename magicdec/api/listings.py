@@ -28,13 +28,34 @@ def environment() -> EnvironmentReport:
     """Versions and machine, for bug reports."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from magicdec.executor.measuring.measurement import environment as measured_environment
-
-    facts: dict[str, Cell] = {"magicdec": __version__, **dict(measured_environment())}
+    facts: dict[str, Cell] = {"magicdec": __version__, **_machine()}
     for package in PACKAGES:
         try:
             facts[package] = version(package)
         except PackageNotFoundError:
             facts[package] = None
-    file = cpu_profile_file()
-    return EnvironmentReport({**facts, "cpu_profile": str(file) if file.is_file() else "not measured yet"})
+    return EnvironmentReport({**facts, "cpu_profile": _cpu_profile()})
+
+
+def _machine() -> dict[str, Cell]:
+    """What a measurement here would depend on; without torch, which may be what the bug report is about, the machine alone."""
+    try:
+        from magicdec.executor.measuring.measurement import environment
+    except ImportError:
+        import os
+        import platform
+
+        from magicdec.executor.system.machine import processor_name
+
+        system = f"{platform.system()} {platform.release()}"
+        return {"device": processor_name(), "python": platform.python_version(), "system": system, "cores": os.cpu_count()}
+    return dict(environment())
+
+
+def _cpu_profile() -> str:
+    """Where the profile of this CPU is kept; it depends on the version of torch."""
+    try:
+        file = cpu_profile_file()
+    except ImportError:
+        return "not measured yet"
+    return str(file) if file.is_file() else "not measured yet"

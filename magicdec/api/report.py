@@ -10,7 +10,7 @@ import numpy as np
 from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.hardware.catalog import resolve_profile
 
-from ..inputs.checks import names, whole_number, whole_numbers
+from ..inputs.checks import names, text, whole_number, whole_numbers
 from ..inputs.names import find_draft
 from ..inputs.scenario import resolve_scenario
 from ..results.report import ReportFiles
@@ -55,6 +55,7 @@ def report(
     from magicdec.reports.planning import PlanningGrid, planning_figures
     from magicdec.reports.runs import read_runs, run_figures
 
+    output = Path(text("output", output))
     runs, plans = read_runs(names("files", files))
     planned = plans[0] if plans else None
     if tensor_parallel is None and num_gpus is None and planned:
@@ -79,5 +80,5 @@ def report(
         curves=scenario.model.curves,
         ridges=tuple(resolve_profile(name, "ridges") for name in names("ridges", ridges)),
     )
-    page, *figures = write_page(Path(output), [*planning_figures(grid), *run_figures(runs)], grid, runs, plans)
+    page, *figures = write_page(output, [*planning_figures(grid), *run_figures(runs)], grid, runs, plans)
     return ReportFiles(page, (page, *figures))

@@ -13,7 +13,7 @@ from magicdec.costmodel.models.catalog import builtin_configs
 from magicdec.costmodel.plans.measurement import Measurement, load_measurements
 from magicdec.costmodel.plans.plan import fingerprint
 
-from ..inputs.checks import names
+from ..inputs.checks import names, optional_text
 from ..inputs.names import REFERENCE, find_model
 from ..results.accuracy import AccuracyReport, KernelFit
 from .predict import predict
@@ -29,6 +29,7 @@ def validate(files: str | Path | Sequence[str | Path] = (), *, figure: str | Pat
     Raises:
         InputError: A file cannot be read or holds something else, or a measurement is of an unknown model.
     """
+    figure = optional_text("figure", figure)
     own = [one for file in names("files", files) for one in own_comparisons(file)]
     comparisons = (*published_comparisons(), *own)
     kernels = tuple(

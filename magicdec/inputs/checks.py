@@ -41,6 +41,15 @@ def text(name: str, value: object) -> str:
     return str(value)
 
 
+def optional_text(name: str, value: object) -> str | None:
+    """A name or a path, as text; None if it was not given.
+
+    Raises:
+        InputError: It is something else.
+    """
+    return None if value is None else text(name, value)
+
+
 def names(name: str, value: str | Path | Iterable[str | Path]) -> tuple[str, ...]:
     """One name or path or several, as a tuple of texts.
 
