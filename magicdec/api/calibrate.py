@@ -42,7 +42,7 @@ def calibrate(
         folder = Path(text("from_aiconfigurator", from_aiconfigurator))
         from magicdec.costmodel.calibration.kernel_tables import SYSTEMS, fit_tables
 
-        if system not in SYSTEMS:
+        if system is None or text("system", system) not in SYSTEMS:
             raise bad("system", "", f"a system whose tables are known ({', '.join(SYSTEMS)})", repr(system))
         known = resolve_profile(SYSTEMS[system].profile if profile is None else text("profile", profile), "profile")
         fitted = fit_tables(folder, system, known)
