@@ -62,6 +62,7 @@ def test_listings_are_text_and_json(command: str) -> None:
     assert json.loads(call(command, "--json").stdout)
 
 
+@pytest.mark.slow
 def test_report_draws_every_figure_and_a_page(tmp_path: Path) -> None:
     found = answered("report", "-o", tmp_path / "report", "--batch-sizes", "1,16,64", "--context-lens", "1k,32k")
     files = {Path(file).name for file in found["files"]}

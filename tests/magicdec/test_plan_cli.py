@@ -271,7 +271,8 @@ def test_a_scenario_with_more_draft_tokens_than_any_engine_takes_says_so(tmp_pat
 
 def test_regimes_are_shown_and_are_json() -> None:
     asked = ["regimes", *WHERE, "--small-draft", "llama-3.2-1b"]
-    document = answered(*asked)
+    result = call(*asked, "--json")
+    document, words = json.loads(result.stdout), result.stderr
     assert 3000 <= document["critical_context_len"] <= 5500
     assert document["ridge_points_flop_per_byte"]["bfloat16"] == pytest.approx(153, abs=1)
     needed = [row["minimum_acceptance_rate"] for row in document["budgets"]]
@@ -279,7 +280,6 @@ def test_regimes_are_shown_and_are_json() -> None:
     for row in document["budgets"]:
         assert row["admissible"] == (row["acceptance_rate"] >= row["minimum_acceptance_rate"])
     assert isinstance(document["crossover_batch_size"], int)
-    words = shown(*asked)
     assert f"from a context of about {document['critical_context_len']:,.0f} tokens" in words
     assert f"overtakes llama-3.2-1b from batch size {document['crossover_batch_size']}" in words
     dearer = [row["minimum_acceptance_rate"] for row in answered(*asked, "--speedup", "1.4")["budgets"]]
