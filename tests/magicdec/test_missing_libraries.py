@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import magicdec
+
 WHERE = "--model llama-3.1-8b --hardware h100-sxm --num-gpus 8"
 PLANNING = """
 predict {where} --batch-size 64 --context-len 32k --json
@@ -21,6 +23,11 @@ profiles
 models
 environment
 """
+RUNNING = [
+    ("torch", "run", "run plan.yaml --prompts -"),
+    ("safetensors", "run", "acceptance"),
+    ("tokenizers", "run", "demo --folder {folder}/demo"),
+]
 RUNNER = """
 import importlib.abc, sys
 class Missing(importlib.abc.MetaPathFinder):
@@ -49,7 +56,7 @@ def without(missing: set[str], *commands: str) -> subprocess.CompletedProcess[st
 def test_planning_works_without_them(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("hardware,target,batch_size,context_len\nh100-sxm,llama-3.1-8b,8,32000\n")
     commands = [line.format(folder=tmp_path, where=WHERE) for line in PLANNING.strip().splitlines()]
-    done = without({"torch", "pandas", "matplotlib", "safetensors", "tokenizers"}, *commands)
+    done = without({"torch", "pandas", "matplotlib", "safetensors", "tokenizers", "tqdm"}, *commands)
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().endswith("LOADED")
 
@@ -61,6 +68,7 @@ def test_planning_works_without_them(tmp_path: Path) -> None:
         ("matplotlib", "plot", "report -o {folder}/report"),
         ("pandas", "plot", "report -o {folder}/report"),
         ("matplotlib", "plot", "validate --figure {folder}/figure"),
+        *(case for case in RUNNING if case[2].split()[0] in magicdec.__all__),
     ],
 )
 def test_a_command_that_needs_a_missing_library_names_the_extra(library: str, extra: str, command: str, tmp_path: Path) -> None:
