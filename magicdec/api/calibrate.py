@@ -9,6 +9,7 @@ from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.hardware.profile_file import render_profile, with_calibration
 
+from ..inputs.checks import text
 from ..inputs.cpu_profile import measure_cpu
 from ..inputs.names import REFERENCE, find_model
 from ..results.calibration import CalibratedProfile
@@ -38,17 +39,18 @@ def calibrate(
     if from_published is not None and from_aiconfigurator is not None:
         raise bad("from_published", "", "no `from_aiconfigurator` beside it: fit kernels first, engines on top", "both")
     if from_aiconfigurator is not None:
+        folder = Path(text("from_aiconfigurator", from_aiconfigurator))
         from magicdec.costmodel.calibration.kernel_tables import SYSTEMS, fit_tables
 
-        if system not in SYSTEMS:
+        if system is None or text("system", system) not in SYSTEMS:
             raise bad("system", "", f"a system whose tables are known ({', '.join(SYSTEMS)})", repr(system))
-        known = resolve_profile(profile or SYSTEMS[system].profile)
-        fitted = fit_tables(Path(from_aiconfigurator), system, known)
+        known = resolve_profile(SYSTEMS[system].profile if profile is None else text("profile", profile), "profile")
+        fitted = fit_tables(folder, system, known)
         return CalibratedProfile(fitted, with_calibration(known.text, fitted.calibration))
     if from_published is not None:
         from magicdec.costmodel.calibration.engine_fit import fit_published
 
-        known = resolve_profile(from_published)
+        known = resolve_profile(text("from_published", from_published), "from_published")
         fitted = fit_published(known)
         return CalibratedProfile(fitted, with_calibration(known.text, fitted.calibration))
     measured = measure_cpu(find_model(REFERENCE).config)

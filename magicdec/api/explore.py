@@ -51,7 +51,7 @@ def explore(
         InputError: A name is unknown, or values contradict one another.
 
     >>> found = explore("llama-3.1-8b", "h100-sxm", num_gpus=8)
-    >>> found.policy.at(batch_size=256, context_len=32000).draft_kind
+    >>> found.policy.at(batch_size=64, context_len=32000).draft_kind
     'self'
     """
     scenario = resolve_scenario(

@@ -8,6 +8,7 @@ from magicdec.costmodel.export.document import Options
 from magicdec.costmodel.export.engines import export_plan
 from magicdec.costmodel.plans.plan import Plan
 
+from ..inputs.checks import optional_text, text, whole_number
 from ..inputs.plans import resolve_plan
 from ..results.export import ExportResult
 from ..results.plan import PlanResult
@@ -21,8 +22,8 @@ def export(
     context_len: int | None = None,
     experimental: bool = False,
     replay_acceptance: bool = False,
-    model_dir: str | None = None,
-    draft_dir: str | None = None,
+    model_dir: str | Path | None = None,
+    draft_dir: str | Path | None = None,
 ) -> ExportResult:
     """Express a plan as command, files and environment of a serving engine.
 
@@ -38,6 +39,13 @@ def export(
     Raises:
         InputError: The file is no plan, the engine is unknown, or it can run none of the plan's drafts.
     """
-    options = Options(engine_version, context_len, experimental, replay_acceptance, model_dir, draft_dir)
+    options = Options(
+        optional_text("engine_version", engine_version),
+        None if context_len is None else whole_number("context_len", context_len),
+        experimental,
+        replay_acceptance,
+        optional_text("model_dir", model_dir),
+        optional_text("draft_dir", draft_dir),
+    )
     made = plan.plan if isinstance(plan, PlanResult) else resolve_plan(plan)
-    return ExportResult(export_plan(made, to, options), engine_version)
+    return ExportResult(export_plan(made, text("to", to), options), engine_version)

@@ -25,7 +25,7 @@ from magicdec.costmodel.plans.workload import RequestTrace, Workload, load_trace
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.serving import serving
 
-from ..inputs.checks import finite, names, one_of, probabilities, whole_number, whole_numbers
+from ..inputs.checks import finite, names, one_of, probabilities, text, whole_number, whole_numbers
 from ..inputs.names import executed
 from ..inputs.plan_search import OBJECTIVES, PlanSearch
 from ..inputs.scenario import Scenario, resolve_scenario
@@ -92,11 +92,13 @@ def plan(
     >>> found.strategy.draft_kind
     'self'
     """
-    requests = load_trace(str(trace)) if isinstance(trace, str | Path) else trace
+    requests = trace if trace is None or isinstance(trace, RequestTrace) else load_trace(text("trace", trace))
     if requests is not None and (context_len is not None or output_len is not None):
         raise bad("trace", "", "no `context_len` or `output_len` beside it: the trace has them", "both")
     if requests is not None:
         context_len, output_len = requests.typical
+    context_len = None if context_len is None else whole_number("context_len", context_len)
+    output_len = DEFAULT_OUTPUT_LEN if output_len is None else whole_number("output_len", output_len)
     finite("gpu_price", gpu_price, "dollars per GPU and hour")
     sizes = whole_numbers("batch_size", batch_size)
     if not sweep and (not sizes or context_len is None):
@@ -131,9 +133,8 @@ def plan(
     if speedups is not None:
         sizes = sizes or speedups.typical[:1]
         context_len = context_len or speedups.typical[1]
-    workload = Workload(
-        sizes[0], whole_number("context_len", context_len), whole_number("output_len", output_len or DEFAULT_OUTPUT_LEN)
-    )
+    assert context_len is not None
+    workload = Workload(sizes[0], context_len, output_len)
     return make_plan(scenario, workload, search, trace=requests, speedup_map=speedups, gpu_price=gpu_price)
 
 

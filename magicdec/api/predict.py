@@ -13,6 +13,7 @@ from magicdec.costmodel.planning.best_gamma import evaluate_best_gamma
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import GridInputs, evaluate_grid
 
+from ..inputs.checks import array, probabilities
 from ..inputs.names import DEFAULT_KV_BUDGET, find_draft
 from ..inputs.scenario import Scenario, resolve_scenario
 from ..results.prediction import Prediction
@@ -79,6 +80,10 @@ def predict(
     }
     if draft == "none" and (useless := [name for name, value in given.items() if value is not None]):
         raise bad(useless[0], "", "nothing beside `draft` none, which drafts nothing", ", ".join(f"`{name}`" for name in useless))
+    for name, value in {"batch_size": batch_size, "context_len": context_len, **given}.items():
+        if value is not None and name not in ("kv_policy", "acceptance_by_position"):
+            array(name, value)
+    probabilities("acceptance_by_position", acceptance_by_position)
     if mean_acceptance_length is not None:
         if not np.all(np.isfinite(np.asarray(mean_acceptance_length, np.float64))):
             raise bad("mean_acceptance_length", "", "a number of tokens", mean_acceptance_length)

@@ -95,7 +95,7 @@ def regimes(
         ),
         budgets=_budgets(scenario, draft, batch_size, context_len, speedup),
         small_draft=small_draft,
-        crossover_batch_size=_crossover(scenario, draft, small_draft, context_len, kv_budget) if small_draft else None,
+        crossover_batch_size=None if small_draft is None else _crossover(scenario, draft, small_draft, context_len, kv_budget),
     )
 
 
@@ -131,7 +131,7 @@ def _budgets(scenario: Scenario, draft: Draft, batch_size: int, context_len: int
 
 
 def _crossover(scenario: Scenario, draft: Draft, small: str, context_len: int, kv_budget: int) -> int | None:
-    other = find_draft(small, "streaming_llm", scenario.deployment)
+    other = find_draft(small, "streaming_llm", scenario.deployment, where="small_draft")
     return crossover_batch_size(
         scenario.deployment,
         other,

@@ -10,7 +10,7 @@ import numpy as np
 from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.hardware.catalog import resolve_profile
 
-from ..inputs.checks import names, whole_number, whole_numbers
+from ..inputs.checks import names, text, whole_number, whole_numbers
 from ..inputs.names import find_draft
 from ..inputs.scenario import resolve_scenario
 from ..results.report import ReportFiles
@@ -22,7 +22,7 @@ RIDGES = ("a100-sxm-80gb", "h100-sxm", "l40")
 
 def report(
     output: str | Path,
-    files: str | Sequence[str] = (),
+    files: str | Path | Sequence[str | Path] = (),
     *,
     model: str | None = None,
     hardware: str | None = None,
@@ -55,14 +55,18 @@ def report(
     from magicdec.reports.planning import PlanningGrid, planning_figures
     from magicdec.reports.runs import read_runs, run_figures
 
+    output = Path(text("output", output))
     runs, plans = read_runs(names("files", files))
     planned = plans[0] if plans else None
-    scenario = resolve_scenario(
-        model or (planned.target.name if planned else "llama-3.1-8b"),
-        hardware or (planned.hardware.name if planned else "h100-sxm"),
-        num_gpus=num_gpus or (planned.hardware.num_gpus if planned else 8),
-        tensor_parallel=tensor_parallel or (planned.hardware.tensor_parallel if planned and num_gpus is None else None),
-    )
+    if tensor_parallel is None and num_gpus is None and planned:
+        tensor_parallel = planned.hardware.tensor_parallel
+    if model is None:
+        model = planned.target.name if planned else "llama-3.1-8b"
+    if hardware is None:
+        hardware = planned.hardware.name if planned else "h100-sxm"
+    if num_gpus is None:
+        num_gpus = planned.hardware.num_gpus if planned else 8
+    scenario = resolve_scenario(model, hardware, num_gpus=num_gpus, tensor_parallel=tensor_parallel)
     kv_budget = whole_number("kv_budget", kv_budget)
     found = find_draft(draft, kv_policy, scenario.deployment, kv_budget)
     if found.kind == "none":
@@ -74,7 +78,7 @@ def report(
         context_lens=np.array(sorted(set(whole_numbers("context_lens", context_lens)))),
         kv_budget=float("inf") if found.kv_policy == "full" else kv_budget,
         curves=scenario.model.curves,
-        ridges=tuple(resolve_profile(name) for name in names("ridges", ridges)),
+        ridges=tuple(resolve_profile(name, "ridges") for name in names("ridges", ridges)),
     )
-    page, *figures = write_page(Path(output), [*planning_figures(grid), *run_figures(runs)], grid, runs, plans)
+    page, *figures = write_page(output, [*planning_figures(grid), *run_figures(runs)], grid, runs, plans)
     return ReportFiles(page, (page, *figures))

@@ -12,6 +12,7 @@ from magicdec.costmodel.base.errors import InputError, bad
 from magicdec.costmodel.plans.strategy import DRAFT_KINDS
 from magicdec.costmodel.speculation.acceptance import implied_acceptance_rate
 
+from ..inputs.checks import text
 from ..results.prediction import Prediction
 from ..results.scenarios import ADDED_COLUMNS, ScenarioTable
 from .predict import predict
@@ -33,6 +34,7 @@ def predict_scenarios(scenarios: str | Path) -> ScenarioTable:
     Raises:
         InputError: The file cannot be read, or lacks a column that every row needs.
     """
+    scenarios = text("scenarios", scenarios)
     try:
         rows = list(csv.DictReader(io.StringIO(Path(scenarios).read_text(encoding="utf-8-sig"))))
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from magicdec.costmodel.base.errors import InputError, bad
 from magicdec.costmodel.calibration.validation import NOT_FITTED, Comparison, accuracy, published_comparisons
@@ -13,13 +14,16 @@ from magicdec.costmodel.models.catalog import builtin_configs
 from magicdec.costmodel.plans.measurement import Measurement, load_measurements
 from magicdec.costmodel.plans.plan import fingerprint
 
-from ..inputs.checks import names
+from ..inputs.checks import names, optional_text
 from ..inputs.names import REFERENCE, find_model
 from ..results.accuracy import AccuracyReport, KernelFit
 from .predict import predict
 
+if TYPE_CHECKING:
+    from magicdec.reports.style import Drawing
 
-def validate(files: str | Sequence[str] = (), *, figure: str | Path | None = None) -> AccuracyReport:
+
+def validate(files: str | Path | Sequence[str | Path] = (), *, figure: str | Path | None = None) -> AccuracyReport:
     """Check predictions against published step times and speedups, and against own measurements.
 
     Args:
@@ -29,6 +33,9 @@ def validate(files: str | Sequence[str] = (), *, figure: str | Path | None = Non
     Raises:
         InputError: A file cannot be read or holds something else, or a measurement is of an unknown model.
     """
+    figure = optional_text("figure", figure)
+    if figure is not None:
+        from magicdec.reports.accuracy import accuracy_figure  # a missing library is told before the work
     own = [one for file in names("files", files) for one in own_comparisons(file)]
     comparisons = (*published_comparisons(), *own)
     kernels = tuple(
@@ -38,7 +45,7 @@ def validate(files: str | Sequence[str] = (), *, figure: str | Path | None = Non
         if fit.part != "engine"
     )
     if figure is not None:
-        _draw(comparisons, Path(figure))
+        _draw(accuracy_figure(comparisons), Path(figure))
     return AccuracyReport(comparisons, tuple(accuracy(comparisons)), kernels)
 
 
@@ -93,10 +100,7 @@ def _compared(measured: Measurement, models: dict[str, str], where: str) -> list
     ]
 
 
-def _draw(comparisons: Sequence[Comparison], folder: Path) -> None:
-    from magicdec.reports.accuracy import accuracy_figure
-
-    drawing = accuracy_figure(comparisons)
+def _draw(drawing: Drawing, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("png", "svg"):
         drawing.figure.savefig(folder / f"{drawing.name}.{kind}", dpi=150)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from numbers import Real
+from pathlib import Path
 from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from magicdec.costmodel.base.errors import bad
 
@@ -25,17 +30,34 @@ def one_of(name: str, value: str | None, known: Sequence[Choice]) -> Choice | No
     raise bad(name, "", " or ".join(known), repr(value))
 
 
-def names(name: str, value: str | Iterable[str]) -> tuple[str, ...]:
-    """One name or several, as a tuple.
+def text(name: str, value: object) -> str:
+    """A name or a path, as text.
 
     Raises:
-        InputError: Something else than text is among them.
+        InputError: It is neither.
     """
-    found = (value,) if isinstance(value, str) else tuple(value)
-    for one in found:
-        if not isinstance(one, str):
-            raise bad(name, "", "a name or a list of names", repr(one))
-    return found
+    if not isinstance(value, str | Path):
+        raise bad(name, "", "a name or a path", repr(value))
+    return str(value)
+
+
+def optional_text(name: str, value: object) -> str | None:
+    """A name or a path, as text; None if it was not given.
+
+    Raises:
+        InputError: It is something else.
+    """
+    return None if value is None else text(name, value)
+
+
+def names(name: str, value: str | Path | Iterable[str | Path]) -> tuple[str, ...]:
+    """One name or path or several, as a tuple of texts.
+
+    Raises:
+        InputError: Something else is among them.
+    """
+    found = (value,) if isinstance(value, str | Path) or not isinstance(value, Iterable) else value
+    return tuple(text(name, one) for one in found)
 
 
 def whole_numbers(name: str, value: int | Iterable[int] | None) -> tuple[int, ...]:
@@ -67,8 +89,10 @@ def finite(name: str, value: float | None, what: str, least: float = 0.0) -> flo
     Raises:
         InputError: It is another value; `what` says what it should be.
     """
-    if value is not None and not (math.isfinite(value) and value >= least):
-        raise bad(name, "", what, value)
+    if value is None:
+        return None
+    if not isinstance(value, Real) or isinstance(value, bool) or not (math.isfinite(value) and value >= least):
+        raise bad(name, "", what, repr(value))
     return value
 
 
@@ -80,7 +104,22 @@ def probabilities(name: str, value: Sequence[float] | None) -> tuple[float, ...]
     """
     if value is None:
         return None
-    rates = tuple(float(rate) for rate in value)
-    if not rates or not all(0.0 <= rate <= 1.0 for rate in rates):
-        raise bad(name, "", "probabilities from 0 to 1", repr(list(rates)))
-    return rates
+    rates = array(name, value)
+    if not rates.size or rates.ndim != 1 or not ((rates >= 0) & (rates <= 1)).all():
+        raise bad(name, "", "probabilities from 0 to 1", repr(value))
+    return tuple(rates.tolist())
+
+
+def array(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    """A number or an array of numbers.
+
+    Raises:
+        InputError: Something else is in it.
+    """
+    try:
+        found = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        found = np.array(None)
+    if found.dtype.kind not in "iuf" and found.size:
+        raise bad(name, "", "a number or an array of numbers", repr(value))
+    return found.astype(np.float64)

@@ -18,7 +18,7 @@ from magicdec.costmodel.speculation.acceptance import AcceptanceCurve, load_chec
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft
 
-from .checks import one_of
+from .checks import one_of, text
 from .cpu_profile import CPU, cpu_profile_file, measure_cpu, write_profile
 
 REFERENCE = "reference"
@@ -54,6 +54,7 @@ def find_model(name: str, where: str = "model") -> Model:
     Raises:
         InputError: Nothing of that name, or a file that is no model configuration.
     """
+    name = text(where, name)
     if name == REFERENCE:
         folder = reference_model_dir()
         return Model(load_config(folder, name=REFERENCE), folder)
@@ -73,6 +74,7 @@ def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str
     Raises:
         InputError: Nothing of that name, or a file that is no profile.
     """
+    name = text("hardware", name)
     if name != CPU:
         return resolve_profile(name)
     file = cpu_profile_file()
@@ -91,15 +93,26 @@ def find_draft(
     kv_dtype: str | None = None,
     weight_dtype: str | None = None,
     tensor_parallel: int | None = None,
+    where: str = "draft",
 ) -> Draft:
     """Resolve a draft: `none`, `self`, `ngram`, `eagle3`, `mtp`, or the name of a smaller model.
 
     A self draft reads by StreamingLLM unless another policy or a narrower type is given. A smaller model reads its whole KV
     cache unless a budget is given.
 
+    Args:
+        name: What the user gave.
+        kv_policy: Which KV entries the draft reads; None for the usual policy.
+        deployment: The target on its machine.
+        kv_budget: Only whether there is one counts here.
+        kv_dtype, weight_dtype: Narrower types that a self draft reads.
+        tensor_parallel: GPUs that share a draft model; None for as many as suit it.
+        where: The parameter that the name was given for, for error messages.
+
     Raises:
         InputError: A name is unknown, or the values do not fit the kind of draft.
     """
+    name = text(where, name)
     kind: DraftKind = "model"
     for known in DRAFT_KINDS:
         kind = known if name == known else kind
@@ -116,7 +129,7 @@ def find_draft(
         raise bad(given, "", "`draft` self beside it", name)
     if tensor_parallel is not None and kind != "model":
         raise bad("draft_tensor_parallel", "", "a draft model beside it", name)
-    model = find_model(name, "draft").config if kind == "model" else None
+    model = find_model(name, where).config if kind == "model" else None
     return Draft(
         kind,
         policy,

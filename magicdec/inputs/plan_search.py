@@ -64,7 +64,8 @@ class PlanSearch:
         finite("max_tpot_s", self.max_tpot_s, "a positive time")
         if self.max_tpot_s == 0:
             raise bad("max_tpot_s", "", "a positive time", 0)
-        probabilities("acceptance_rate", None if self.acceptance_rate is None else [self.acceptance_rate])
+        rate = finite("acceptance_rate", self.acceptance_rate, "a probability from 0 to 1")
+        probabilities("acceptance_rate", None if rate is None else [rate])
         probabilities("acceptance_by_position", self.acceptance_by_position)
         for name in ("batch_sizes", "gammas", "kv_budgets"):
             whole_numbers(name, getattr(self, name))
@@ -87,7 +88,7 @@ class PlanSearch:
         for name in self.drafts:
             budgeted = name not in USUAL_POLICIES or name == "self"
             if not budgeted and name != "none" and self.drafts == (name,) and (self.kv_policies or self.kv_budgets):
-                raise bad("kv_policies" if self.kv_policies else "kv_budgets", "", f"none for draft {name}", "one")
+                raise bad("kv_policy" if self.kv_policies else "kv_budget", "", f"none for `draft` {name}", "one")
             policies = (self.kv_policies if budgeted else ()) or USUAL_POLICIES.get(name, MODEL_POLICIES)
             found += [find_draft(name, policy, deployment) for policy in policies]
         if self.draft_kv_dtype is not None or self.draft_weight_dtype is not None:

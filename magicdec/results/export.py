@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class ExportResult(Result):
             "arguments": list(self.export.arguments),
             "files": dict(self.export.files),
             "environment": dict(self.export.environment),
-            "python": dict(self.export.python),
+            "python": deepcopy(dict(self.export.python)),
             "notes": list(self.export.notes),
         }
 

@@ -80,7 +80,9 @@ class PlanResult(Result):
     def headline(self) -> str:
         where, w = self.plan.hardware, self.plan.workload
         place = f"{self.plan.target.name} on {where.num_gpus} x {where.name}, batch {w.batch_size}, context {w.context_len}"
-        return f"{place}: {self.plan.strategy}, {self.plan.prediction.predicted_speedup:.2f}x"
+        if self.plan.strategy.draft_kind == "none":
+            return f"{place}: {self.plan.strategy}"
+        return f"{place}: {self.plan.strategy}, decodes {self.plan.prediction.predicted_speedup:.2f}x as fast"
 
     def rows(self) -> list[Row]:
         return [

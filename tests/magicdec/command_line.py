@@ -10,15 +10,17 @@ from click.testing import CliRunner, Result
 
 from magicdec.cli import main
 
+__all__ = ["UNCALIBRATED", "WHERE", "answered", "call", "main", "refused", "shown"]
 WHERE = "--model llama-3.1-8b --hardware a100-sxm-80gb --num-gpus 8".split()
 UNCALIBRATED = "--model llama-3.1-8b --hardware a100-sxm-40gb --num-gpus 8".split()
 
 
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
+def call(*arguments: object, text: str | None = None) -> Result:
+    """`text` is what stdin holds."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=text, catch_exceptions=False)
 
 
-def answered(*arguments: str) -> dict[str, Any]:
+def answered(*arguments: object) -> dict[str, Any]:
     """The JSON document of a call that must succeed."""
     result = call(*arguments, "--json")
     assert result.exit_code == 0, result.output
@@ -28,18 +30,18 @@ def answered(*arguments: str) -> dict[str, Any]:
     return document
 
 
-def shown(*arguments: str) -> str:
+def shown(*arguments: object) -> str:
     result = call(*arguments)
     assert result.exit_code == 0, result.output
     assert "nan" not in result.stdout
     return result.stdout
 
 
-def refused(*arguments: str) -> str:
-    """What a refused call says: one message on stderr, nothing on stdout, exit code 2."""
-    result = call(*arguments)
+def refused(*arguments: object, text: str | None = None, problems: int = 1) -> str:
+    """What a refused call says: a line for every problem on stderr, nothing on stdout, exit code 2."""
+    result = call(*arguments, text=text)
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
-    assert len(re.findall(r"^error:|^Error:", result.stderr, re.MULTILINE)) == 1, result.stderr
+    assert len(re.findall(r"^error:|^Error:", result.stderr, re.MULTILINE)) == problems, result.stderr
     return result.stderr

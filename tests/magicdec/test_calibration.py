@@ -1,26 +1,34 @@
 """A profile is measured while the machine is one and the same."""
 
 import pytest
-from magicdec.calibration import TRIES, steady_probe
 
-from magicdec import calibration
+from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.models.transformer import TransformerConfig
+from magicdec.executor.measuring import cpu_probe
 from magicdec.executor.measuring.cpu_probe import Probe
+from magicdec.inputs import cpu_profile
 from magicdec.inputs.names import REFERENCE, find_model
 
 
 @pytest.mark.parametrize(
-    ("reads", "tries"), [([50, 52], 1), ([50, 80, 80, 78], 2), ([80, 50, 50, 80, 80, 79], 3), ([50, 80] * TRIES, TRIES)]
+    ("reads", "tries"),
+    [([50, 52], 1), ([50, 80, 80, 78], 2), ([80, 50, 50, 80, 80, 79], 3), ([50, 80] * cpu_profile.TRIES, cpu_profile.TRIES)],
 )
 def test_a_measurement_in_which_memory_changed_is_made_again(reads: list[int], tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read rates before and after each try."""
+    """Read rates before and after each try; the profile is that of the last one."""
     rates, probes = iter(reads), []
 
     def probe(config: TransformerConfig, progress: object) -> Probe:
-        probes.append(Probe("", {}, next(rates) * 1e9, 0.0, 1, 0.0, 0.0, ()))
+        probes.append(Probe("", {"float32": 1e12}, next(rates) * 1e9, 1e9, 1, 1e6, 0.0, ()))
         return probes[-1]
 
-    monkeypatch.setattr(calibration, "read_rate", lambda: next(rates) * 1e9)
-    monkeypatch.setattr(calibration, "probe_cpu", probe)
-    assert steady_probe(find_model(REFERENCE).config) is probes[-1]
+    def unfitted(profile: HardwareProfile, *others: object, data: str) -> HardwareProfile:
+        return profile
+
+    monkeypatch.setattr(cpu_probe, "read_rate", lambda: next(rates) * 1e9)
+    monkeypatch.setattr(cpu_probe, "probe_cpu", probe)
+    monkeypatch.setattr(cpu_profile, "fit_passes", unfitted)
+    profile = cpu_profile.measure_cpu(find_model(REFERENCE).config)
+    assert profile.peak.memory_bandwidth_bytes_per_s == probes[-1].memory_bandwidth_bytes_per_s
     assert len(probes) == tries
+    assert next(rates, None) is None

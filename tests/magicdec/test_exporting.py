@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from command_line import main
 
-from magicdec.cli import main
 from magicdec.costmodel.export.engines import ENGINES
 
 PLAN = (
@@ -59,7 +59,8 @@ def test_what_an_engine_cannot_run_is_one_message_that_names_one_that_can(plan: 
     result = call(plan, "--to", "vllm")
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert result.stderr.startswith("error: --to vllm: expected a draft that vllm can run (those of the plan run on vllm-vegas)")
+    assert result.stderr.startswith("error: --to: expected an engine that supports a draft of the plan (")
+    assert "vllm-vegas" in result.stderr
     assert result.stderr.count("\n") == 1
 
 

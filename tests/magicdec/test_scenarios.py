@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from command_line import main
 
-from magicdec.cli import main
-from magicdec.results.scenarios import ADDED_COLUMNS as ADDED
+from magicdec.results.scenarios import ADDED_COLUMNS
 
 TIMINGS = Path(__file__).parents[2] / "costmodel" / "published" / "magicdec_timings.csv"
 
@@ -26,7 +26,7 @@ def test_every_published_row_is_priced_and_keeps_its_columns(tmp_path: Path) -> 
     assert len(rows) == len(given)
     for row, before in zip(rows, given, strict=True):
         assert {key: row[key] for key in before} == before
-        assert set(ADDED) <= set(row)
+        assert set(ADDED_COLUMNS) <= set(row)
         assert row["error"] == ""
         assert float(row["predicted_mean_acceptance_length"]) == float(before["mean_acceptance_length"])
         assert float(row["predicted_speedup"]) == pytest.approx(float(before["measured_speedup"]), rel=0.09)
@@ -52,7 +52,7 @@ def test_a_row_that_cannot_be_priced_says_why_and_the_others_are_priced(tmp_path
     assert float(rows[5]["predicted_speedup"]) == 1.0
 
 
-@pytest.mark.parametrize(("text", "expected"), [("", "a row a scenario"), ("a,b\n1,2\n", "hardware, target")])
+@pytest.mark.parametrize(("text", "expected"), [("", "a row for every scenario"), ("a,b\n1,2\n", "hardware, target")])
 def test_a_file_without_scenarios_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     source = tmp_path / "in.csv"
     source.write_text(text)

@@ -11,11 +11,15 @@ from magicdec.costmodel.base.errors import InputError
 from magicdec.costmodel.plans.plan import Plan, render_plan
 from magicdec.reports.runs import read_runs, run_figures
 
+ENVIRONMENT = {
+    **{"device": "d", "threads": 1, "processes": 8, "torch": "2.13.0", "cuda": "13.0", "python": "3.12", "system": "s"},
+    **{"cpu_kernel": False, "gpu_kernel": True, "instructions": "AVX2", "cores": 64, "date": "2026-01-01T00:00:00Z"},
+}
+
 
 @pytest.fixture
 def plan() -> Plan:
-    made: Plan = magicdec.plan("llama-3.1-8b", "h100-sxm", num_gpus=8, batch_size=64, context_len=32000)
-    return made
+    return magicdec.plan("llama-3.1-8b", "h100-sxm", num_gpus=8, batch_size=64, context_len=32000).plan
 
 
 def measured(plan: Plan, **changes: Any) -> dict[str, Any]:
@@ -31,7 +35,15 @@ def measured(plan: Plan, **changes: Any) -> dict[str, Any]:
         "measured_speculative_tpot_s": 0.0096,
         "measured_speedup": 1.55,
         "mean_acceptance_length": 3.08,
-        "environment": {},
+        "measured_verify_bytes_per_s": 1e12,
+        "measured_verify_flop_per_s": 1e14,
+        "measured_peak_memory_bytes": 5e10,
+        "measured_round_overhead_s": 1e-3,
+        "throughput_tokens_per_s": 6600.0,
+        "rounds": 100,
+        "tokens": 20_000,
+        "prefill_s": 10.0,
+        "environment": ENVIRONMENT,
         **changes,
     }
 
@@ -58,6 +70,7 @@ def test_a_measurement_is_set_beside_its_plan(tmp_path: Path, plan: Plan) -> Non
         {"hardware": "cpu"},
         {"workload": {"batch_size": 32, "context_len": 32000, "output_len": 128}},
         {"workload": {"batch_size": 64, "context_len": 16000, "output_len": 128}},
+        {"environment": {**ENVIRONMENT, "processes": 4}},
         {"strategy": {"draft_kind": "none", "kv_policy": "full", "kv_budget": None, "gamma": 0, "draft_model": None}},
     ],
 )
@@ -68,7 +81,7 @@ def test_a_plan_is_not_set_beside_a_measurement_of_another_input(tmp_path: Path,
 
 def test_what_is_no_measurement_is_refused_by_line(tmp_path: Path, plan: Plan) -> None:
     files = write(tmp_path, plan, {"speed": 1})
-    with pytest.raises(InputError, match=r"measurements.jsonl: line 1: workload, strategy, hardware"):
+    with pytest.raises(InputError, match=r"measurements.jsonl: line 1: workload: expected a value"):
         read_runs(files)
     with pytest.raises(InputError, match="a readable file of measurements"):
         read_runs([str(tmp_path / "missing.jsonl")])
