@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.calibration.engine_fit import MeasuredPass, Observation, fit_passes, fit_published
-from magicdec.costmodel.calibration.kernel_tables import SYSTEMS, fit_tables
+from magicdec.costmodel.calibration.kernel_fits import fit_tables
+from magicdec.costmodel.calibration.kernel_tables import SYSTEMS
 from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.hardware.profile import Calibration, HardwareProfile, Peak
 from magicdec.costmodel.hardware.profile_file import render_profile, with_calibration

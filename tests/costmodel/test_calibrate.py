@@ -219,7 +219,7 @@ def test_fitted_parameters_stay_off_their_bounds_and_near_their_start() -> None:
 
 
 def test_a_gpu_without_published_times_is_refused(h200: HardwareProfile) -> None:
-    with pytest.raises(InputError, match=r"--from-published: .*a100-sxm-80gb, h100-sxm, l40.*found h200-sxm"):
+    with pytest.raises(InputError, match=r"profile: .*a100-sxm-80gb, h100-sxm, l40.*found h200-sxm"):
         fit_published(h200)
 
 

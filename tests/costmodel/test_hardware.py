@@ -83,7 +83,7 @@ def test_an_unknown_gpu_lists_close_ones() -> None:
     with pytest.raises(InputError) as caught:
         resolve_profile("h1000")
     (problem,) = caught.value.problems
-    assert problem.where == "--hardware"
+    assert problem.where == "hardware"
     assert "h100" in problem.expected
     assert problem.found == "'h1000'"
 

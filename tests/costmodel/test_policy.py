@@ -38,11 +38,6 @@ def test_equal_neighbours_of_a_column_are_merged() -> None:
     assert TABLE.column(500) == [(1, 64, NO_SPECULATION)]
 
 
-def test_a_table_knows_whether_it_speculates() -> None:
-    assert TABLE.speculates
-    assert not TABLE.model_copy(update={"choice": [[0, 0]] * 3}).speculates
-
-
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

@@ -114,7 +114,7 @@ def test_a_limit_that_nothing_holds_is_named_with_the_fastest(deployment: Deploy
     with pytest.raises(InputError) as caught:
         rank(every, max_tpot_s=1e-4)
     (problem,) = caught.value.problems
-    assert problem.where == "--max-tpot"
+    assert problem.where == "max_tpot_s"
     assert problem.found == "100 µs"
     assert f"{min(candidate.tpot_s for candidate in every) * 1e3:.1f} ms" in problem.expected
 
