@@ -182,7 +182,7 @@ def test_a_fingerprint_knows_experts_latents_and_windows(
 @pytest.mark.parametrize(
     ("strategy", "text"),
     [
-        (NO_SPECULATION, "plain decoding"),
+        (NO_SPECULATION, "no speculation"),
         (SELF, "self-speculation, streaming_llm budget 512, gamma 4"),
         (Strategy("model", "full", None, 2, "TinyLlama-1.1B"), "draft TinyLlama-1.1B, full KV, gamma 2"),
         (Strategy("ngram", gamma=3), "ngram draft, gamma 3"),

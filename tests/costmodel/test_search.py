@@ -98,7 +98,7 @@ def test_what_does_not_fit_in_memory_is_not_ranked(deployment: Deployment) -> No
 
 
 def test_when_nothing_fits_the_least_need_is_named(deployment: Deployment) -> None:
-    with pytest.raises(InputError, match=r"memory of one GPU: expected .*, found at least .* TB needed"):
+    with pytest.raises(InputError, match=r"memory of one GPU: expected .*, found at least .* TB required"):
         rank(found(deployment, Workload(4096, 32_000, 128)))
 
 
