@@ -1,4 +1,4 @@
-"""One kind of error for everything a user can get wrong: it names the file, the key, what was expected and what was found."""
+"""The one exception for bad user input. It names the file or parameter, the key, the expected and the found value."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pydantic_core import ErrorDetails
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with an input.
+    """One problem with an input.
 
     Attributes:
-        where: The file or the command-line option.
-        key: Path of the bad key inside it, dotted; empty for the input as a whole.
-        expected: What would have been right.
-        found: What was there instead.
+        where: The file or the parameter.
+        key: Dotted path of the key inside the file; empty for the input as a whole.
+        expected: Description of valid input.
+        found: The actual input.
     """
 
     where: str
@@ -33,7 +33,7 @@ class Problem:
 
 
 class InputError(ValueError):
-    """Bad input, with every problem found in it. The command line prints it and exits with 2."""
+    """Bad input, with all problems found. The command line prints them and exits with status 2."""
 
     def __init__(self, *problems: Problem):
         self.problems = problems
@@ -41,12 +41,19 @@ class InputError(ValueError):
 
 
 def bad(where: str | Path, key: str, expected: str, found: object) -> InputError:
-    """An `InputError` of one problem."""
+    """Build an `InputError` with one problem.
+
+    Args:
+        where: The file or the parameter. The command line shows parameters as its options.
+        key: Dotted path of the key inside the file; empty for the input as a whole.
+        expected: Description of valid input; other parameters in backticks.
+        found: The actual input.
+    """
     return InputError(Problem(str(where), key, expected, str(found)))
 
 
 def from_pydantic(error: pydantic.ValidationError, where: str | Path) -> InputError:
-    """All problems of one file, from pydantic's report of them."""
+    """Convert all problems of a pydantic error to one `InputError` about the file `where`."""
     return InputError(*(problem for detail in error.errors() for problem in _problems(detail, str(where))))
 
 

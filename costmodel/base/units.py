@@ -1,4 +1,4 @@
-"""The only place with prefixes: parse and print quantities. Everywhere else is SI base units.
+"""Parsing and formatting of quantities with prefixes. All other code uses SI base units.
 
 >>> parse_tokens("32k"), parse_tokens("2Ki"), parse_seconds("50ms")
 (32000, 2048, 0.05)
@@ -17,7 +17,15 @@ _QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ]*
 
 
 def parse_tokens(text: str, where: str = "value") -> int:
-    """A positive whole number of tokens or sequences: `512`, `32k` = 32,000, `2Ki` = 2,048. [tokens]"""
+    """Parse a positive whole number of tokens or sequences: `512`, `32k` (32,000), `2Ki` (2,048). [tokens]
+
+    Args:
+        text: The number, with an optional prefix.
+        where: The parameter, for error messages.
+
+    Raises:
+        InputError: The text is not a positive whole number.
+    """
     expected = "a positive whole number such as 512, 32k (= 32000) or 2Ki (= 2048)"
     value = _scaled(text, _PREFIXES, where, expected)
     if not (1 <= value < 2**53) or abs(value - round(value)) > 1e-9 * value:
@@ -26,7 +34,15 @@ def parse_tokens(text: str, where: str = "value") -> int:
 
 
 def parse_seconds(text: str, where: str = "value") -> float:
-    """A positive time: `50ms`, `1.5 s`, `200us`; a bare number is seconds. [s]"""
+    """Parse a positive time such as `50ms`, `1.5 s` or `200us`; a number without unit is in seconds. [s]
+
+    Args:
+        text: The time.
+        where: The parameter, for error messages.
+
+    Raises:
+        InputError: The text is not a positive time.
+    """
     expected = "a positive time such as 50ms, 1.5s or 200us"
     value = _scaled(text, _TIMES, where, expected)
     if value <= 0:
@@ -42,7 +58,7 @@ def _scaled(text: str, factors: dict[str, float], where: str, expected: str) -> 
 
 
 def format_seconds(value: float) -> str:
-    """Three significant digits with the prefix that fits: `12.3 ms`."""
+    """Format a time with three significant digits: `12.3 ms`."""
     value = _rounded(value)
     for unit, factor in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if abs(value) >= factor:
@@ -51,17 +67,17 @@ def format_seconds(value: float) -> str:
 
 
 def format_bytes(value: float) -> str:
-    """Three significant digits, decimal prefixes: `80.0 GB`."""
+    """Format a size with three significant digits and decimal prefixes: `80.0 GB`."""
     return _si(value, "B")
 
 
 def format_rate(value: float, unit: str) -> str:
-    """Three significant digits of a rate: `format_rate(3.35e12, "B/s")` is `3.35 TB/s`."""
+    """Format a rate with three significant digits: `format_rate(3.35e12, "B/s")` is `3.35 TB/s`."""
     return _si(value, unit)
 
 
 def format_tokens(value: float) -> str:
-    """As people write lengths: `512`, `8192`, `32k`."""
+    """Format a token count the way people write it: `512`, `8192`, `32k`."""
     whole = int(value)
     return f"{whole // 1000}k" if whole >= 1000 and whole % 1000 == 0 else str(whole)
 
@@ -75,7 +91,7 @@ def _si(value: float, unit: str) -> str:
 
 
 def _rounded(value: float) -> float:
-    """To three significant digits, before the prefix is chosen: 999.6 ms is 1.00 s."""
+    """Round to three significant digits before choosing the prefix, so that 999.6 ms becomes 1.00 s."""
     return float(f"{value:.3g}")
 
 

@@ -38,6 +38,6 @@ def validate_mapping(model: type[ModelT], raw: Mapping[str, object], where: str 
         InputError: Lists every problem with its key.
     """
     try:
-        return model.model_validate_json(json.dumps(raw, default=str))
+        return model.model_validate_json(json.dumps(raw, default=str), strict=True)
     except pydantic.ValidationError as error:
         raise from_pydantic(error, where) from None

@@ -1,4 +1,4 @@
-"""From measured passes to a fitted profile: what an engine adds to its kernels, or all of it at once on a CPU.
+"""Profiles fitted to the times of whole passes: engine overheads on a GPU, or all parameters on a CPU.
 
 The published step times were measured with the engine of MagicDec (arXiv 2408.11049).
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -20,24 +20,24 @@ from ..base.errors import bad
 from ..hardware.profile import Calibration, EngineLaw, Fit, HardwareProfile
 from ..models.catalog import resolve_model
 from ..models.transformer import TransformerConfig
-from ..passes.forward import forward_cost
+from ..passes.forward import Array, forward_cost
 from ..passes.roofline import step_time
 from ..speculation.drafts import Draft
-from .fitting import Array, bounds_of, errors_of, fit_values, rounded
+from .fitting import bounds_of, errors_of, fit_values, rounded, with_parameters
 
-# How far parameters are believed to lie from where kernel tables or stated defaults put them, in e-folds.
+# Prior width of parameters around the values from kernel tables or defaults, in units of log.
 EFFICIENCY_SPREAD, OVERHEAD_SPREAD = 0.1, 0.5
 
 
 @dataclass(frozen=True)
 class MeasuredPass:
-    """A pass that ran, once or more.
+    """A forward pass that was measured.
 
     Attributes:
-        model: What ran.
-        batch_size, query_len, context_len, kv_budget: The pass shape.
-        tensor_parallel: GPUs that shared it.
-        times: How often it ran; None for a verification that was waited for (`EngineLaw.verify_wait`).
+        model: The model.
+        batch_size, query_len, context_len, kv_budget: Arguments of `forward_cost`.
+        tensor_parallel: GPUs that shared the pass.
+        times: Number of repetitions; None for the wait after a verification (`EngineLaw.verify_wait`).
     """
 
     model: TransformerConfig
@@ -51,14 +51,19 @@ class MeasuredPass:
 
 @dataclass(frozen=True)
 class Observation:
-    """Passes that ran one after the other, and their time together. [s]"""
+    """Passes that ran one after the other, and their total time.
+
+    Attributes:
+        passes: The passes.
+        measured_s: Total time. [s]
+    """
 
     passes: tuple[MeasuredPass, ...]
     measured_s: float
 
 
 def predicted_s(profile: HardwareProfile, observation: Observation) -> float:
-    """What the cost model says of observed passes. [s]"""
+    """Predict the total time of an observation. [s]"""
     waited = profile.calibration.engine.verify_wait
     return sum((waited if one.times is None else one.times) * _pass_s(profile, one) for one in observation.passes)
 
@@ -77,26 +82,26 @@ def _pass_s(profile: HardwareProfile, one: MeasuredPass) -> float:
 
 
 def log_ratios(profile: HardwareProfile, observations: Sequence[Observation]) -> Array:
-    """Logarithms of predicted over measured."""
+    """Return log(predicted / measured) of each observation."""
     return np.array([np.log(predicted_s(profile, seen) / seen.measured_s) for seen in observations])
 
 
 def fit_passes(
     profile: HardwareProfile, observations: Sequence[Observation], parameters: Sequence[str], *, data: str
 ) -> HardwareProfile:
-    """The profile with `parameters` fitted to measured passes; its other parameters stay as they are.
+    """Fit some parameters of a profile to measured passes; all others stay unchanged.
 
     Args:
-        profile: Peaks, and the calibration to start from.
-        observations: Measured passes, more than there are parameters.
+        profile: The profile to start from.
+        observations: Measured passes; more of them than parameters.
         parameters: Names such as `engine.layer_overhead_s`.
-        data: What was measured, for the file.
+        data: Description of the measurements, for the profile file.
 
     Raises:
         InputError: Too few observations.
     """
     if len(observations) <= len(parameters):
-        raise bad(data, "", f"more than {len(parameters)} measurements to fit as many parameters", len(observations))
+        raise bad(data, "", f"more than {len(parameters)} measurements, to fit {len(parameters)} parameters", len(observations))
     start = {name: float(getattr(*_owner(profile.calibration, name))) for name in parameters}
     bounds = {name: bounds_of(type(_owner(profile.calibration, name)[0]), name.split(".")[1]) for name in parameters}
     values = fit_values(
@@ -114,28 +119,38 @@ def fit_passes(
 
 
 def with_values(profile: HardwareProfile, values: Mapping[str, float]) -> HardwareProfile:
-    """The profile with some parameters of its calibration changed, given by names such as `gemm.launch_s`."""
+    """Return a profile with some calibration parameters changed; names are like `gemm.launch_s`."""
     calibration = profile.calibration
     for name, value in values.items():
         part, key = name.split(".")
-        calibration = replace(calibration, **{part: replace(getattr(calibration, part), **{key: value})})
+        calibration = replace(calibration, **{part: with_parameters(getattr(calibration, part), {key: value})})
     return replace(profile, calibration=calibration)
 
 
-def _owner(calibration: Calibration, name: str) -> tuple[Any, str]:
+def _owner(calibration: Calibration, name: str) -> tuple[object, str]:
+    """Split a name such as `gemm.launch_s` into the law and the field."""
     part, key = name.split(".")
     return getattr(calibration, part), key
 
 
 @cache
 def published_rows(name: str) -> tuple[dict[str, str], ...]:
-    """Rows of a file of published measurements: `magicdec_timings` or `magicdec_optimal_gamma`; sources in its README."""
+    """Return the rows of a file with published measurements.
+
+    Args:
+        name: `magicdec_timings` or `magicdec_optimal_gamma`; sources are in published/README.md.
+    """
     file = resources.files("magicdec.costmodel") / "published" / f"{name}.csv"
     return tuple(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
 
 
 def observations_of(row: Mapping[str, str], profile: HardwareProfile) -> dict[str, Observation]:
-    """The target, verify and draft steps of one published row. A small draft runs on as many GPUs as it has KV heads."""
+    """Return the target step, verification and draft steps of one published row. A small draft uses one GPU per KV head.
+
+    Args:
+        row: A row of `magicdec_timings`.
+        profile: The profile whose engine law says how draft steps run.
+    """
     target, gpus, gamma = resolve_model(row["target"]), int(row["tensor_parallel"]), int(row["gamma"])
     batch, context = int(row["batch_size"]), int(row["context_len"])
     draft = (
@@ -146,7 +161,7 @@ def observations_of(row: Mapping[str, str], profile: HardwareProfile) -> dict[st
     verify = replace(step, query_len=gamma + 1)
     engine = profile.calibration.engine
     drafting = [replace(draft_step, times=gamma)]
-    if engine.draft_rereads_last:  # with so many sequences, one of them nearly always accepted everything
+    if engine.draft_rereads_last:  # in large batches, nearly always some sequence accepted all draft tokens
         drafting = [replace(draft_step, query_len=2), *([replace(draft_step, times=gamma - 1)] if gamma > 1 else [])]
     if engine.verify_wait:
         drafting.append(replace(verify, times=None))
@@ -158,32 +173,51 @@ def observations_of(row: Mapping[str, str], profile: HardwareProfile) -> dict[st
 
 
 def round_overhead_of(row: Mapping[str, str]) -> float:
-    """What a published round took beyond its draft and verify steps. [s]"""
+    """Time of a published round minus its draft and verification steps. [s]"""
     round_s = float(row["measured_speculative_tpot_s"]) * float(row["mean_acceptance_length"])
     return round_s - float(row["measured_gamma_draft_step_s"]) - float(row["measured_verify_step_s"])
 
 
+class AttentionChanges(TypedDict, total=False):
+    """Fields of `AttentionLaw` to change."""
+
+    min_split_group: int
+    transpose_s: float
+    sharpness: float
+    sm_bytes_per_s: float
+
+
+class AllreduceChanges(TypedDict, total=False):
+    """Fields of `AllreduceLaw` to change."""
+
+    latency_s: float
+    peer_latency_s: float
+    two_shot_efficiency: float
+    pipeline_fill: float
+    shared_bytes_per_s: float
+
+
 @dataclass(frozen=True)
 class PublishedEngine:
-    """Facts of the engine behind the published step times of a GPU, and what is fitted to them.
+    """The engine behind the published step times of one GPU.
 
     Attributes:
-        engine: Facts, and where the fit starts.
+        engine: Known facts, and start values of the fit.
         free: Fitted parameters.
-        attention: Parameters in which its attention kernel differs from that of the kernel tables.
-        allreduce: Parameters in which its collectives, or the node's links, differ from those of the tables; where free, a start.
-        other_links: The node's links are not those of the tables at all.
+        attention: Parameters of its attention kernel that differ from the kernel tables.
+        allreduce: Parameters of its collectives or links that differ from the kernel tables; start values if they are free.
+        other_links: Whether the links of the node are unrelated to those of the kernel tables.
     """
 
     engine: EngineLaw
     free: tuple[str, ...]
-    attention: dict[str, Any] = field(default_factory=dict)
-    allreduce: dict[str, Any] = field(default_factory=dict)
+    attention: AttentionChanges = field(default_factory=AttentionChanges)
+    allreduce: AllreduceChanges = field(default_factory=AllreduceChanges)
     other_links: bool = False
 
 
-# The A100 and L40 rows come from an older engine than the H100 rows: its layers consist of more kernels, and a softmax and a
-# top-k over unsharded logits choose each token.
+# The A100 and L40 rows come from an older engine than the H100 rows: it has more kernels per layer, and samples with softmax and
+# top-k over unsharded logits.
 _OLDER = EngineLaw(layer_overhead_s=9e-5, logit_passes=12.0, head_sharded=False, draft_rereads_last=True, verify_wait=0.02)
 PUBLISHED_ENGINES = {
     "a100-sxm-80gb": PublishedEngine(
@@ -196,14 +230,14 @@ PUBLISHED_ENGINES = {
             "allreduce.two_shot_efficiency",
         ),
         attention={"min_split_group": 1, "transpose_s": 0.0, "sharpness": 8.0, "sm_bytes_per_s": 3.5e10},
-        allreduce={"two_shot_efficiency": 0.3},  # PyTorch's own collectives use few thread blocks
+        allreduce={"two_shot_efficiency": 0.3},  # collectives of PyTorch use few thread blocks
     ),
     "h100-sxm": PublishedEngine(
         EngineLaw(),
         ("engine.layer_overhead_s", "allreduce.latency_s"),
-        allreduce={"latency_s": 1e-5},  # and copy their payload first
+        allreduce={"latency_s": 1e-5},  # they also copy the payload first
     ),
-    "l40": PublishedEngine(  # two rows; the tables are those of L40S in another host, whose links behave otherwise
+    "l40": PublishedEngine(  # two rows; the kernel tables are from an L40S node with different links
         replace(_OLDER, draft_rereads_last=False, verify_wait=0.0),
         ("allreduce.peer_latency_s", "allreduce.two_shot_efficiency"),
         allreduce={
@@ -219,7 +253,12 @@ PUBLISHED_ENGINES = {
 
 
 def published_start(profile: HardwareProfile, rows: Sequence[Mapping[str, str]]) -> HardwareProfile:
-    """The profile with the facts of the published engine, before anything is fitted."""
+    """Return the profile with the known facts of the published engine, before fitting.
+
+    Args:
+        profile: A profile with kernel laws from tables.
+        rows: Published rows of this GPU.
+    """
     known, kernels = PUBLISHED_ENGINES[profile.name], profile.calibration
     overhead = statistics.median(round_overhead_of(row) for row in rows)
     engine = replace(known.engine, round_overhead_s=rounded(max(overhead, 0.0)))
@@ -236,21 +275,21 @@ def published_start(profile: HardwareProfile, rows: Sequence[Mapping[str, str]])
 
 
 def fit_published(profile: HardwareProfile, *, without: str | None = None) -> HardwareProfile:
-    """The profile with what the published engine adds fitted to the published step times of its GPU; kernels from tables stay.
+    """Fit the overheads of the published engine to the published step times of a GPU; kernel laws from tables stay.
 
     Args:
-        profile: With kernel laws, as `kernel_tables` fits them.
-        without: A model whose passes are left out, to judge by.
+        profile: A profile with kernel laws from `fit_tables`.
+        without: Name of a model to hold out of the fit.
 
     Raises:
-        InputError: No published rows for this GPU.
+        InputError: There are no published rows for this GPU.
     """
     rows = [row for row in published_rows("magicdec_timings") if row["hardware"] == profile.name]
     if not rows:
-        expected = f"one of the GPUs with published step times ({', '.join(PUBLISHED_ENGINES)})"
-        raise bad("--from-published", "", expected, profile.name)
+        expected = f"a GPU with published step times ({', '.join(PUBLISHED_ENGINES)})"
+        raise bad("profile", "", expected, profile.name)
     start = published_start(profile, rows)
     seen = dict.fromkeys(one for row in rows for one in observations_of(row, start).values())
     observations = [one for one in seen if one.passes[0].model.name != without]
-    data = f"{len(rows)} rows of MagicDec tables 1, 3, 4, 6 (arXiv 2408.11049); round_overhead_s is their median"
+    data = f"{len(rows)} rows of MagicDec tables 1, 3, 4, 6 (arXiv 2408.11049); round overhead is the median of these rows"
     return fit_passes(start, observations, PUBLISHED_ENGINES[profile.name].free, data=data)

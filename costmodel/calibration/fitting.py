@@ -1,22 +1,34 @@
-"""Least-squares fits of a few named parameters, each within its physical bounds, and how well they describe the data."""
+"""Robust least-squares fits of named parameters within physical bounds, and error statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
 import numpy as np
 from annotated_types import Interval
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from ..passes.forward import Array
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+LawT = TypeVar("LawT", bound="DataclassInstance")
 
 
 def bounds_of(law: type, name: str) -> tuple[float, float]:
-    """The physical range of a law's parameter, as its annotation states it."""
-    found = [item for item in get_type_hints(law, include_extras=True)[name].__metadata__ if isinstance(item, Interval)]
-    interval: Any = found[0]
-    return float(interval.ge), float(interval.le)
+    """Return the physical range of a law's parameter, from its type annotation."""
+    (interval,) = (item for item in get_type_hints(law, include_extras=True)[name].__metadata__ if isinstance(item, Interval))
+    low, high = interval.ge, interval.le
+    assert isinstance(low, int | float)
+    assert isinstance(high, int | float)
+    return float(low), float(high)
+
+
+def with_parameters(law: LawT, values: Mapping[str, float]) -> LawT:
+    """Return a law with some of its parameters changed."""
+    return replace(law, **values)
 
 
 def fit_values(
@@ -27,17 +39,20 @@ def fit_values(
     tolerance: float = 0.08,
     spread: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
-    """The values that make the logarithms of predicted over measured small, robustly: a disturbed point bends little.
+    """Find the parameters that minimise the errors of predictions, with a loss that is robust against outliers.
 
     Args:
-        start: Where the search starts, by name.
-        bounds: Lowest and highest value, by name.
-        log_ratios: Of predicted over measured, given values by name.
-        tolerance: Errors beyond count linearly, no longer squared.
-        spread: How far, in e-folds, a value may lie from its start for as much as one point that is off by `tolerance`, by name:
-            values that the points cannot tell stay where they started. None for no such pull.
+        start: Start values, by parameter name.
+        bounds: Lowest and highest value, by parameter name.
+        log_ratios: Maps parameter values to log(predicted / measured) of each point.
+        tolerance: Error above which the loss grows linearly instead of quadratically.
+        spread: Prior width of each parameter around its start value, in units of log. A shift by `spread` costs as much as one
+            point with an error of `tolerance`, so that undetermined parameters keep their start values. None for no prior.
+
+    Returns:
+        The fitted values, rounded to three significant digits.
     """
-    from scipy.optimize import least_squares  # heavy to import, and planning fits nothing
+    from scipy.optimize import least_squares  # slow to import, and only needed for fits
 
     names = list(start)
     low, high = (np.array([bounds[name][end] for name in names]) for end in (0, 1))
@@ -48,8 +63,8 @@ def fit_values(
 
     def residuals(values: Array) -> Array:
         points = log_ratios(dict(zip(names, map(float, values), strict=True)))
-        pulls = () if spread is None else [tolerance / spread[name] for name in names] * np.log(np.maximum(values, 1e-12) / first)
-        return np.append(points, pulls)
+        priors = () if spread is None else [tolerance / spread[name] for name in names] * np.log(np.maximum(values, 1e-12) / first)
+        return np.append(points, priors)
 
     found = least_squares(
         residuals,
@@ -65,11 +80,11 @@ def fit_values(
 
 
 def rounded(value: float) -> float:
-    """To three significant digits: more would only look exact."""
+    """Round to three significant digits; more would suggest precision that fits do not have."""
     return float(f"{value:.3g}")
 
 
 def errors_of(log_ratios: Array) -> tuple[float, float, float]:
-    """Median, mean and worst absolute relative error."""
+    """Return median, mean and worst absolute relative error, given log(predicted / measured). [0-1]"""
     errors = np.abs(np.expm1(log_ratios))
     return rounded(float(np.median(errors))), rounded(float(errors.mean())), rounded(float(errors.max()))

@@ -1,4 +1,4 @@
-"""Predicted beside measured: published rows, in-sample and with a model left out of the fit, and how far off each quantity is."""
+"""Predictions compared with published measurements: in-sample, with a model held out of the fit, and not fitted at all."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..hardware.profile import HardwareProfile
 from ..models.catalog import resolve_model
 from ..passes.forward import Array
 from ..planning.best_gamma import evaluate_best_gamma
+from ..plans.strategy import KV_POLICIES
 from ..speculation.acceptance import published_curves
 from ..speculation.deployment import Deployment
 from ..speculation.drafts import Draft
@@ -24,14 +25,14 @@ IN_SAMPLE, LEFT_OUT, NOT_FITTED = "in sample", "model left out", "not fitted"
 
 @dataclass(frozen=True)
 class Comparison:
-    """One predicted quantity beside its measurement.
+    """One predicted quantity and its measurement.
 
     Attributes:
-        hardware, model: Whose.
+        hardware, model: Names of profile and model.
         quantity: `target step`, `verify step`, `draft steps`, `speedup`, `speedup at the best gamma` or `best gamma`.
         split: How the row relates to the fit: `in sample`, `model left out` or `not fitted`.
-        row: Batch size, context and draft, for people.
-        measured, predicted: Seconds, ratios or tokens.
+        row: Batch size, context and draft, as text.
+        measured, predicted: Values. [s, ratio or tokens]
     """
 
     hardware: str
@@ -44,18 +45,19 @@ class Comparison:
 
     @property
     def error(self) -> float:
-        """Relative; of the best gamma in tokens."""
+        """Relative error; for the best gamma the difference. [ratio or tokens]"""
         return self.predicted - self.measured if self.quantity == "best gamma" else self.predicted / self.measured - 1
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How far off one quantity is, over the rows of one GPU and model.
+    """Errors of one quantity over the rows of one GPU and model.
 
     Attributes:
-        median, mean, worst: Absolute relative errors; of the best gamma in tokens.
-        worst_row: Where it is worst.
-        rows: How many.
+        hardware, model, quantity, split: As in `Comparison`.
+        rows: Number of rows.
+        median, mean, worst: Absolute relative errors; for the best gamma absolute differences. [ratio or tokens]
+        worst_row: Row with the worst error.
     """
 
     hardware: str
@@ -70,12 +72,12 @@ class Accuracy:
 
 
 def published_comparisons() -> list[Comparison]:
-    """Every published quantity beside its prediction: of the shipped profiles, and of refitted ones where a model is left out."""
+    """Compare every published quantity with its prediction."""
     return [*step_comparisons(), *left_out_comparisons(), *best_gamma_comparisons()]
 
 
 def step_comparisons() -> list[Comparison]:
-    """The step times that the profiles were fitted to, and the speedups that follow with the published tokens per round."""
+    """Compare in-sample step times, and the speedups that follow from them with the published tokens per round."""
     found = []
     for row in published_rows("magicdec_timings"):
         profile = resolve_profile(row["hardware"])
@@ -86,11 +88,11 @@ def step_comparisons() -> list[Comparison]:
         speedup = target_s * float(row["mean_acceptance_length"]) / round_s
         measured = float(row["measured_speedup"])
         found.append(Comparison(profile.name, row["target"], "speedup", IN_SAMPLE, _label(row), measured, speedup))
-    return list(dict.fromkeys(found))  # a target step that several rows share counts once
+    return list(dict.fromkeys(found))  # several rows share one target step
 
 
 def left_out_comparisons() -> list[Comparison]:
-    """Step times of a model that the profile was not fitted to, on GPUs with published rows of several."""
+    """Compare step times of each model with a profile fitted to the other models, on GPUs with rows of several models."""
     found = []
     for name, rows in _by_gpu(published_rows("magicdec_timings")):
         profile = resolve_profile(name)
@@ -104,7 +106,7 @@ def left_out_comparisons() -> list[Comparison]:
 
 
 def best_gamma_comparisons() -> list[Comparison]:
-    """The speedup at the best gamma, and that gamma; acceptance is looked up, and none of it was fitted."""
+    """Compare best gamma and speedup, with acceptance from the shipped curves; nothing here was fitted."""
     found = []
     for row in published_rows("magicdec_optimal_gamma"):
         found_round = _evaluated(row).round
@@ -117,13 +119,13 @@ def best_gamma_comparisons() -> list[Comparison]:
 
 def _evaluated(row: Mapping[str, str]) -> Evaluation:
     small = resolve_model(row["draft_model"]) if row["draft_model"] else None
-    policy: object = row["kv_policy"]
+    (policy,) = (known for known in KV_POLICIES if known == row["kv_policy"])
     deployment = Deployment(
         resolve_model(row["target"]), resolve_profile(row["hardware"]), int(row["num_gpus"]), int(row["tensor_parallel"])
     )
     return evaluate_best_gamma(
         deployment,
-        Draft("model" if small else "self", policy, small),  # type: ignore[arg-type]
+        Draft("model" if small else "self", policy, small),
         batch_size=int(row["batch_size"]),
         context_len=int(row["context_len"]),
         kv_budget=int(row["kv_budget"]),
@@ -150,7 +152,7 @@ def _by_gpu(rows: Sequence[dict[str, str]]) -> Iterable[tuple[str, list[dict[str
 
 
 def accuracy(comparisons: Iterable[Comparison]) -> list[Accuracy]:
-    """Comparisons summed up by GPU, model, quantity and split, in the order in which they come."""
+    """Summarise comparisons by GPU, model, quantity and split."""
     groups: dict[tuple[str, str, str, str], list[Comparison]] = {}
     for one in comparisons:
         groups.setdefault((one.hardware, one.split, one.model, one.quantity), []).append(one)

@@ -1,21 +1,22 @@
-"""What an export is: a command, files, environment and keyword arguments for one engine, and what that engine cannot express."""
+"""Result of an export: a command with its files and environment, and notes on what the engine cannot express."""
 
 from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field
-from typing import Any
+
+from ..base.json_types import JsonObject
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may choose about an export.
+    """Choices of the user about an export.
 
     Attributes:
-        engine_version: The engine's version; None for the one whose options are documented here.
+        engine_version: Version of the engine; None for the one documented in the engine's module.
         context_len: Context length whose column of the policy table is exported; None for the plan's own. [tokens]
-        experimental: Use what is proposed to the engine, yet not merged or not documented.
-        replay_acceptance: Make the engine accept draft tokens as often as predicted, whatever they are.
+        experimental: Whether to use engine features that are proposed but not merged or not documented.
+        replay_acceptance: Whether to make the engine simulate the predicted acceptance.
         model_dir: Checkpoint or repository of the target; None for the plan's name.
         draft_dir: Checkpoint or repository of the draft; None for the plan's name.
     """
@@ -30,27 +31,27 @@ class Options:
 
 @dataclass(frozen=True)
 class Export:
-    """A plan in the words of one engine.
+    """A plan as options of one engine.
 
     Attributes:
-        engine: Its name.
-        arguments: The command line, program first.
-        files: Name and text of every file that the command reads.
-        environment: Variables the command needs.
-        python: Keyword arguments of the engine's Python interface that say the same; empty where there is none.
-        notes: Sentences on what the engine cannot express, and on what was collapsed or rounded.
+        engine: Name of the engine.
+        arguments: The command, program first.
+        files: Files that the command reads: text by name.
+        environment: Environment variables of the command.
+        python: Equivalent keyword arguments of the engine's Python API; empty if there is none.
+        notes: Sentences on what the engine cannot express, and on what was rounded or dropped.
     """
 
     engine: str
     arguments: tuple[str, ...]
     files: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
-    python: dict[str, Any] = field(default_factory=dict)
+    python: JsonObject = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 def command_text(export: Export) -> str:
-    """The command as a shell takes it, an option a line."""
+    """Format the command for a shell, one option per line."""
     words = [f"{name}={shlex.quote(value)}" for name, value in export.environment.items()]
     lines: list[str] = []
     for word in (*words, *map(shlex.quote, export.arguments)):
@@ -62,11 +63,11 @@ def command_text(export: Export) -> str:
 
 
 def script_text(export: Export) -> str:
-    """Files and command as one text to paste into a shell."""
+    """Format files and command as one shell script."""
     files = [f"cat > {shlex.quote(name)} <<'END'\n{text}END\n" for name, text in export.files.items()]
     return "".join([*files, command_text(export)])
 
 
 def comment_text(export: Export) -> str:
-    """The notes as comments for the head of a script."""
+    """Format the notes as shell comments."""
     return "".join(f"# {note}\n" for note in export.notes)

@@ -55,5 +55,6 @@ def export_plan(plan: Plan, to: str, options: Options | None = None) -> Export:
     if drafts and not any(map(ENGINES[to].supports, drafts)):
         others = [name for name, engine in ENGINES.items() if any(map(engine.supports, drafts))]
         hint = f"supported by {' and '.join(others)}" if others else "`magicdec run` executes the plan"
-        raise bad("to", "", f"an engine that supports a draft of the plan ({hint})", f"{to}, for {'; '.join(map(str, drafts))}")
+        found = f"{to} (drafts: {'; '.join(map(str, drafts))})"
+        raise bad("to", "", f"an engine that supports a draft of the plan ({hint})", found)
     return ENGINES[to].export(plan, options)

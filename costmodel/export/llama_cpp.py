@@ -1,4 +1,4 @@
-"""A plan for llama.cpp: flags of `llama-server`, in their current names (`--draft` and `--draft-max` are gone).
+"""Export to llama.cpp: options of `llama-server`, with their current names (not the removed `--draft` and `--draft-max`).
 
 Source:
     docs/speculative.md and common/arg.cpp of llama.cpp, late 2026.
@@ -16,14 +16,14 @@ KV_TYPES = {None: None, "int8": "q8_0", "int4": "q4_0"}
 
 
 def supports(strategy: Strategy) -> bool:
-    """Everything but self-speculation with sparse KV; a self draft with int8 or int4 KV or weights runs as a second model."""
+    """Everything except sparse KV; a self draft with int8 or int4 KV cache or weights runs as a separate model."""
     if strategy.draft_kind == "self":
         return schedule.copies_target(strategy) and strategy.kv_dtype in KV_TYPES
     return strategy.draft_kind in TYPES
 
 
 def export(plan: Plan, options: Options) -> Export:
-    """The plan as `llama-server` takes it."""
+    """Convert a plan to a `llama-server` command."""
     served = schedule.draft_schedule(plan, options, supports)
     target, notes = schedule.target_path(plan, options)
     notes += schedule.column_notes(plan, options)
@@ -42,7 +42,7 @@ def export(plan: Plan, options: Options) -> Export:
                 arguments += ["--spec-synth-rates", ",".join(map(str, schedule.unconditional_rates(rate, gamma)))]
     else:
         arguments += ["--spec-type", "none"]
-        notes.append("Plain decoding.")
+        notes.append("No speculation.")
     names = schedule.names_note("llama.cpp's documentation of late 2026", options)
     return Export("llama.cpp", tuple(arguments), notes=(*served.notes, *notes, names))
 
@@ -50,7 +50,7 @@ def export(plan: Plan, options: Options) -> Export:
 def _flags(strategy: Strategy, path: str | None, gamma: int) -> tuple[list[str], list[str]]:
     flags = ["--spec-type", TYPES[strategy.draft_kind]]
     if strategy.draft_kind == "ngram":
-        note = "The plan says nothing about the length of matches: that of llama.cpp stays."
+        note = "The plan does not specify the length of n-gram matches; the default of llama.cpp applies."
         return [*flags, "--spec-ngram-simple-size-m", str(gamma)], [note]
     if path is not None:
         flags += ["--spec-draft-model", path]
@@ -58,4 +58,4 @@ def _flags(strategy: Strategy, path: str | None, gamma: int) -> tuple[list[str],
     kv_type = KV_TYPES.get(strategy.kv_dtype)
     if kv_type is not None:
         flags += ["--spec-draft-type-k", kv_type, "--spec-draft-type-v", kv_type]
-    return flags, ["--spec-draft-p-min 0.0 keeps drafts from ending early where the draft is unsure."]
+    return flags, ["--spec-draft-p-min 0.0 prevents llama.cpp from shortening drafts with low confidence."]

@@ -1,4 +1,4 @@
-"""A plan for SGLang: flags of `sglang.launch_server`, and the adaptive configuration where the draft length varies.
+"""Export to SGLang: options of `sglang.launch_server`, with an adaptive configuration if the draft length varies.
 
 Source:
     docs/advanced_features/speculative_decoding.md and adaptive_speculative_decoding of SGLang.
@@ -13,21 +13,21 @@ from ..plans.strategy import NO_SPECULATION, Strategy
 from . import schedule
 from .document import Export, Options
 
-# MTP layers run as EAGLE, of which NEXTN is another name.
+# MTP layers run as EAGLE (alias NEXTN).
 ALGORITHMS = {"model": "STANDALONE", "self": "STANDALONE", "ngram": "NGRAM", "eagle3": "EAGLE3", "mtp": "EAGLE"}
 ADAPTIVE = ("EAGLE", "EAGLE3")
 ADAPTIVE_FILE = "adaptive.json"
 
 
 def supports(strategy: Strategy) -> bool:
-    """Everything but self-speculation with sparse or quantised KV; quantised weights run as a second model."""
+    """Everything except sparse or quantised KV; a self draft with quantised weights runs as a separate model."""
     if strategy.draft_kind == "self":
         return schedule.copies_target(strategy) and strategy.kv_dtype is None
     return strategy.draft_kind in ALGORITHMS
 
 
 def export(plan: Plan, options: Options) -> Export:
-    """The plan as `sglang.launch_server` takes it."""
+    """Convert a plan to a `sglang.launch_server` command."""
     served = schedule.draft_schedule(plan, options, supports)
     target, notes = schedule.target_path(plan, options)
     notes += schedule.column_notes(plan, options)
@@ -45,12 +45,12 @@ def export(plan: Plan, options: Options) -> Export:
             arguments += ["--speculative-adaptive", "--speculative-adaptive-config", ADAPTIVE_FILE]
             notes += schedule.hysteresis_notes(plan, served)
         if served.strategy.draft_kind == "ngram":
-            notes.append("SGLang drafts a tree of n-grams; breadth 1 makes it the chain of the plan. Its token count has the root.")
+            notes.append("SGLang drafts a tree of n-grams; breadth 1 makes it a chain. Its token count includes the root.")
         if options.replay_acceptance:
             environment, replay_notes = _replay(plan, served, gamma)
             notes += replay_notes
     else:
-        notes.append("Plain decoding: SGLang needs no speculative flags.")
+        notes.append("No speculation: SGLang needs no speculative options.")
     names = schedule.names_note("SGLang's documentation of late 2026", options)
     return Export("sglang", tuple(arguments), files, environment, notes=(*served.notes, *notes, names))
 
@@ -60,7 +60,7 @@ def _adapts(served: schedule.DraftSchedule) -> bool:
 
 
 def _gamma(served: schedule.DraftSchedule, options: Options) -> tuple[int, list[str]]:
-    """The draft length to start with, and what is lost."""
+    """Initial draft length, and notes on what is lost."""
     if served.strategy == NO_SPECULATION:
         return 0, []
     if not _adapts(served):
@@ -69,8 +69,8 @@ def _gamma(served: schedule.DraftSchedule, options: Options) -> tuple[int, list[
     if all(row_gamma for *_, row_gamma in served.rows):
         return gamma, []
     if options.experimental:
-        return gamma or served.max_gamma, ["Draft length 0 is accepted by SGLang's recent source, not by its documentation."]
-    return max(gamma, 1), [f"SGLang's documentation knows no draft length 0: it becomes 1; planned are {served.rows_text}."]
+        return gamma or served.max_gamma, ["Draft length 0 works in recent SGLang sources, but is not documented."]
+    return max(gamma, 1), [f"Draft length 0 becomes 1, because SGLang does not document 0. The plan: {served.rows_text}."]
 
 
 def _flags(strategy: Strategy, path: str | None, gamma: int) -> list[str]:
@@ -84,7 +84,7 @@ def _flags(strategy: Strategy, path: str | None, gamma: int) -> list[str]:
 
 
 def _adaptive(served: schedule.DraftSchedule, options: Options) -> dict[str, dict[str, list[int]]]:
-    """One candidate a slot, so that nothing but the batch size moves it; keys are the least batch sizes."""
+    """Adaptive configuration by smallest batch size; one candidate each, so that only the batch size changes the length."""
     floor = 0 if options.experimental else 1
     return {str(least): {"candidate_steps": [max(gamma, floor)]} for least, _, gamma in served.rows}
 
@@ -94,6 +94,6 @@ def _replay(plan: Plan, served: schedule.DraftSchedule, gamma: int) -> tuple[dic
     if rate is None:
         return {}, notes
     if _adapts(served):
-        notes.append(f"The simulated length is that of gamma {gamma}, whatever the draft length at other batch sizes.")
+        notes.append(f"The simulated acceptance length is that of gamma {gamma} at all batch sizes.")
     length = str(schedule.replayed_length(rate, gamma))
     return {"SGLANG_SIMULATE_ACC_LEN": length, "SGLANG_SIMULATE_ACC_METHOD": "match-expected"}, notes

@@ -1,8 +1,7 @@
-"""A plan for TensorRT-LLM: the YAML file of `trtllm-serve --config`.
+"""Export to TensorRT-LLM: the YAML file of `trtllm-serve --config`.
 
-The draft length by batch size, `draft_len_schedule`, changed its meaning: up to 1.2 its keys are the least batch sizes, from 1.3
-on the most. In both the smallest key must hold the largest draft length, so that a plan which drafts less at the
-smallest batches is off at batch size 1, and only there.
+The keys of `draft_len_schedule` are lower bounds of the batch size up to version 1.2, and upper bounds from 1.3 on. The smallest
+key must have the largest draft length. A plan with a shorter draft at small batch sizes is therefore wrong at batch size 1 only.
 
 Source:
     tensorrt_llm/llmapi/llm_args.py, docs/source/features/speculative-decoding.md.
@@ -11,7 +10,6 @@ Source:
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import yaml
 
@@ -21,33 +19,38 @@ from ..plans.strategy import NO_SPECULATION, Strategy
 from . import schedule
 from .document import Export, Options
 
+SpeculativeConfig = dict[str, int | str | dict[int, int]]
 CONFIG_FILE = "trtllm.yaml"
 DEFAULT_VERSION = "1.3"
 UPPER_BOUNDS_SINCE = (1, 3)
 DECODING_TYPES = {"model": "Draft_Target", "self": "Draft_Target", "ngram": "NGram", "eagle3": "Eagle3", "mtp": "MTP"}
 OLDER_DECODING_TYPES = DECODING_TYPES | {"model": "DraftTarget", "self": "DraftTarget"}
 NO_OVERLAP = ("model", "self", "ngram")
-# Draft kinds that could not change their draft length before 1.3.
+# Draft kinds with a fixed draft length before 1.3.
 FIXED_BEFORE = ("mtp",)
 
 
 def supports(strategy: Strategy) -> bool:
-    """Everything but self-speculation with sparse or quantised KV; quantised weights run as a second model."""
+    """Everything except sparse or quantised KV; a self draft with quantised weights runs as a separate model."""
     if strategy.draft_kind == "self":
         return schedule.copies_target(strategy) and strategy.kv_dtype is None
     return strategy.draft_kind in DECODING_TYPES
 
 
 def export(plan: Plan, options: Options) -> Export:
-    """The plan as `trtllm-serve` takes it."""
+    """Convert a plan to a `trtllm-serve` command and its configuration file.
+
+    Raises:
+        InputError: `engine_version` is not a version number.
+    """
     served = schedule.draft_schedule(plan, options, supports)
     target, notes = schedule.target_path(plan, options)
     notes += schedule.column_notes(plan, options)
     newer = _newer(options)
-    config: dict[str, Any] = {"tensor_parallel_size": plan.hardware.tensor_parallel}
+    config: dict[str, int | SpeculativeConfig] = {"tensor_parallel_size": plan.hardware.tensor_parallel}
     environment: dict[str, str] = {}
     if served.strategy == NO_SPECULATION:
-        notes.append("Plain decoding: TensorRT-LLM needs no speculative_config.")
+        notes.append("No speculation: TensorRT-LLM needs no speculative_config.")
     else:
         speculative, gamma, config_notes = _speculative(plan, served, options, newer)
         notes += config_notes
@@ -59,7 +62,7 @@ def export(plan: Plan, options: Options) -> Export:
             environment, replay_notes = _replay(plan, served, gamma, newer)
             notes += replay_notes
     version = options.engine_version or DEFAULT_VERSION
-    notes.append(f"Written for TensorRT-LLM {version}; draft_len_schedule meant something else before 1.3: --engine-version.")
+    notes.append(f"For TensorRT-LLM {version}. Set `engine_version` for others: draft_len_schedule changed its meaning in 1.3.")
     files = {CONFIG_FILE: yaml.safe_dump(config, sort_keys=False)}
     arguments = ("trtllm-serve", target, "--config", CONFIG_FILE)
     return Export("tensorrt-llm", arguments, files, environment, notes=(*served.notes, *notes))
@@ -69,19 +72,19 @@ def _newer(options: Options) -> bool:
     version = options.engine_version or DEFAULT_VERSION
     match = re.match(r"v?(\d+)\.(\d+)", version)
     if match is None:
-        raise bad("--engine-version", "", "a version such as 1.3.0", repr(version))
+        raise bad("engine_version", "", "a version such as 1.3.0", repr(version))
     return (int(match[1]), int(match[2])) >= UPPER_BOUNDS_SINCE
 
 
 def _speculative(
     plan: Plan, served: schedule.DraftSchedule, options: Options, newer: bool
-) -> tuple[dict[str, Any], int, list[str]]:
-    """The speculative_config, the draft length at the plan's batch size (or the largest), and what is lost."""
+) -> tuple[SpeculativeConfig, int, list[str]]:
+    """Return speculative_config, the draft length at the planned batch size (or the largest), and notes on what is lost."""
     strategy = served.strategy
     path, notes = schedule.draft_path(plan, strategy, options)
-    config: dict[str, Any] = {"decoding_type": (DECODING_TYPES if newer else OLDER_DECODING_TYPES)[strategy.draft_kind]}
+    config: SpeculativeConfig = {"decoding_type": (DECODING_TYPES if newer else OLDER_DECODING_TYPES)[strategy.draft_kind]}
     gamma = served.max_gamma
-    bounds: dict[str, Any] = {}
+    bounds: SpeculativeConfig = {}
     if served.varies and strategy.draft_kind in FIXED_BEFORE and not newer:
         gamma, lost = schedule.one_gamma(served, "MTP before 1.3")
         notes += lost
@@ -92,28 +95,26 @@ def _speculative(
     if path is not None:
         config["speculative_model"] = path
     if config["decoding_type"] in ("DraftTarget", "Draft_Target"):
-        notes.append("TensorRT-LLM spells the decoding type Draft_Target in its source, DraftTarget in older documentation.")
+        notes.append("TensorRT-LLM spells the decoding type Draft_Target in its source and DraftTarget in older documentation.")
     if strategy.draft_kind == "mtp":
-        notes.append("The checkpoint's number of MTP layers bounds the draft length of some models.")
+        notes.append("For some models the number of MTP layers limits the draft length.")
     return config | bounds, served.gamma(served.batch_size) or gamma, notes
 
 
-def _bounds(served: schedule.DraftSchedule, newer: bool) -> tuple[dict[str, Any], list[str]]:
-    """Draft lengths by batch size: `max_concurrency` where it is on and then off, else a schedule."""
+def _bounds(served: schedule.DraftSchedule, newer: bool) -> tuple[SpeculativeConfig, list[str]]:
+    """Draft lengths by batch size: `max_concurrency` if speculation ends at some batch size, otherwise a schedule."""
     rows, largest, notes = list(served.rows), served.max_gamma, []
     if len(rows) == 2 and rows[1][2] == 0:
         return {"max_concurrency": rows[0][1]}, []
     if rows[0][2] != largest:
-        notes.append(
-            f"TensorRT-LLM drafts most at the smallest batch sizes: at batch 1 it drafts {largest}, planned is {rows[0][2]}."
-        )
+        notes.append(f"TensorRT-LLM needs the largest draft length at batch 1: it is {largest} there, not {rows[0][2]} as planned.")
         _, most, gamma = rows.pop(0)
         rows = [(1, 1, largest), *([(2, most, gamma)] if most > 1 else []), *rows]
     if not newer:
         return {"draft_len_schedule": {least: gamma for least, _, gamma in rows}}, notes
     end, last = rows[-1][1:]
     if last:
-        notes.append(f"Above batch {end}, where the plan's table ends, TensorRT-LLM decodes plainly.")
+        notes.append(f"Above batch {end}, the end of the policy table, TensorRT-LLM does not speculate.")
     return {"draft_len_schedule": {most: gamma for _, most, gamma in rows}}, notes
 
 
@@ -121,10 +122,10 @@ def _replay(plan: Plan, served: schedule.DraftSchedule, gamma: int, newer: bool)
     rate, notes = schedule.replayed(plan, served)
     if rate is None:
         return {}, notes
-    accepted = schedule.replayed_length(rate, gamma) - 1  # the bonus token is not counted
+    accepted = schedule.replayed_length(rate, gamma) - 1  # excludes the bonus token
     if served.varies:
-        notes.append(f"The forced number of accepted tokens is that of gamma {gamma}, whatever the draft length.")
+        notes.append(f"The simulated number of accepted tokens is that of gamma {gamma} at all batch sizes.")
     if not newer:
-        notes.append(f"Before 1.3 the number of accepted tokens is whole: {accepted:.4g} becomes {round(accepted)}.")
+        notes.append(f"Before 1.3 the simulated number of accepted tokens is whole: {accepted:.4g} becomes {round(accepted)}.")
     value = f"{accepted:.4g}" if newer else str(round(accepted))
     return {"TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS": value}, notes

@@ -1,4 +1,4 @@
-"""A plan for Hugging Face transformers: assisted generation, as keyword arguments and a script that uses them.
+"""Export to Hugging Face transformers: assisted generation, as keyword arguments and a script.
 
 Source:
     transformers 5.23, generation/configuration_utils.py, candidate_generator.py and utils.py; docs assisted_decoding.md.
@@ -6,28 +6,27 @@ Source:
 
 from __future__ import annotations
 
-from typing import Any
-
+from ..base.json_types import JsonObject
 from ..plans.plan import Plan
 from ..plans.strategy import NO_SPECULATION, Strategy
 from . import schedule
 from .document import Export, Options
 
 SCRIPT = "generate.py"
-# generate() drafts for one sequence at a time only (transformers issues 29769 and 32165).
+# generate() supports drafting only at batch size 1 (transformers issues 29769 and 32165).
 BATCH_SIZE = 1
 MAX_MATCHING_NGRAM_SIZE = 5
 
 
 def supports(strategy: Strategy) -> bool:
-    """A smaller model, prompt lookup, the target's own MTP layers; a target with quantised weights runs as an assistant."""
+    """Draft models, prompt lookup and MTP layers; a self draft with quantised weights runs as an assistant model."""
     if strategy.draft_kind == "self":
         return schedule.copies_target(strategy) and strategy.kv_dtype is None
     return strategy.draft_kind in ("model", "ngram", "mtp")
 
 
 def export(plan: Plan, options: Options) -> Export:
-    """The plan as `generate` takes it."""
+    """Convert a plan to a Python script that calls `generate`."""
     served = schedule.draft_schedule(plan, options, supports, batch_size=BATCH_SIZE)
     target, notes = schedule.target_path(plan, options)
     notes += schedule.column_notes(plan, options)
@@ -41,33 +40,37 @@ def export(plan: Plan, options: Options) -> Export:
     loud = []
     if strategy != NO_SPECULATION and plan.workload.batch_size > BATCH_SIZE:
         loud.append(
-            f"ATTENTION: transformers drafts at batch size 1 only and raises ValueError otherwise; the plan's batch size is "
-            f"{plan.workload.batch_size}, so its predicted speedup is not to be had here."
+            f"ATTENTION: transformers supports drafting only at batch size 1 and raises ValueError otherwise. The planned batch "
+            f"size is {plan.workload.batch_size}, so the predicted speedup cannot be reached."
         )
     if strategy == NO_SPECULATION:
-        notes.append("Plain decoding: generate() needs no arguments.")
+        notes.append("No speculation: generate() needs no arguments.")
     elif options.replay_acceptance:
-        notes.append("Acceptance is not replayed: transformers has no synthetic acceptance.")
+        notes.append("Acceptance is not simulated: transformers does not support it.")
     names = schedule.names_note("transformers 5.23", options)
     files = {SCRIPT: _script(target, path, python, plan.workload.output_len)}
     return Export("transformers", ("python", SCRIPT), files, python=python, notes=(*loud, *served.notes, *notes, names))
 
 
-def _keywords(strategy: Strategy, gamma: int) -> tuple[dict[str, Any], list[str]]:
-    """Fields of a GenerationConfig: of the assistant's where there is one, else of the call to generate()."""
+def _keywords(strategy: Strategy, gamma: int) -> tuple[JsonObject, list[str]]:
+    """Generation options of the assistant if there is one, otherwise of the call to generate(); and notes."""
     if strategy.draft_kind == "none":
         return {}, []
     if strategy.draft_kind == "ngram":
-        note = f"The plan says nothing about the length of matches: max_matching_ngram_size {MAX_MATCHING_NGRAM_SIZE} is a choice."
+        note = f"The plan does not specify the length of matches; max_matching_ngram_size {MAX_MATCHING_NGRAM_SIZE} is a default."
         return {"prompt_lookup_num_tokens": gamma, "max_matching_ngram_size": MAX_MATCHING_NGRAM_SIZE}, [note]
     if strategy.draft_kind == "mtp":
-        return {"use_mtp": True}, [f"The draft length is what the model's MTP layers give; gamma {gamma} cannot be set."]
-    arguments = {"num_assistant_tokens": gamma, "num_assistant_tokens_schedule": "constant", "assistant_confidence_threshold": 0.0}
-    return arguments, ["generate() reads these arguments from assistant.generation_config, where the script puts them."]
+        return {"use_mtp": True}, [f"The MTP layers of the model determine the draft length; gamma {gamma} cannot be set."]
+    arguments: JsonObject = {
+        "num_assistant_tokens": gamma,
+        "num_assistant_tokens_schedule": "constant",
+        "assistant_confidence_threshold": 0.0,
+    }
+    return arguments, ["generate() reads these options from assistant.generation_config, which the script sets."]
 
 
-def _script(target: str, assistant: str | None, python: dict[str, Any], output_len: int) -> str:
-    """A program that generates with the exported arguments."""
+def _script(target: str, assistant: str | None, python: JsonObject, output_len: int) -> str:
+    """Python script that generates with the exported options."""
     lines = [
         "import sys",
         "",

@@ -1,4 +1,4 @@
-"""A plan for vLLM: `vllm serve --speculative-config`, draft length by batch size, synthetic acceptance.
+"""Export to vLLM: `vllm serve --speculative-config`, with draft length by batch size and synthetic acceptance.
 
 Source:
     vllm/config/speculative.py at commit 002e77c1, docs/features/speculative_decoding; for the context axis vLLM PR 48944 (open).
@@ -7,8 +7,8 @@ Source:
 from __future__ import annotations
 
 import json
-from typing import Any
 
+from ..base.json_types import JsonObject
 from ..plans.plan import Plan
 from ..plans.strategy import Strategy
 from . import schedule
@@ -18,25 +18,25 @@ METHODS = {"model": "draft_model", "self": "draft_model", "ngram": "ngram", "eag
 KV_CACHE_DTYPES = {None: None, "fp8": "fp8"}
 PROMPT_LOOKUP = {"prompt_lookup_min": 2, "prompt_lookup_max": 5}
 SCHEDULE = "num_speculative_tokens_per_batch_size"
-# The documentation calls the schedule tested with these of the methods above.
+# Methods for which the documentation calls the schedule tested.
 SCHEDULE_TESTED = ("eagle3",)
 
 
 def supports(strategy: Strategy) -> bool:
-    """Everything but self-speculation with sparse KV; a self draft with fp8 KV or quantised weights runs as a second model."""
+    """Everything except sparse KV; a self draft with an fp8 KV cache or quantised weights runs as a separate model."""
     if strategy.draft_kind == "self":
         return schedule.copies_target(strategy) and strategy.kv_dtype in KV_CACHE_DTYPES
     return strategy.draft_kind in METHODS
 
 
 def export(plan: Plan, options: Options) -> Export:
-    """The plan as `vllm serve` takes it."""
+    """Convert a plan to a `vllm serve` command."""
     served = schedule.draft_schedule(plan, options, supports, every_context=options.experimental)
     target, target_notes = schedule.target_path(plan, options)
     config, notes = _config(plan, served, options)
     tensor_parallel = plan.hardware.tensor_parallel
     arguments = ["vllm", "serve", target, "--tensor-parallel-size", str(tensor_parallel)]
-    python: dict[str, Any] = {"model": target, "tensor_parallel_size": tensor_parallel}
+    python: JsonObject = {"model": target, "tensor_parallel_size": tensor_parallel}
     if config:
         arguments += ["--speculative-config", json.dumps(config)]
         python["speculative_config"] = config
@@ -44,26 +44,27 @@ def export(plan: Plan, options: Options) -> Export:
     return Export("vllm", tuple(arguments), python=python, notes=(*served.notes, *target_notes, *notes, names))
 
 
-def _config(plan: Plan, served: schedule.DraftSchedule, options: Options) -> tuple[dict[str, Any], list[str]]:
+def _config(plan: Plan, served: schedule.DraftSchedule, options: Options) -> tuple[JsonObject, list[str]]:
+    """The speculative config, empty for no speculation; and notes."""
     gamma, rows, notes = _schedule(plan, served, options)
     if not gamma:
-        return {}, [*notes, "Plain decoding: vLLM needs no speculative config."]
+        return {}, [*notes, "No speculation: vLLM needs no speculative config."]
     strategy = served.strategy
     path, path_notes = schedule.draft_path(plan, strategy, options)
     notes += path_notes
-    config: dict[str, Any] = {"method": METHODS[strategy.draft_kind], "num_speculative_tokens": gamma}
+    config: JsonObject = {"method": METHODS[strategy.draft_kind], "num_speculative_tokens": gamma}
     if path is not None:
         config["model"] = path
     if rows:
         config[SCHEDULE] = rows
     if strategy.draft_kind == "ngram":
         config |= PROMPT_LOOKUP
-        notes.append("The plan says nothing about the length of matches; prompt_lookup_min and prompt_lookup_max are a choice.")
+        notes.append("The plan does not specify the length of matches; prompt_lookup_min and prompt_lookup_max are defaults.")
     if strategy.kv_dtype is not None:
         config["kv_cache_dtype"] = KV_CACHE_DTYPES[strategy.kv_dtype]
     if METHODS[strategy.draft_kind] == "draft_model" and plan.hardware.tensor_parallel > 1:
         config["draft_tensor_parallel_size"] = plan.hardware.tensor_parallel
-        notes.append("vLLM runs a draft model on one GPU or on all of the target's; the plan priced at most one GPU a KV head.")
+        notes.append("vLLM runs a draft model on one GPU or on all of the target's; the plan assumes at most one GPU per KV head.")
     if options.replay_acceptance:
         rate, replay_notes = schedule.replayed(plan, served)
         notes += replay_notes
@@ -74,23 +75,23 @@ def _config(plan: Plan, served: schedule.DraftSchedule, options: Options) -> tup
 
 
 def _schedule(plan: Plan, served: schedule.DraftSchedule, options: Options) -> tuple[int, list[list[int]], list[str]]:
-    """The largest draft length, the rows of the schedule (none where it is the same everywhere), and what they lose."""
+    """Return the largest draft length, the rows of the schedule (empty for a constant length), and notes on what is lost."""
     if options.experimental and plan.policy is not None:
         rows = _context_schedule(plan, served.strategy)
-        note = f"{SCHEDULE} with context columns needs vLLM PR 48944, which is not merged; cells with another draft are 0."
+        note = f"{SCHEDULE} with context columns needs vLLM PR 48944, which is not merged. Cells with another draft get length 0."
         return max(row[-1] for row in rows), rows, [note]
     notes = schedule.column_notes(plan, options)
     if not served.varies:
         return served.max_gamma, [], notes
     notes += schedule.hysteresis_notes(plan, served)
-    notes.append(f"{SCHEDULE} needs one data-parallel rank (with more, vLLM falls back to the largest draft length in silence).")
+    notes.append(f"{SCHEDULE} needs a single data-parallel rank; with more, vLLM silently uses the largest draft length.")
     if served.strategy.draft_kind not in SCHEDULE_TESTED:
-        notes.append(f"vLLM documents {SCHEDULE} as tested with EAGLE, EAGLE-3 and DFlash only.")
+        notes.append(f"vLLM documents {SCHEDULE} as tested only with EAGLE, EAGLE-3 and DFlash.")
     return served.max_gamma, [list(row) for row in served.rows], notes
 
 
 def _context_schedule(plan: Plan, strategy: Strategy) -> list[list[int]]:
-    """[least batch, most batch, least context, most context, gamma] of every cell of the policy table."""
+    """[smallest batch, largest batch, shortest context, longest context, gamma] of every cell of the policy table."""
     table = plan.policy
     assert table is not None
     rows = []

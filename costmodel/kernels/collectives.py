@@ -1,10 +1,11 @@
-"""Time of an all-reduce over the GPUs of one node, in closed form.
+"""Closed-form latency of an all-reduce within one node.
 
     one shot   L + (p - 1) n / (w1 B)                 every GPU reads the payloads of all its peers
     two shots  r L + v / W + f sqrt(r L v / W)        reduce-scatter, then all-gather; also a ring
     L = a + h (p - 1),  v = 2 (p - 1) / p n,  W = min(w2 B, C / p)
 
-n payload, p GPUs, B peak bandwidth of one GPU's links. A library with both ways takes the faster.
+n is the payload, p the number of GPUs, B the peak link bandwidth of one GPU. A library that implements both algorithms uses
+the faster one.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class AllreduceLaw:
-    """How an all-reduce uses the links of a node.
+    """Parameters of all-reduces on one node.
 
     Attributes:
-        latency_s: One exchange of nothing between two GPUs (`a`, less one `h`). [s]
-        peer_latency_s: Each further peer that is waited for (`h`). [s]
-        one_shot_efficiency: Of peak interconnect bandwidth, in one exchange (`w1`). [0-1]
-        two_shot_efficiency: The same in two exchanges or around a ring (`w2`). [0-1]
-        two_shot_latency_factor: Latency of two exchanges over that of one (`r`). [ratio]
-        pipeline_fill: How much filling the pipeline of a large payload takes (`f`): 2 is a pipeline of fixed depth with the
-            best chunk size, 0 none at all.
-        shared_bytes_per_s: What the host carries for all GPUs together, where they have no direct links (`C`); more than any
-            payload needs where they do. [bytes/s]
-        one_shot: The library has the one-shot way.
+        latency_s: Latency of an empty exchange, without the part per peer (`a`). [s]
+        peer_latency_s: Extra latency per peer (`h`). [s]
+        one_shot_efficiency: Achieved share of link bandwidth in one exchange (`w1`). [0-1]
+        two_shot_efficiency: Achieved share in two exchanges or a ring (`w2`). [0-1]
+        two_shot_latency_factor: Latency of two exchanges relative to one (`r`). [ratio]
+        pipeline_fill: Cost of filling the pipeline for large payloads (`f`): 2 for a pipeline of fixed depth with optimal
+            chunk size, 0 for none.
+        shared_bytes_per_s: Total bandwidth of the host, which limits GPUs without direct links (`C`); unlimited by default.
+            [bytes/s]
+        one_shot: Whether the library implements the one-shot algorithm.
     """
 
     latency_s: Annotated[float, Interval(ge=0.0, le=1e-3)] = 6e-6
@@ -49,16 +50,13 @@ class AllreduceLaw:
 
 
 def allreduce_s(law: AllreduceLaw, payload_bytes: ArrayLike, num_gpus: int, link_bytes_per_s: float) -> Array:
-    """One all-reduce.
+    """Latency of one all-reduce; 0 for a single GPU. [s]
 
     Args:
-        law: Of the node.
-        payload_bytes: What every GPU contributes. [bytes]
-        num_gpus: GPUs that take part.
-        link_bytes_per_s: Peak of one GPU's links, one direction. [bytes/s]
-
-    Returns:
-        Its time, of the shape of the payload; 0 for a single GPU. [s]
+        law: Parameters of the node.
+        payload_bytes: Payload of each GPU. [bytes]
+        num_gpus: Participating GPUs.
+        link_bytes_per_s: Peak link bandwidth of one GPU, one direction. [bytes/s]
     """
     payload = np.asarray(payload_bytes, np.float64)
     if num_gpus == 1:

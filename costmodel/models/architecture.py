@@ -1,4 +1,4 @@
-"""Parts in which transformers differ: stretched positions, experts, latent attention."""
+"""Optional parts of a transformer: RoPE scaling, mixture of experts, latent attention."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies are stretched beyond the context a model was first trained on.
+    """RoPE scaling: extends rotary embeddings beyond the original training context.
 
     Attributes:
         kind: `linear`, `llama3` or `yarn`.
-        factor: Stretch of the context.
-        original_context_len: Context before stretching. [tokens]
-        low_freq_factor, high_freq_factor: Llama 3 only: where the blend between kept and stretched frequencies lies.
-        beta_fast, beta_slow: YaRN only: the same, in rotations over the original context.
+        factor: Context extension factor.
+        original_context_len: Context before scaling. [tokens]
+        low_freq_factor, high_freq_factor: Llama 3 only: bounds of the blend between original and scaled frequencies.
+        beta_fast, beta_slow: YaRN only: the same bounds, in rotations over the original context.
         attention_factor: YaRN only: factor on cosine and sine; None for 0.1 ln(factor) + 1.
     """
 
@@ -31,15 +31,15 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class Experts:
-    """Layers whose MLP is a mixture of experts.
+    """Mixture of experts in place of the MLP.
 
     Attributes:
-        num_experts: Experts of a layer.
-        experts_per_token: How many of them a token passes through.
-        d_ff: Width of one expert.
-        d_ff_shared: Width of the experts that every token passes through besides; 0 for none.
-        num_dense_layers: Layers that have a plain MLP instead.
-        bias: Router and experts have biases.
+        num_experts: Routed experts per layer.
+        experts_per_token: Routed experts that process each token.
+        d_ff: Hidden width of one expert.
+        d_ff_shared: Total hidden width of the shared experts, which process every token; 0 for none.
+        num_dense_layers: Layers with a dense MLP instead.
+        bias: Whether router and experts have biases.
     """
 
     num_experts: int
@@ -52,14 +52,14 @@ class Experts:
 
 @dataclass(frozen=True)
 class LatentAttention:
-    """Multi-head latent attention: keys and values are expanded from a small vector per token, which is what the cache holds.
+    """Multi-head latent attention: the cache holds one small latent vector per token, from which keys and values are computed.
 
     Attributes:
-        kv_rank: Width of that vector.
-        rope_dim: Width of the key part that carries the position, shared by all heads and cached too.
-        nope_dim: Width of the other part of a head's key.
-        value_dim: Width of a head's value.
-        q_rank: Width that queries are compressed to; None for no compression.
+        kv_rank: Width of the latent vector.
+        rope_dim: Width of the rotary part of the key, shared by all heads and cached too.
+        nope_dim: Width of the non-rotary part of each head's key.
+        value_dim: Width of each head's value.
+        q_rank: Width of the compressed query; None for no compression.
 
     Source:
         DeepSeek-V2 (arXiv 2405.04434), section 2.1.
@@ -73,5 +73,5 @@ class LatentAttention:
 
     @property
     def cached_width(self) -> int:
-        """Elements the cache holds per token and layer."""
+        """Cached elements per token and layer."""
         return self.kv_rank + self.rope_dim

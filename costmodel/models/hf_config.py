@@ -1,24 +1,26 @@
-"""From a Hugging Face `config.json` to a TransformerConfig: what is read, and what is refused rather than misunderstood."""
+"""Conversion of a Hugging Face `config.json` to a TransformerConfig; rejects features that the cost model does not know."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import pydantic
 
 from ..base.errors import InputError, Problem, bad, from_pydantic
+from ..base.files import read_text
 from .architecture import Experts, LatentAttention, RopeScaling
 from .transformer import Family, TransformerConfig
 
 _Dtype = Literal["float64", "float32", "bfloat16", "float16"]
 _Positive = pydantic.PositiveInt
+ValueT = TypeVar("ValueT")
 
 
 class _HfRope(pydantic.BaseModel):
-    """`rope_scaling`, or `rope_parameters` as newer checkpoints call it."""
+    """`rope_scaling`, called `rope_parameters` in newer checkpoints."""
 
     model_config = pydantic.ConfigDict(extra="ignore", strict=True, defer_build=True)
 
@@ -39,14 +41,14 @@ class _HfRope(pydantic.BaseModel):
 
 
 class _HfQuantization(pydantic.BaseModel):
-    """`quantization_config`, of the two kinds that built-in models come in."""
+    """`quantization_config`, limited to the formats of the built-in models."""
 
     model_config = pydantic.ConfigDict(extra="ignore", strict=True, defer_build=True)
     quant_method: Literal["fp8", "mxfp4"]
 
 
 class _HfConfig(pydantic.BaseModel):
-    """The keys of a `config.json` that matter here; others are ignored, for there are many."""
+    """The relevant keys of a `config.json`; all others are ignored."""
 
     model_config = pydantic.ConfigDict(extra="ignore", strict=True, defer_build=True)
 
@@ -107,18 +109,18 @@ class _HfConfig(pydantic.BaseModel):
         if not kind.may_have_bias and (self.attention_bias or self.mlp_bias):
             wrong("attention_bias" if self.attention_bias else "mlp_bias", f"false for model_type {self.model_type!r}")
         if self.model_type.startswith("qwen") and self.use_sliding_window:
-            wrong("use_sliding_window", "false for the Qwen families: windows on some layers only are not modelled there")
+            wrong("use_sliding_window", "false for Qwen models: sliding windows on some layers are not supported")
         if not kind.quantised and self.quantization_config is not None:
-            wrong("quantization_config", f"none for model_type {self.model_type!r} (give weights a type with --weight-dtype)")
+            wrong("quantization_config", f"none for model_type {self.model_type!r} (set `weight_dtype` instead)")
         if kind.window == "some" and len(self.layer_types or ()) != self.num_hidden_layers:
-            wrong("layer_types", f"sliding_attention or full_attention for each of {self.num_hidden_layers} layers")
+            wrong("layer_types", f"sliding_attention or full_attention for each of the {self.num_hidden_layers} layers")
         if kind.window == "some" and "sliding_attention" in (self.layer_types or ()) and self.sliding_window is None:
-            wrong("sliding_window", "the tokens that layers of sliding_attention reach back")
+            wrong("sliding_window", "the window of the sliding_attention layers, in tokens")
         if kind.executable:
             if self.rope.mscale is not None or self.rope.mscale_all_dim is not None:
-                wrong("rope_scaling", "no mscale: that variant of YaRN is not executed here")
+                wrong("rope_scaling", "no mscale: this variant of YaRN is not supported")
             if not self.rope.truncate:
-                wrong("rope_scaling", "truncate true: the other variant of YaRN is not executed here")
+                wrong("rope_scaling", "truncate true: the other variant of YaRN is not supported")
         needed: tuple[str, ...] = ("num_experts", "num_experts_per_tok") if kind.experts else ()
         needed += ("moe_intermediate_size",) if kind.expert_width == "moe_intermediate_size" else ()
         needed += ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim") if kind.latent else ()
@@ -133,7 +135,7 @@ class _HfConfig(pydantic.BaseModel):
             len(set(self.mlp_only_layers)) != len(self.mlp_only_layers)
             or max(self.mlp_only_layers, default=0) >= self.num_hidden_layers
         ):
-            wrong("mlp_only_layers", f"different layers below num_hidden_layers ({self.num_hidden_layers})")
+            wrong("mlp_only_layers", f"distinct layer indices below num_hidden_layers ({self.num_hidden_layers})")
         if problems:
             raise InputError(*problems)
         return self
@@ -141,7 +143,23 @@ class _HfConfig(pydantic.BaseModel):
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a family differs from Llama, beyond what its config.json says."""
+    """Architecture of a model family, where it differs from Llama and config.json does not say so.
+
+    Attributes:
+        qkv_bias, o_bias: The projections have biases.
+        sinks: Each head has a learned attention sink.
+        qk_norm: Query and key heads are RMS-normalised.
+        norms: RMS norms per layer.
+        window: Layers with a sliding window.
+        experts: The MLP is a mixture of experts.
+        expert_width: Key with the hidden width of an expert.
+        expert_bias: Router and experts have biases.
+        latent: The attention is multi-head latent attention.
+        may_have_bias: `attention_bias` may be true.
+        bias_as_said: `attention_bias` false removes the biases.
+        quantised: Checkpoints may be quantised.
+        executable: The executor can run the family.
+    """
 
     qkv_bias: bool = False
     o_bias: bool = False
@@ -184,15 +202,15 @@ EXECUTABLE_FAMILIES = tuple(family for family, kind in _KINDS.items() if kind.ex
 
 
 def parse_hf_config(raw: object, *, where: str, name: str) -> TransformerConfig:
-    """The configuration that a parsed Hugging Face `config.json` describes.
+    """Convert a parsed Hugging Face `config.json`.
 
     Args:
         raw: The parsed JSON.
         where: The file, for error messages.
-        name: How the model is called in what is printed.
+        name: Display name of the model.
 
     Raises:
-        InputError: A key is missing, of the wrong type, or of a family that is not known here.
+        InputError: A key is missing or has the wrong type, or the model family is not supported.
     """
     try:
         hf = _HfConfig.model_validate(_text_part(raw))
@@ -235,26 +253,36 @@ def parse_hf_config(raw: object, *, where: str, name: str) -> TransformerConfig:
 
 
 def _text_part(raw: object) -> object:
-    """The language model of a multimodal `config.json`, whose family is that of the whole."""
+    """Extract the language model of a multimodal `config.json`; it keeps the family of the whole model."""
     if isinstance(raw, dict) and isinstance(raw.get("text_config"), dict):
         raw = {**raw, **raw["text_config"]}
     if isinstance(raw, dict) and raw.get("model_type") == "gemma3_text":
-        known = {"tie_word_embeddings": True, "hidden_act": "silu"}  # Gemma says gelu under another key: the same cost
+        known = {"tie_word_embeddings": True, "hidden_act": "silu"}  # Gemma sets gelu under another key; the cost is the same
         raw = {**known, **raw, "model_type": "gemma3"}
     return raw
 
 
 def _latent(hf: _HfConfig) -> LatentAttention:
-    known: Any = hf  # the validator has seen to it that all are given
-    return LatentAttention(known.kv_lora_rank, known.qk_rope_head_dim, known.qk_nope_head_dim, known.v_head_dim, hf.q_lora_rank)
+    return LatentAttention(
+        kv_rank=_given(hf.kv_lora_rank),
+        rope_dim=_given(hf.qk_rope_head_dim),
+        nope_dim=_given(hf.qk_nope_head_dim),
+        value_dim=_given(hf.v_head_dim),
+        q_rank=hf.q_lora_rank,
+    )
+
+
+def _given(value: ValueT | None) -> ValueT:
+    """Assert that a value is present; the validator has checked the keys that each family needs."""
+    assert value is not None
+    return value
 
 
 def _experts(hf: _HfConfig, kind: _Kind) -> Experts:
-    known: Any = hf
-    width = getattr(known, kind.expert_width)
+    width = hf.intermediate_size if kind.expert_width == "intermediate_size" else _given(hf.moe_intermediate_size)
     return Experts(
-        num_experts=known.num_experts,
-        experts_per_token=known.num_experts_per_tok,
+        num_experts=_given(hf.num_experts),
+        experts_per_token=_given(hf.num_experts_per_tok),
         d_ff=width,
         d_ff_shared=hf.n_shared_experts * width,
         num_dense_layers=hf.first_k_dense_replace + len(hf.mlp_only_layers),
@@ -281,15 +309,18 @@ def _rope_scaling(hf: _HfConfig) -> RopeScaling | None:
 def load_config(path: str | Path, *, name: str | None = None) -> TransformerConfig:
     """Read a `config.json`, or the one in a checkpoint directory.
 
+    Args:
+        path: The file or the directory.
+        name: Display name of the model; the directory name by default.
+
     Raises:
-        InputError: The file is missing, is not JSON, or does not describe a model known here.
+        InputError: The file cannot be read or is not JSON, or the model is not supported.
     """
     path = Path(path)
     file = path / "config.json" if path.is_dir() else path
+    text = read_text(file, "config.json")
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise bad(file, "", "a readable config.json", error.strerror) from None
+        raw = json.loads(text)
     except ValueError as error:
         raise bad(file, "", "JSON", error) from None
     return parse_hf_config(raw, where=str(file), name=name or (path.name if path.is_dir() else path.parent.name))

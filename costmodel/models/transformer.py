@@ -1,4 +1,4 @@
-"""What a model is: the facts of a decoder-only transformer that costs and execution follow from."""
+"""Dimensions, dtypes and weight matrices of a decoder-only transformer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from .architecture import Experts, LatentAttention, RopeScaling
 
-# int4 and mxfp4 with the scale that a group of 128 or 32 elements shares
+# int4 and mxfp4 include the scale shared by each group of 128 or 32 elements.
 BYTES_PER_ELEMENT = {
     "float64": 8.0,
     "float32": 4.0,
@@ -26,16 +26,16 @@ Operator = Literal["projections", "mlp", "head"]
 
 @dataclass(frozen=True)
 class Matrix:
-    """A weight matrix, as one GPU holds it.
+    """A weight matrix on one GPU.
 
     Attributes:
-        name: What it does.
-        operator: Class of operators it belongs to.
-        outputs, inputs: Its dimensions.
-        layers: Layers that have it.
-        dtype: Type it is stored in.
-        experts: Copies in a layer, of which a token uses `used`; 1 for a matrix that every token uses.
-        used: Copies that a token uses.
+        name: Name of the matrix.
+        operator: Operator class.
+        outputs, inputs: Dimensions.
+        layers: Number of layers that have this matrix.
+        dtype: Storage dtype.
+        experts: Copies per layer, one per expert; 1 without experts.
+        used: Copies used by each token.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Matrix:
 
     @property
     def params(self) -> float:
-        """Parameters over all layers and experts."""
+        """Parameters, over all layers and experts."""
         return self.outputs * self.inputs * self.layers * self.experts
 
     @property
     def bytes(self) -> float:
-        """Size over all layers and experts. [bytes]"""
+        """Size, over all layers and experts. [bytes]"""
         return self.params * BYTES_PER_ELEMENT[self.dtype]
 
 
@@ -63,32 +63,32 @@ class TransformerConfig:
     """A decoder-only transformer.
 
     Attributes:
-        name: As shown to people.
-        family: Architecture, as Hugging Face names it.
+        name: Display name.
+        family: Model type of Hugging Face.
         num_layers: Decoder layers.
         d_model: Width of the residual stream.
         num_heads: Query heads.
-        num_kv_heads: Key/value heads; fewer than `num_heads` under grouped-query attention.
+        num_kv_heads: KV heads; fewer than `num_heads` with grouped-query attention.
         head_dim: Width of one head.
-        d_ff: Width of the gated MLP, of those layers that have a plain one.
+        d_ff: Hidden width of a dense MLP.
         vocab_size: Rows of the embedding.
-        max_context_len: Positions the model knows. [tokens]
-        tied_embeddings: The LM head is the embedding.
-        qkv_bias, o_bias: The projections have a bias.
-        qk_norm: Each q and k head is RMS-normalised.
-        attention_sinks: Each head has a learned sink.
+        max_context_len: Longest supported context. [tokens]
+        tied_embeddings: Whether the LM head shares the embedding matrix.
+        qkv_bias, o_bias: Whether the projections have a bias.
+        qk_norm: Whether query and key heads are RMS-normalised.
+        attention_sinks: Whether each head has a learned attention sink.
         norms_per_layer: RMS norms over the residual stream, per layer.
-        sliding_window: Attention reaches back this far; None for all the way. [tokens]
-        num_window_layers: Layers with that window, the others reach all the way; None for all layers.
-        experts: The mixture of experts, if the model is one.
-        latent: Its latent attention, if it has one; `num_kv_heads` and `head_dim` are those of the expanded keys.
-        dtype: Type of activations, and of what the next four do not name.
-        embedding_dtype: Type of embeddings and LM head, where it is another.
-        linear_dtype: Type of the projections and MLPs, where it is another.
-        expert_dtype: Type of the experts, where it is another.
-        kv_dtype: Type of the KV cache, where it is another.
+        sliding_window: Attention window; None for full attention. [tokens]
+        num_window_layers: Layers with this window, the others have full attention; None for all layers.
+        experts: Mixture of experts, if any.
+        latent: Latent attention, if any; `num_kv_heads` and `head_dim` then describe the expanded keys.
+        dtype: Dtype of activations, and default of the next four.
+        embedding_dtype: Dtype of embedding and LM head.
+        linear_dtype: Dtype of projections and dense MLPs.
+        expert_dtype: Dtype of the experts.
+        kv_dtype: Dtype of the KV cache.
         rope_theta: Base of the rotary frequencies.
-        rope_scaling: How they are stretched, if at all.
+        rope_scaling: RoPE scaling, if any.
         norm_eps: Epsilon of the RMS norms.
     """
 
@@ -123,12 +123,12 @@ class TransformerConfig:
 
     @property
     def d_attention(self) -> int:
-        """Width of all query heads together."""
+        """Total width of all query heads."""
         return self.num_heads * self.head_dim
 
     @property
     def d_kv(self) -> int:
-        """Width of all key (or value) heads together."""
+        """Total width of all key (or value) heads."""
         return self.num_kv_heads * self.head_dim
 
     @property
@@ -143,7 +143,7 @@ class TransformerConfig:
 
     @property
     def embedding_params(self) -> int:
-        """Parameters of the token embedding; the LM head has as many, shared with it when tied."""
+        """Parameters of the token embedding; an untied LM head has as many."""
         return self.vocab_size * self.d_model
 
     @property
@@ -152,7 +152,7 @@ class TransformerConfig:
         return self.embedding_params * BYTES_PER_ELEMENT[self.embedding_dtype or self.dtype]
 
     def matrices(self, tensor_parallel: int = 1) -> tuple[Matrix, ...]:
-        """The matrices of one GPU, LM head included; KV heads that are fewer than the GPUs are replicated."""
+        """Return the matrices on one GPU, the LM head last. If there are more GPUs than KV heads, KV heads are replicated."""
         return (*self._attention_matrices(tensor_parallel), *self._mlp_matrices(tensor_parallel), self._head(tensor_parallel))
 
     def _head(self, tensor_parallel: int) -> Matrix:
@@ -182,10 +182,10 @@ class TransformerConfig:
 
     def _mlp_matrices(self, gpus: int) -> tuple[Matrix, ...]:
         def gated(name: str, width: float, layers: int, dtype: str | None, experts: int = 1, used: int = 1) -> tuple[Matrix, ...]:
-            found = dtype or self.dtype
+            stored = dtype or self.dtype
             return (
-                Matrix(f"{name}gate_up", "mlp", 2 * width / gpus, self.d_model, layers, found, experts, used),
-                Matrix(f"{name}down", "mlp", self.d_model, width / gpus, layers, found, experts, used),
+                Matrix(f"{name}gate_up", "mlp", 2 * width / gpus, self.d_model, layers, stored, experts, used),
+                Matrix(f"{name}down", "mlp", self.d_model, width / gpus, layers, stored, experts, used),
             )
 
         moe = self.experts
@@ -203,80 +203,74 @@ class TransformerConfig:
 
     @property
     def _vector_params(self) -> int:
-        """Norms, biases and sinks: read once a pass, too small to price."""
-        latent, moe = self.latent, self.experts
+        """Parameters of norms, biases and sinks: stored, but too small to affect step times."""
+        latent = self.latent
         per_layer = self.norms_per_layer * self.d_model + (2 * self.head_dim if self.qk_norm else 0)
         per_layer += (latent.kv_rank + (latent.q_rank or 0)) if latent else 0
         per_layer += (self.d_attention + 2 * self.d_kv) if self.qkv_bias else 0
         per_layer += (self.d_model if self.o_bias else 0) + (self.num_heads if self.attention_sinks else 0)
-        router_biases = moe.num_experts if moe is not None and moe.bias else 0
-        return self.num_layers * per_layer + self.d_model + self._moe_layers * router_biases + self._expert_biases(used=False)
+        return self.num_layers * per_layer + self.d_model + self._expert_bias_params
 
     @property
-    def _moe_layers(self) -> int:
-        return 0 if self.experts is None else self.num_layers - self.experts.num_dense_layers
-
-    def _expert_biases(self, *, used: bool) -> int:
-        """Biases of all experts, or of those that a token uses."""
+    def _expert_bias_params(self) -> int:
+        """Biases of routers and experts."""
         moe = self.experts
         if moe is None or not moe.bias:
             return 0
-        return self._moe_layers * (moe.experts_per_token if used else moe.num_experts) * (2 * moe.d_ff + self.d_model)
+        return (self.num_layers - moe.num_dense_layers) * moe.num_experts * (1 + 2 * moe.d_ff + self.d_model)
 
     @cached_property
     def params(self) -> int:
-        """All parameters, each stored once."""
+        """Number of parameters."""
         matrices = sum(matrix.params for matrix in self.matrices())
         return int(matrices) + self._vector_params + (0 if self.tied_embeddings else self.embedding_params)
 
-    @cached_property
-    def active_params(self) -> int:
-        """Parameters that one token meets."""
-        idle = sum(matrix.params * (1 - matrix.used / matrix.experts) for matrix in self.matrices())
-        idle += self._expert_biases(used=False) - self._expert_biases(used=True)
-        return self.params - round(idle)
-
     def weight_bytes_per_gpu(self, tensor_parallel: int = 1, *, head_sharded: bool = True) -> float:
-        """Weights that one GPU holds; what the LM head's engine does not shard, and the small vectors, whole. [bytes]"""
+        """Size of the weights on one GPU; norms and biases are replicated. [bytes]
+
+        Args:
+            tensor_parallel: GPUs that share the model.
+            head_sharded: Embedding and LM head are split over the GPUs; otherwise each GPU holds all of them.
+        """
         *layers, head = self.matrices(tensor_parallel)
         embeddings = (1 if self.tied_embeddings else 2) * (head if head_sharded else self._head(1)).bytes
         return sum(matrix.bytes for matrix in layers) + embeddings + self._vector_params * self.bytes_per_element
 
     @cached_property
     def weight_bytes(self) -> float:
-        """Size of all weights in memory. [bytes]"""
+        """Size of all weights. [bytes]"""
         return self.weight_bytes_per_gpu()
 
     def kv_heads_per_gpu(self, tensor_parallel: int) -> float:
-        """KV heads whose entries one GPU holds; those that cannot be split are replicated, and a latent cache is one head."""
+        """KV heads per GPU, at least one (replicated if needed); a latent cache counts as one head."""
         return 1.0 if self.latent else max(self.num_kv_heads / tensor_parallel, 1.0)
 
     def kv_width_per_gpu(self, tensor_parallel: int = 1) -> float:
-        """Elements of keys and values that one GPU holds per token and layer."""
+        """Cached elements per token and layer on one GPU, keys and values together."""
         if self.latent is not None:
             return self.latent.cached_width
         return 2 * self.key_width_per_gpu(tensor_parallel)
 
     @property
     def scored_width(self) -> int:
-        """Elements that a query head is multiplied with for the score of one entry; of a latent entry, all."""
+        """Elements of one KV entry that enter the attention score of a query head; all of a latent entry."""
         return self.latent.cached_width if self.latent is not None else self.head_dim
 
     def key_width_per_gpu(self, tensor_parallel: int = 1) -> float:
-        """Elements of a layer's KV entry on one GPU that scores are made with."""
+        """Elements per token and layer on one GPU that enter attention scores."""
         return self.kv_heads_per_gpu(tensor_parallel) * self.scored_width
 
     @property
     def kv_bytes_per_token(self) -> float:
-        """Keys and values of one token over all layers, where all keep it. [bytes/token]
+        """Size of the KV cache per token, over all layers, for contexts within the sliding window. [bytes/token]
 
-        Left out: paging and alignment waste of real allocators.
+        Not modelled: paging and alignment overhead of real allocators.
         """
         return self.num_layers * self.kv_width_per_gpu() * self.kv_bytes_per_element
 
     @property
     def reaches(self) -> tuple[tuple[int, int | None], ...]:
-        """(layers, window) of each kind of attention layer; None for a window that reaches all the way. [tokens]"""
+        """(number of layers, window) of each kind of attention layer; None for full attention. [tokens]"""
         if self.sliding_window is None:
             return ((self.num_layers, None),)
         windowed = self.num_layers if self.num_window_layers is None else self.num_window_layers
@@ -284,11 +278,16 @@ class TransformerConfig:
         return tuple((layers, window) for layers, window in kinds if layers)
 
     def with_dtype(self, dtype: str) -> TransformerConfig:
-        """The same model stored and computed in one other type."""
+        """Return the model with all weights, activations and the KV cache in one dtype."""
         return replace(self, dtype=dtype, embedding_dtype=None, linear_dtype=None, expert_dtype=None, kv_dtype=None)
 
     def compressed(self, *, weight_dtype: str | None = None, kv_dtype: str | None = None) -> TransformerConfig:
-        """The same model with the matrices of its layers, or its KV cache, stored in a type, where that is smaller."""
+        """Return the model with layer weights or KV cache in a smaller dtype; a dtype that is not smaller is ignored.
+
+        Args:
+            weight_dtype: Dtype of the matrices, LM head excluded; None for no change.
+            kv_dtype: Dtype of the KV cache; None for no change.
+        """
         return replace(
             self,
             linear_dtype=_smaller(self.linear_dtype, self.dtype, weight_dtype),
@@ -298,7 +297,7 @@ class TransformerConfig:
 
 
 def _smaller(stored: str | None, default: str, wanted: str | None) -> str | None:
-    """A type to store in: the wanted one, unless what is stored is as small already."""
+    """The wanted dtype, or the stored one if it is as small."""
     if wanted is None or BYTES_PER_ELEMENT[stored or default] <= BYTES_PER_ELEMENT[wanted]:
         return stored
     return wanted

@@ -1,13 +1,13 @@
-"""Counts: what one forward pass computes and moves on each GPU, operator by operator. Knows no hardware.
+"""FLOP and bytes of one forward pass on each GPU, by operator; independent of the hardware.
 
-One pass shape describes every phase: prefill is (B, prompt_len, 0), decode (B, 1, S), verify (B, gamma + 1, S),
-a sparse draft step is decode whose read context is capped at the KV budget.
+A pass is described by (batch_size, query_len, context_len): prefill is (B, prompt_len, 0), decoding (B, 1, S), verification
+(B, gamma + 1, S). A sparse draft step is a decoding step that reads at most the KV budget.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -22,11 +22,11 @@ LOGITS_BYTES = 4.0  # engines hold logits in float32
 
 @dataclass(frozen=True)
 class Work:
-    """FLOP and bytes.
+    """FLOP and memory traffic.
 
     Attributes:
-        flop: Matrix products only, 2 per multiply-add. [FLOP]
-        bytes: Read and written. [bytes]
+        flop: Matrix products only, 2 FLOP per multiply-add. [FLOP]
+        bytes: Bytes read and written. [bytes]
     """
 
     flop: Array
@@ -35,13 +35,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Products:
-    """The products with one weight matrix, in all layers that have it.
+    """Products with one weight matrix, over all its layers.
 
     Attributes:
-        matrix: The weights.
-        rows: Rows multiplied with each copy of it. [tokens]
-        copies: Copies that are read in a layer: the experts that some token chose, or 1.
-        activation_bytes_per_element: Of inputs and outputs. [bytes]
+        matrix: The weight matrix.
+        rows: Rows multiplied with each copy of the matrix. [tokens]
+        copies: Copies read per layer: the experts chosen by at least one token, or 1.
+        activation_bytes_per_element: Element size of inputs and outputs. [bytes]
     """
 
     matrix: Matrix
@@ -51,12 +51,12 @@ class Products:
 
     @property
     def flop(self) -> Array:
-        """[FLOP]"""
+        """FLOP over all layers and copies. [FLOP]"""
         return 2.0 * self.matrix.outputs * self.matrix.inputs * self.matrix.layers * self.rows * self.copies
 
     @property
     def bytes(self) -> Array:
-        """Weights once, inputs and outputs. [bytes]"""
+        """Weights, read once, plus inputs and outputs. [bytes]"""
         m = self.matrix
         weights = m.outputs * m.inputs * BYTES_PER_ELEMENT[m.dtype]
         return m.layers * self.copies * (weights + self.rows * (m.outputs + m.inputs) * self.activation_bytes_per_element)
@@ -64,17 +64,17 @@ class Products:
 
 @dataclass(frozen=True)
 class AttentionWork:
-    """Attention in all layers of one reach.
+    """Attention over all layers with the same window.
 
     Attributes:
-        layers: How many layers.
-        flop: Products with keys and values, causal pairs only, over the layers. [FLOP]
-        bytes: KV entries read and written over the layers. [bytes]
-        query_bytes: Queries read and outputs written over the layers. [bytes]
+        layers: Number of layers.
+        flop: Products with keys and values, causal pairs only, over all layers. [FLOP]
+        bytes: KV entries read and written, over all layers. [bytes]
+        query_bytes: Queries read and outputs written, over all layers. [bytes]
         sequences: Sequences in the batch.
-        kv_heads: KV heads of this GPU.
+        kv_heads: KV heads on this GPU.
         query_len: New tokens per sequence. [tokens]
-        query_rows: Queries that share one read of a (sequence, KV head): query_len times `group`.
+        query_rows: Query rows that share one read of a (sequence, KV head) pair: query_len x group.
         group: Query heads per KV head.
         read_len: KV entries read per sequence. [tokens]
     """
@@ -93,17 +93,17 @@ class AttentionWork:
 
 @dataclass(frozen=True)
 class Cost:
-    """One forward pass on one of `tensor_parallel` GPUs; every array broadcasts over the pass shapes.
+    """Cost of one forward pass on one GPU; arrays broadcast.
 
     Attributes:
         products: Matrix products with weights.
-        attentions: Attention, by reach.
-        elementwise: Embedding rows, norms, rotary, residuals: traffic of activations, no FLOP counted.
-        logits_bytes: Logits, once. [bytes]
+        attentions: Attention, by window.
+        elementwise: Activation traffic of embedding, norms, rotary embedding and residuals; FLOP are not counted.
+        logits_bytes: Size of the logits. [bytes]
         allreduce_bytes: Payload of one all-reduce. [bytes]
-        num_allreduces: All-reduces in the pass; 0 without tensor parallelism.
-        num_layers: Layers passed.
-        num_expert_layers: Of them, those that route tokens to experts.
+        num_allreduces: All-reduces per pass; 0 without tensor parallelism.
+        num_layers: Number of layers.
+        num_expert_layers: Layers with routed experts.
     """
 
     products: tuple[Products, ...]
@@ -116,27 +116,27 @@ class Cost:
     num_expert_layers: int
 
     def operator(self, name: Operator) -> Work:
-        """All matrix products of one class of operators."""
+        """Sum of the matrix products of one operator class."""
         return _total(products for products in self.products if products.matrix.operator == name)
 
     @property
     def attention(self) -> Work:
-        """Attention in all layers."""
+        """Attention over all layers."""
         return _total(self.attentions)
 
     @property
     def flop(self) -> Array:
-        """All matrix products. [FLOP]"""
+        """Total FLOP. [FLOP]"""
         return _total(self.products).flop + self.attention.flop
 
     @property
     def bytes(self) -> Array:
-        """All traffic. [bytes]"""
+        """Total memory traffic. [bytes]"""
         return _total(self.products).bytes + self.attention.bytes + self.elementwise.bytes + self.logits_bytes
 
     @property
     def arithmetic_intensity(self) -> Array:
-        """FLOP per byte of the pass. [FLOP/byte]"""
+        """FLOP per byte. [FLOP/byte]"""
         return self.flop / self.bytes
 
 
@@ -157,25 +157,25 @@ def forward_cost(
     tensor_parallel: int = 1,
     head_sharded: bool = True,
 ) -> Cost:
-    """FLOP and bytes of one forward pass on one GPU.
+    """Count FLOP and bytes of one forward pass on one GPU; array arguments broadcast.
 
-    Counts matrix products only, 2*m*k*n FLOP each, and of attention only the pairs that causality allows.
-    Weights are read once a pass, KV entries once a pass whatever `query_len` is: how often a kernel really
-    reads them is a matter of price. Of a mixture of experts, those weights are read that at least one token
-    is expected to choose. Left out: softmax, norms, rotary embedding and sampling FLOP.
+    Only matrix products are counted, 2*m*k*n FLOP each, and only causal pairs of attention. Weights and KV entries count as
+    read once per pass, for any `query_len`; how often a kernel really reads them is modelled in `roofline`. Of a mixture of
+    experts, the weights of the experts chosen by at least one token (in expectation) are read. Not modelled: FLOP of softmax,
+    norms, rotary embedding and sampling.
 
     Args:
         model: The transformer.
-        batch_size: Sequences decoded together.
+        batch_size: Sequences in the batch.
         query_len: New tokens per sequence. [tokens]
         context_len: Tokens already in the KV cache, per sequence. [tokens]
-        kv_budget: Most cached entries that are read, per sequence. [tokens]
-        logits_len: Positions whose logits are computed; None for all new ones. [tokens]
-        tensor_parallel: GPUs that share the pass. Where there are fewer KV heads than GPUs they are replicated.
-        head_sharded: The LM head is split over the GPUs too, not replicated.
+        kv_budget: Maximum number of cached entries read, per sequence. [tokens]
+        logits_len: Positions with logits, per sequence; None for all new tokens. [tokens]
+        tensor_parallel: GPUs that share the pass; KV heads are replicated if there are fewer than GPUs.
+        head_sharded: The LM head is split over the GPUs; otherwise it is replicated.
 
     Returns:
-        Counts by operator. The arrays are not spread over axes they do not depend on; they broadcast. [FLOP, bytes]
+        Counts by operator. Arrays omit axes that they do not depend on. [FLOP, bytes]
 
     Source:
         MagicDec (arXiv 2408.11049), section 3.
@@ -190,7 +190,7 @@ def forward_cost(
     expansion = [extra for _, extra in attentions if extra is not None]
     products = [_products(matrix, rows, model.bytes_per_element) for matrix in layer_matrices]
     if expansion:
-        products = [_expanded(found, expansion[0]) if found.matrix.name == "kv_up" else found for found in products]
+        products = [replace(one, rows=expansion[0]) if one.matrix.name == "kv_up" else one for one in products]
     return Cost(
         products=(*products, _products(head, logit_rows, model.bytes_per_element)),
         attentions=tuple(work for work, _ in attentions),
@@ -211,9 +211,14 @@ def _products(matrix: Matrix, rows: Array, element: float) -> Products:
 
 
 def experts_touched(tokens: ArrayLike, num_experts: int, experts_per_token: int) -> Array:
-    """Expected number of distinct experts that tokens reach, each choosing uniformly and alone.
+    """Expected number of distinct experts, if tokens choose independently and uniformly.
 
-    Real routers are less even, and neighbours choose alike: fewer experts are read than this says.
+    This is an upper bound: real routers are uneven, and neighbouring tokens choose similar experts.
+
+    Args:
+        tokens: Number of tokens.
+        num_experts: Experts per layer.
+        experts_per_token: Experts chosen by each token.
 
     >>> float(experts_touched(1, 128, 8))
     8.0
@@ -222,7 +227,11 @@ def experts_touched(tokens: ArrayLike, num_experts: int, experts_per_token: int)
 
 
 def whole_power(base: ArrayLike, exponent: ArrayLike) -> Array:
-    """A power to whole exponents, by squaring: the last bit is the same for one number and for an array of any layout.
+    """Power with whole exponents, by repeated squaring. Unlike `np.power`, scalars and arrays round identically.
+
+    Args:
+        base: Base.
+        exponent: Non-negative whole exponents.
 
     >>> whole_power(0.5, [0, 1, 3]).tolist()
     [1.0, 0.5, 0.125]
@@ -246,10 +255,10 @@ def _attention(
     tensor_parallel: int,
     rows: Array,
 ) -> tuple[AttentionWork, Array | None]:
-    """Attention in layers of one reach; and for a latent cache the rows whose keys and values are expanded."""
-    reach = np.inf if window is None else float(window) - 1  # a token's own is within the window
+    """Attention in layers with one window; for latent attention also the rows that pass the `kv_up` matrix."""
+    reach = np.inf if window is None else float(window) - 1  # the window includes the token itself
     read = np.minimum(np.minimum(s, budget), reach)
-    beyond = np.maximum(read + q - 1 - reach, 0)  # pairs that causality allows and the window does not
+    beyond = np.maximum(read + q - 1 - reach, 0)  # causal pairs outside the window
     pairs = b * (q * read + q * (q + 1) / 2 - beyond * (beyond + 1) / 2)
     heads, expanded_rows = model.num_heads / tensor_parallel, None
     if model.latent is None:
@@ -276,10 +285,10 @@ def _attention(
 def _latent_attention_flop(
     model: TransformerConfig, heads: float, pairs: Array, rows: Array, entries: Array
 ) -> tuple[Array, Array]:
-    """FLOP of one layer of latent attention, and the rows that pass `kv_up`: the cheaper of two ways.
+    """FLOP of one layer of latent attention, and the rows that pass `kv_up`, for the cheaper of two algorithms.
 
-    Decoding attends in the latent space: queries and outputs pass `kv_up`, and every head reads the same latent
-    entries. A long prompt is cheaper with every entry expanded to the keys and values of each head first.
+    Decoding attends in the latent space: queries and outputs pass `kv_up`, and all heads read the same latent entries. For
+    long prompts it is cheaper to expand the entries to keys and values of each head first.
     """
     latent = model.latent
     assert latent is not None
@@ -288,7 +297,3 @@ def _latent_attention_flop(
     expanded = pairs * 2 * heads * (latent.nope_dim + latent.rope_dim + latent.value_dim)
     expands = expanded + entries * per_row < absorbed + rows * per_row
     return np.where(expands, expanded, absorbed), np.where(expands, entries, rows)
-
-
-def _expanded(products: Products, rows: Array) -> Products:
-    return Products(products.matrix, rows, np.ones_like(rows), products.activation_bytes_per_element)

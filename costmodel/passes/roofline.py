@@ -1,7 +1,7 @@
-"""Prices: counts and a hardware profile give seconds. Knows no model.
+"""Latency of a forward pass, from its FLOP and bytes and a hardware profile.
 
-A pass is the sum of its kernels, one after the other as under CUDA graphs: matrix products (`gemm`), attention (`attention`),
-all-reduces (`collectives`), traffic of activations, and what the engine adds per layer and per pass.
+The latency is the sum over kernels that run one after the other, as in a CUDA graph: matrix products, attention, all-reduces,
+activation traffic, and overheads of the engine per layer and per pass.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from .forward import Array, AttentionWork, Cost, Products, Work
 VerifyKernel = Literal["shared_kv_splitkv", "shared_kv_no_split", "per_token"]
 VERIFY_KERNELS: tuple[VerifyKernel, ...] = get_args(VerifyKernel)
 BOUNDS = ("compute", "weights", "kv", "communication", "overhead")
-EXPERT_LAYER_OVERHEAD = 1.0  # a layer that routes tokens launches about as many small kernels again
+EXPERT_LAYER_OVERHEAD = 1.0  # routing about doubles the number of small kernels per layer
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Time of one pass by what it is spent on; the parts add up to `total_s`. [s]
+    """Time of one pass by bottleneck; the parts add up to `total_s`. [s]
 
     Attributes:
-        compute_s: Arithmetic that does not hide behind memory traffic.
+        compute_s: Compute time that is not hidden by memory traffic.
         weights_s: Reading weights and activations.
         kv_s: Reading and writing KV entries.
-        communication_s: Collectives.
-        overhead_s: Launches and gaps.
+        communication_s: All-reduces.
+        overhead_s: Kernel launches and gaps.
     """
 
     compute_s: Array
@@ -44,19 +44,20 @@ class StepTime:
 
     @cached_property
     def total_s(self) -> Array:
-        """The whole pass. [s]"""
+        """Time of the pass. [s]"""
         return self.compute_s + self.weights_s + self.kv_s + self.communication_s + self.overhead_s
 
     @property
     def bound(self) -> np.ndarray[tuple[int, ...], np.dtype[np.str_]]:
-        """What takes the largest part, one of `BOUNDS`."""
+        """The largest part, one of `BOUNDS`."""
         parts = np.stack(np.broadcast_arrays(*self.parts.values()))
         return np.asarray(np.array(BOUNDS)[parts.argmax(axis=0)])
 
     @property
     def parts(self) -> dict[str, Array]:
-        """The parts by the name of their bound. [s]"""
-        return {name: getattr(self, f"{name}_s") for name in BOUNDS}
+        """Time of each part, by the names in `BOUNDS`. [s]"""
+        times = (self.compute_s, self.weights_s, self.kv_s, self.communication_s, self.overhead_s)
+        return dict(zip(BOUNDS, times, strict=True))
 
 
 NO_TIME = StepTime(*(np.zeros(()) for _ in fields(StepTime)))
@@ -70,21 +71,18 @@ def step_time(
     tensor_parallel: int = 1,
     verify_kernel: VerifyKernel = "shared_kv_splitkv",
 ) -> StepTime:
-    """Seconds of one pass.
+    """Latency of one pass, by part; arrays broadcast. [s]
 
     Args:
-        cost: Counts of the pass on one GPU.
-        hardware: That GPU.
-        dtype: Type of the activations.
-        tensor_parallel: GPUs in the pass.
-        verify_kernel: How attention with several queries reads the cache: once for all of them, with the KV of a sequence
-            split over processors or not; or once per token.
-
-    Returns:
-        The parts of the pass; they broadcast. [s]
+        cost: FLOP and bytes of the pass on one GPU.
+        hardware: Profile of the GPU.
+        dtype: Dtype of the activations.
+        tensor_parallel: GPUs that share the pass.
+        verify_kernel: How attention with several queries per sequence reads the KV cache: once for all queries, with or
+            without split-KV, or once per query.
 
     Source:
-        Williams et al., Roofline (2009); MagicDec (arXiv 2408.11049), section 3. The laws of the kernels: docs/method.md.
+        Williams et al., Roofline (2009); MagicDec (arXiv 2408.11049), section 3. Kernel laws: docs/method.md.
     """
     calibration, peak = hardware.calibration, hardware.peak
     engine = calibration.engine
@@ -109,7 +107,7 @@ def step_time(
 
 
 def _products_s(products: Products, hardware: HardwareProfile) -> tuple[Array, Array, Array]:
-    """Arithmetic, traffic and launches of the products with one matrix, over its layers. [s]"""
+    """(compute, memory, overhead) of the products with one matrix, over its layers. [s]"""
     layers = products.matrix.layers
     parts = gemm_s(
         hardware.calibration.gemm,
@@ -127,7 +125,7 @@ def _products_s(products: Products, hardware: HardwareProfile) -> tuple[Array, A
 def _attention_s(
     work: AttentionWork, hardware: HardwareProfile, dtype: str, verify_kernel: VerifyKernel
 ) -> tuple[Array, Array, Array]:
-    """Arithmetic, KV traffic and launches of attention, over its layers. [s]"""
+    """(compute, KV traffic, overhead) of attention, over its layers. [s]"""
     calibration = hardware.calibration
     reads = work.query_len if verify_kernel == "per_token" else np.ones(())
     parts = attention_s(
@@ -150,7 +148,14 @@ def _attention_s(
 
 
 def selection_s(work: Work, hardware: HardwareProfile, dtype: str, num_kernels: int) -> Array:
-    """Choosing KV entries: traffic at the rate of attention, products, and kernels launched. [s]"""
+    """Latency of selecting KV entries, with the efficiencies of attention. [s]
+
+    Args:
+        work: FLOP and bytes of the selection on one GPU.
+        hardware: Profile of the GPU.
+        dtype: Dtype of the activations.
+        num_kernels: Kernels launched.
+    """
     law = hardware.calibration.attention
     traffic_s = work.bytes / (hardware.peak.memory_bandwidth_bytes_per_s * law.memory_efficiency)
     compute_s = work.flop / (hardware.flop_per_s(dtype) * law.compute_efficiency)

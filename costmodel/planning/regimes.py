@@ -1,4 +1,4 @@
-"""Where the picture changes: critical lengths, ridge points, the acceptance that is needed, and who overtakes whom."""
+"""Regime boundaries: critical context lengths, crossover batch sizes, required acceptance rates, dominant costs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..speculation.drafts import Draft
 from ..speculation.evaluate import GridInputs
 from .best_gamma import evaluate_gammas
 
-SHORTEST, LONGEST = 128.0, 131_072.0  # tokens between which critical lengths are looked for
+SHORTEST, LONGEST = 128.0, 131_072.0  # search range of critical context lengths [tokens]
 SMALL_BATCH, LARGE_BATCH = 16, 256
 
 
@@ -44,12 +44,21 @@ def critical_context_len(
     acceptance_rate: float | None = None,
     batch_sizes: tuple[int, int] = (SMALL_BATCH, LARGE_BATCH),
 ) -> float | None:
-    """The context from which a larger batch gains more from speculation; None if there is none up to 131,072. [tokens]
+    """Find the shortest context at which the larger batch gains more from speculation. [tokens]
 
-    Below it a large batch makes decoding compute-bound, and verification is dear; above it reading the KV cache dominates.
+    Below it, large batches are compute-bound and verification is expensive; above it, reading the KV cache dominates.
 
     Args:
-        batch_sizes: The two batches whose speedups are compared.
+        deployment: Model and hardware.
+        draft: The draft.
+        gammas: Draft lengths to choose from. [tokens]
+        kv_budget: KV entries the draft reads; inf for all. [tokens]
+        curves: Measured acceptance.
+        acceptance_rate: Acceptance rate; None to look it up. [0-1]
+        batch_sizes: The two batch sizes to compare.
+
+    Returns:
+        The context length, or None if the larger batch gains less up to 131,072 tokens.
 
     Source:
         MagicDec (arXiv 2408.11049), section 3: the inflection S.
@@ -85,7 +94,19 @@ def crossover_batch_size(
     curves: tuple[AcceptanceCurve, ...] = (),
     largest: int = 4096,
 ) -> int | None:
-    """The batch size from which the second draft gains more than the first; None if it never does. [sequences]
+    """Find the smallest batch size at which the second draft gains more than the first. [sequences]
+
+    Args:
+        deployment: Model and hardware.
+        first, second: The drafts.
+        context_len: Tokens in the KV cache, per sequence. [tokens]
+        gammas: Draft lengths to choose from. [tokens]
+        kv_budgets: KV budget of each draft; inf for all entries. [tokens]
+        curves: Measured acceptance.
+        largest: Largest batch size to consider.
+
+    Returns:
+        The batch size, or None if the second draft never gains more.
 
     Source:
         MagicDec (arXiv 2408.11049), Fig. 7: self-speculation overtakes a small draft.
@@ -104,9 +125,15 @@ def crossover_batch_size(
 
 
 def first_root(function: Callable[[ArrayLike], Array], low: float, high: float, points: int = 200) -> float | None:
-    """Where a function first turns from negative to positive between two ends, on a logarithmic scale.
+    """Find the first change from negative to positive, searching a logarithmic grid and then bisecting.
 
-    The low end itself where it is positive there; None where it is positive nowhere.
+    Args:
+        function: Vectorised function of one variable.
+        low, high: Search range.
+        points: Grid points.
+
+    Returns:
+        The root; `low` if the function is positive there; None if it is positive nowhere.
     """
     grid = np.geomspace(low, high, points)
     positive = np.asarray(function(grid) > 0)
@@ -132,7 +159,19 @@ def minimum_acceptance(
     kv_budgets: ArrayLike,
     speedup: float,
 ) -> Array:
-    """The least acceptance rate, at the best gamma, from which each budget reaches a speedup; nan where none does. [0-1]
+    """Return the minimum acceptance rate at which each KV budget reaches a speedup, at the best gamma. [0-1]
+
+    Args:
+        deployment: Model and hardware.
+        draft: The draft.
+        batch_size: Sequences over all replicas.
+        context_len: Tokens in the KV cache, per sequence. [tokens]
+        gammas: Draft lengths to choose from. [tokens]
+        kv_budgets: KV budgets. [tokens]
+        speedup: Speedup to reach. [ratio]
+
+    Returns:
+        One rate per budget; NaN where no rate suffices.
 
     Source:
         MagicDec (arXiv 2408.11049), Fig. 5c.
@@ -162,16 +201,27 @@ def admissible_budgets(
     speedup: float,
     curve: AcceptanceCurve,
 ) -> list[int]:
-    """The KV budgets whose measured acceptance reaches what a wanted speedup needs. [tokens]"""
-    needed = minimum_acceptance(
+    """Return the KV budgets whose measured acceptance suffices for a speedup. [tokens]
+
+    Args:
+        deployment: Model and hardware.
+        draft: The draft.
+        batch_size: Sequences over all replicas.
+        context_len: Tokens in the KV cache, per sequence. [tokens]
+        gammas: Draft lengths to choose from. [tokens]
+        kv_budgets: KV budgets to check. [tokens]
+        speedup: Speedup to reach. [ratio]
+        curve: Measured acceptance.
+    """
+    required = minimum_acceptance(
         deployment, draft, batch_size=batch_size, context_len=context_len, gammas=gammas, kv_budgets=kv_budgets, speedup=speedup
     )
-    reached = curve.rate(np.minimum(kv_budgets, context_len), context_len)
-    return [int(budget) for budget, enough in zip(kv_budgets, reached >= needed, strict=True) if enough]
+    available = curve.rate(np.minimum(kv_budgets, context_len), context_len)
+    return [int(budget) for budget, sufficient in zip(kv_budgets, available >= required, strict=True) if sufficient]
 
 
 def bound_map(deployment: Deployment, batch_sizes: ArrayLike, context_lens: ArrayLike) -> NDArray[np.str_]:
-    """What a plain decoding step spends most on, by batch size and context: one of `roofline.BOUNDS`."""
+    """Return the bottleneck of an autoregressive step by batch size and context: one of `roofline.BOUNDS`."""
     b, s = np.asarray(batch_sizes), np.asarray(context_lens)
     shape = (len(b), len(s))
     return np.broadcast_to(deployment.pass_time(np.ceil(b[:, None] / deployment.replicas), 1, s).bound, shape)

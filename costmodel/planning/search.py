@@ -1,15 +1,16 @@
-"""Which strategy wins for a workload: every candidate evaluated as arrays, ranked."""
+"""Search for the best strategy of one workload: evaluate all candidates as arrays, then rank them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from ..base.errors import InputError, Problem, bad
+from ..base.errors import bad
 from ..base.units import format_bytes, format_seconds
+from ..passes.forward import Array
 from ..passes.roofline import BOUNDS
 from ..plans.strategy import NO_SPECULATION, Strategy
 from ..plans.workload import RequestTrace, Workload
@@ -24,13 +25,13 @@ KV_BUDGETS = (64, 128, 256, 512, 1024, 2048, 4096)
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One strategy for one workload, priced.
+    """One strategy for one batch size, with its predictions.
 
     Attributes:
-        strategy: What is done.
-        batch_size: Sequences it is done for.
-        evaluation: Everything predicted, arrays of the candidate's family.
-        index: Where in those arrays this candidate is.
+        strategy: The strategy.
+        batch_size: Sequences over all replicas.
+        evaluation: Predictions of all candidates with the same draft.
+        index: Position of this candidate in the arrays of `evaluation`.
     """
 
     strategy: Strategy
@@ -39,50 +40,58 @@ class Candidate:
     index: tuple[int, ...]
 
     def at(self, values: object) -> float:
-        """This candidate's entry of an array of its family."""
+        """Return this candidate's entry of an array of `evaluation`."""
         return float(np.broadcast_to(np.asarray(values), self.evaluation.round.speedup.shape)[self.index])
 
     @property
     def speedup(self) -> float:
+        """Speedup over autoregressive decoding. [ratio]"""
         return self.at(self.evaluation.round.speedup)
 
     @property
     def speedup_low(self) -> float:
+        """Lower end of the speedup interval. [ratio]"""
         return self.at(self.evaluation.speedup_low)
 
     @property
     def speedup_high(self) -> float:
+        """Upper end of the speedup interval. [ratio]"""
         return self.at(self.evaluation.speedup_high)
 
     @property
     def tpot_s(self) -> float:
+        """Time per output token of a sequence. [s]"""
         return self.at(self.evaluation.round.speculative_tpot_s)
 
     @property
     def throughput_tokens_per_s(self) -> float:
+        """Output rate of the full batch, prefill excluded. [tokens/s]"""
         return self.batch_size / self.tpot_s
 
     @property
     def fits_in_memory(self) -> bool:
+        """Whether the batch fits in the memory of each GPU."""
         return bool(self.at(self.evaluation.fits_in_memory))
 
     @property
     def memory_bytes(self) -> float:
+        """Memory of one GPU. [bytes]"""
         return self.at(self.evaluation.memory.total_bytes)
 
     @property
     def acceptance_rate(self) -> float:
+        """Acceptance rate; NaN if unknown. [0-1]"""
         return self.at(self.evaluation.acceptance_rate)
 
     @property
     def bound(self) -> str:
-        """What the plain decoding step spends most on."""
+        """Largest part of an autoregressive step, one of `roofline.BOUNDS`."""
         parts = self.breakdown["target"]
         return max(BOUNDS, key=lambda name: parts[name])
 
     @property
     def steps(self) -> dict[str, float]:
-        """Step times and yield of a round, by their names in the output."""
+        """Step times [s] and tokens per round, by their keys in plans and JSON output."""
         r = self.evaluation.round
         return {
             "predicted_target_step_s": self.at(r.target_step_s),
@@ -96,13 +105,13 @@ class Candidate:
 
     @property
     def step_intervals(self) -> dict[str, tuple[float, float]]:
-        """Low and high of each step time, from the residuals of the profile. [s]"""
+        """Interval of each step time, from the residuals of the profile. [s]"""
         spread = 1 + self.evaluation.error
         return {name: (value / spread, value * spread) for name, value in self.steps.items() if name.endswith("step_s")}
 
     @property
     def breakdown(self) -> dict[str, dict[str, float]]:
-        """Each pass by what it spends its time on. [s]"""
+        """Time of each pass by part. [s]"""
         passes = {"target": self.evaluation.target, "draft": self.evaluation.draft, "verify": self.evaluation.verify}
         if self.strategy.draft_kind == "none":
             passes = {"target": self.evaluation.target}
@@ -122,29 +131,42 @@ def candidates(
     acceptance_rate: float | None = None,
     acceptance_by_position: Sequence[float] | None = None,
 ) -> list[Candidate]:
-    """Every strategy for a workload, plain decoding included, whether it fits or not and whether its acceptance is known or not.
+    """Evaluate every strategy for a workload, including no speculation, memory misfits and unknown acceptance.
 
     Args:
-        deployment: Model and machine.
+        deployment: Model and hardware.
         drafts: Draft kinds and KV policies to consider.
-        workload: What is asked; its batch size unless `batch_sizes` are given.
-        trace: Mixed lengths instead of the workload's.
-        batch_sizes: Batch sizes to consider. [sequences]
-        gammas: Draft tokens per round to consider. [tokens]
-        kv_budgets: KV budgets to consider for sparse policies; those beyond the context are left out. [tokens]
-        curves: Where acceptance is looked up.
-        acceptance_rate, acceptance_by_position: Given instead.
+        workload: The workload.
+        trace: Request lengths to use instead of the workload's.
+        batch_sizes: Batch sizes to consider; the workload's if empty. [sequences]
+        gammas: Draft lengths to consider. [tokens]
+        kv_budgets: KV budgets to consider for sparse policies; those longer than the context are skipped. [tokens]
+        curves: Measured acceptance.
+        acceptance_rate, acceptance_by_position: Known acceptance, instead of `curves`. [0-1]
+
+    Raises:
+        InputError: A value is out of range, or a draft model has a different vocabulary.
     """
     batches = np.array(list(batch_sizes) or [workload.batch_size])
-    where: dict[str, Any] = {"context_len": workload.mean_context_len, "max_context_len": workload.max_context_len}
+    context_len: ArrayLike = workload.mean_context_len
+    context_weights: Array | None = None
+    max_context_len: float = workload.max_context_len
     if trace is not None:
-        longest = float(trace.weights @ (np.array(trace.prompt_lens) + trace.output_lens))  # paged memory holds what is there
-        where = {"context_len": trace.context_lens, "context_weights": trace.weights, "max_context_len": longest}
-    plain = evaluate_grid(deployment, Draft(), batch_size=batches, **where)
-    found = [Candidate(NO_SPECULATION, int(b), plain, (i,)) for i, b in enumerate(batches)]
+        context_len, context_weights = trace.context_lens, trace.weights
+        # A paged KV cache holds the mean of the final lengths, not the maximum.
+        max_context_len = float(trace.weights @ (np.array(trace.prompt_lens) + trace.output_lens))
+    autoregressive = evaluate_grid(
+        deployment,
+        Draft(),
+        batch_size=batches,
+        context_len=context_len,
+        context_weights=context_weights,
+        max_context_len=max_context_len,
+    )
+    found = [Candidate(NO_SPECULATION, int(b), autoregressive, (i,)) for i, b in enumerate(batches)]
     for draft in drafts:
         budgets = [k for k in kv_budgets if k < workload.context_len] or [min(kv_budgets)] if draft.sparse else [np.inf]
-        priced = evaluate_grid(
+        evaluation = evaluate_grid(
             deployment,
             draft,
             batch_size=batches[:, None, None],
@@ -153,10 +175,12 @@ def candidates(
             acceptance_rate=acceptance_rate,
             acceptance_by_position=acceptance_by_position,
             curves=curves,
-            **where,
+            context_len=context_len,
+            context_weights=context_weights,
+            max_context_len=max_context_len,
         )
         found += [
-            Candidate(draft.strategy(int(gamma), float(budget)), int(batch), priced, (i, j, k))
+            Candidate(draft.strategy(int(gamma), float(budget)), int(batch), evaluation, (i, j, k))
             for i, batch in enumerate(batches)
             for j, gamma in enumerate(gammas)
             for k, budget in enumerate(budgets)
@@ -165,29 +189,30 @@ def candidates(
 
 
 def rank(found: Sequence[Candidate], *, objective: str = "latency", max_tpot_s: float | None = None) -> list[Candidate]:
-    """Candidates of known acceptance that fit in memory and hold the latency limit, best first.
+    """Sort candidates, best first; drop those that do not fit, miss the latency limit, or have unknown acceptance.
 
-    Candidates are ordered by the lower end of what is predicted, so that a borrowed acceptance does not outrank a
-    measured one lightly; speculation whose interval reaches below 1 ranks behind plain decoding.
+    Candidates are compared by the lower end of their interval, so that assumed acceptance rarely outranks measured
+    acceptance. Speculation with an interval that reaches below 1 ranks after no speculation.
 
     Args:
-        found: What to choose from.
-        objective: `latency`, seconds per token; `throughput`, tokens per second over all sequences, which also is the least cost.
-        max_tpot_s: Most seconds per output token. [s]
+        found: The candidates.
+        objective: `latency`: time per output token. `throughput` or `cost`: output rate over all sequences; the cheapest token
+            is the one at the highest rate.
+        max_tpot_s: Limit on the time per output token. [s]
 
     Raises:
-        InputError: Nothing fits, or nothing is fast enough.
+        InputError: No candidate fits in memory, or none meets the latency limit.
     """
     fitting = [candidate for candidate in found if candidate.fits_in_memory and not np.isnan(candidate.speedup)]
     if not fitting:
         least = min(candidate.memory_bytes for candidate in found)
-        expected = "a batch and context that fit (more GPUs, a smaller batch or a shorter context)"
-        raise bad("memory of one GPU", "", expected, f"at least {format_bytes(least)} needed")
+        expected = "a workload that fits (use more GPUs, a smaller batch or a shorter context)"
+        raise bad("memory of one GPU", "", expected, f"at least {format_bytes(least)} required")
     fast = [candidate for candidate in fitting if max_tpot_s is None or candidate.tpot_s <= max_tpot_s]
     if not fast:
         best = min(candidate.tpot_s for candidate in fitting)
-        expected = f"at least {format_seconds(best)} per token, the fastest that is possible here"
-        raise InputError(Problem("--max-tpot", "", expected, format_seconds(max_tpot_s or 0)))
+        expected = f"at least {format_seconds(best)} per output token, the fastest candidate"
+        raise bad("max_tpot_s", "", expected, format_seconds(max_tpot_s or 0))
 
     def merit(candidate: Candidate) -> tuple[float, ...]:
         tokens_per_s = candidate.throughput_tokens_per_s if objective in ("throughput", "cost") else 1 / candidate.tpot_s
@@ -197,12 +222,12 @@ def rank(found: Sequence[Candidate], *, objective: str = "latency", max_tpot_s: 
 
 
 def is_safe(candidate: Candidate) -> bool:
-    """Plain decoding, or speculation whose whole interval is a gain."""
+    """True for no speculation, and for speculation with a speedup interval above 1."""
     return candidate.strategy.draft_kind == "none" or candidate.speedup_low > 1
 
 
 def best_of_each(found: Sequence[Candidate]) -> list[Candidate]:
-    """The first candidate of every kind of draft, in order."""
+    """Return the first candidate of every draft family, in order."""
     first: dict[tuple[str | None, ...], Candidate] = {}
     for candidate in found:
         first.setdefault(candidate.strategy.family, candidate)
@@ -210,20 +235,26 @@ def best_of_each(found: Sequence[Candidate]) -> list[Candidate]:
 
 
 def why_not(candidate: Candidate, best: Candidate, max_tpot_s: float | None = None) -> str:
-    """Why a candidate is not the one to use, in a few words; empty for the best itself."""
+    """Explain why a candidate was not chosen, in a few words; empty for the best one.
+
+    Args:
+        candidate: The candidate.
+        best: The chosen candidate.
+        max_tpot_s: Limit on the time per output token. [s]
+    """
     r = candidate.evaluation.round
     if candidate is best:
         return ""
     if not candidate.fits_in_memory:
-        return f"does not fit: {format_bytes(candidate.memory_bytes)} a GPU"
+        return f"does not fit: {format_bytes(candidate.memory_bytes)} per GPU"
     if np.isnan(candidate.speedup):
         least = candidate.at(r.minimum_acceptance_rate())
-        return "never pays, whatever is accepted" if np.isnan(least) else f"acceptance unknown; pays from {least:.2f}"
+        return "slower at any acceptance rate" if np.isnan(least) else f"acceptance rate unknown, must be at least {least:.2f}"
     if max_tpot_s is not None and candidate.tpot_s > max_tpot_s:
-        return f"over {format_seconds(max_tpot_s)} per token"
+        return f"TPOT {format_seconds(candidate.tpot_s)}, above {format_seconds(max_tpot_s)}"
     if candidate.strategy.draft_kind == "none":
-        return "slower than speculation"
+        return "slower than the chosen strategy"
     if not is_safe(candidate) and candidate.speedup > 1:
-        return f"no sure gain: as little as {candidate.speedup_low:.2f}x"
-    cost, length = candidate.at(r.draft_cost), candidate.at(r.mean_acceptance_length)
-    return f"a draft step costs {cost:.2f} of the target's, {length:.2f} tokens a round"
+        return f"speedup uncertain: possibly only {candidate.speedup_low:.2f}x"
+    interval = f"{candidate.speedup_low:.2f} to {candidate.speedup_high:.2f}"
+    return f"lower speedup: {candidate.speedup:.2f}x (range {interval})"

@@ -1,4 +1,4 @@
-"""The record of a run: one JSON line, written by the executor and read by `validate` and `report`."""
+"""Measurement of one run: a line of JSON, written by the executor and read by `validate` and `report`."""
 
 from __future__ import annotations
 
@@ -9,34 +9,32 @@ from typing import Annotated, Literal
 import pydantic
 
 from ..base.errors import bad, from_pydantic
+from ..base.files import read_text
+from ..base.validation import StrictModel
 from .plan import Plan
 from .strategy import Strategy
 from .workload import Workload
 
 SCHEMA_VERSION: Literal[1] = 1
-CONTEXT_TOLERANCE = 1 / 32  # prompts are as long as they are, not exactly as long as planned
+CONTEXT_TOLERANCE = 1 / 32  # real prompts do not have exactly the planned length
 
 Seconds = pydantic.PositiveFloat
 Share = Annotated[float, pydantic.Field(ge=0.0, le=1.0)]
 
 
-class _Record(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
-
-
-class Environment(_Record):
-    """What a measurement depends on beside its inputs.
+class Environment(StrictModel):
+    """Hardware and software that a measurement depends on.
 
     Attributes:
-        device: Name of the processor or GPU.
-        threads: Threads that torch computes with.
-        processes: Processes that share the models by tensor parallelism.
-        torch, cuda, python, system: Versions.
-        cpu_kernel: The C kernels were loaded.
-        gpu_kernel: The Triton kernel was loaded; None without a GPU.
-        instructions: Vector instructions that torch uses on the CPU.
+        device: Name of the CPU or GPU.
+        threads: Compute threads of torch.
+        processes: Tensor-parallel processes.
+        torch, cuda, python, system: Version numbers.
+        cpu_kernel: Whether the C kernels were loaded.
+        gpu_kernel: Whether the Triton kernel was loaded; None without a GPU.
+        instructions: Vector instruction set that torch uses on the CPU.
         cores: Logical cores of the machine.
-        date: Start of the record, in UTC.
+        date: Start of the run, in UTC.
     """
 
     device: str
@@ -53,35 +51,35 @@ class Environment(_Record):
     date: str
 
 
-class Measurement(_Record):
-    """What ran and what was measured. `workload` and `strategy` have the keys that they have in a plan.
+class Measurement(StrictModel):
+    """Inputs and results of one run. `workload` and `strategy` have the same keys as in a plan.
 
     Attributes:
-        workload: Batch size, longest prompt and output length of the run.
-        strategy: How tokens were drafted.
-        hardware: Profile that describes the machine.
-        target, draft: Fingerprints of the models.
-        measured_target_step_s: Autoregressive decoding step, where autoregressive decoding ran too. [s]
-        measured_verify_step_s: The target's pass over the draft tokens. [s]
-        measured_draft_step_s, measured_gamma_draft_step_s: One draft step, and all of a round. [s]
-        measured_select_step_s: Selecting KV entries for a draft step, alone; part of the draft step. [s]
-        measured_target_bytes_per_s, measured_target_flop_per_s: Rates of the autoregressive passes of this process.
-        measured_verify_bytes_per_s, measured_verify_flop_per_s: Rates of the verification passes.
+        workload: Batch size, longest prompt and output length.
+        strategy: The decoding strategy.
+        hardware: Name of the hardware profile.
+        target, draft: Fingerprints of the models; see `plan.fingerprint`.
+        measured_target_step_s: Autoregressive decoding step, if the run also decoded without speculation. [s]
+        measured_verify_step_s: Verification pass of the target. [s]
+        measured_draft_step_s, measured_gamma_draft_step_s: One draft step; all draft steps of a round. [s]
+        measured_select_step_s: Part of a draft step spent on selecting KV entries. [s]
+        measured_target_bytes_per_s, measured_target_flop_per_s: Achieved rates of autoregressive passes, per process.
+        measured_verify_bytes_per_s, measured_verify_flop_per_s: Achieved rates of verification passes, per process.
         measured_peak_memory_bytes: Peak memory of this process. [bytes]
-        measured_round_overhead_s: What a round took beside drafting and verification. [s]
-        measured_speculative_tpot_s: Seconds per output token and sequence. [s]
-        measured_autoregressive_tpot_s: The same without speculation. [s]
+        measured_round_overhead_s: Round time minus drafting and verification. [s]
+        measured_speculative_tpot_s: Time per output token of a sequence, with speculation. [s]
+        measured_autoregressive_tpot_s: Time per output token without speculation. [s]
         measured_speedup: Autoregressive TPOT / speculative TPOT. [ratio]
-        throughput_tokens_per_s: All sequences together, while all of them run. [tokens/s]
-        acceptance_rate: Accepted share of the draft tokens whose predecessors were accepted. [0-1]
-        acceptance_by_position: The same for each draft position; None where a position was never reached. [0-1]
+        throughput_tokens_per_s: Output rate of the full batch. [tokens/s]
+        acceptance_rate: Share of draft tokens accepted, among those whose predecessors were accepted. [0-1]
+        acceptance_by_position: The same for each draft position; None if a position was never reached. [0-1]
         mean_acceptance_length: Tokens per verification, bonus token included. [tokens]
-        rounds, tokens: How many were measured.
-        outputs_identical: Speculative output equals autoregressive output, where both ran.
-        tokens_compared: Number of tokens compared for that.
-        prefill_s: Reading the prompts. [s]
-        environment: Where it ran.
-        schema_version: Of this record.
+        rounds, tokens: Number of measured rounds and output tokens.
+        outputs_identical: Whether speculative and autoregressive output are equal, if both ran.
+        tokens_compared: Tokens compared for `outputs_identical`.
+        prefill_s: Prefill time. [s]
+        environment: Hardware and software.
+        schema_version: Version of this format.
     """
 
     workload: Workload
@@ -105,7 +103,7 @@ class Measurement(_Record):
     measured_speedup: Seconds | None = None
     throughput_tokens_per_s: pydantic.PositiveFloat
     acceptance_rate: Share | None = None
-    acceptance_by_position: list[Share | None] = []
+    acceptance_by_position: list[Share | None] = pydantic.Field(default_factory=list)
     mean_acceptance_length: float = pydantic.Field(ge=1.0)
     rounds: pydantic.PositiveInt
     tokens: pydantic.PositiveInt
@@ -116,7 +114,7 @@ class Measurement(_Record):
     schema_version: Literal[1] = SCHEMA_VERSION
 
     def follows(self, plan: Plan) -> bool:
-        """Whether the run is the one a plan predicts: same models, machine, strategy and batch, and nearly the same context."""
+        """True if the run matches a plan: same model, hardware, strategy and batch size, and nearly the same context."""
         planned = plan.workload
         return (
             self.workload.batch_size == planned.batch_size
@@ -128,20 +126,17 @@ class Measurement(_Record):
 
 
 def render_measurement(measurement: Measurement) -> str:
-    """The JSON line of a measurement, without the line break."""
+    """Render a measurement as one line of JSON, without the line break."""
     return json.dumps(measurement.model_dump(mode="json"))
 
 
 def load_measurements(path: str | Path) -> list[Measurement]:
-    """Every measurement of a file of JSON lines.
+    """Read all measurements of a JSON Lines file.
 
     Raises:
-        InputError: The file cannot be read, or a line is no measurement; each problem names file, line and key.
+        InputError: The file cannot be read, or a line is not a measurement; each problem names file, line and key.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise bad(path, "", "a readable file of measurements", getattr(error, "strerror", None) or error) from None
+    lines = read_text(path, "file of measurements").splitlines()
     return [_parse(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
 
 

@@ -1,4 +1,4 @@
-"""The artifact between planner and executor: what to run, where, and what it is predicted to do. YAML, versioned."""
+"""Plan files: the planner writes what to run, where, and the predicted performance; the executor reads it. Versioned YAML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Literal
 import pydantic
 import yaml
 
-from ..base.errors import bad, from_pydantic
+from ..base.errors import bad
+from ..base.files import read_text
+from ..base.validation import StrictModel, validate_mapping
 from ..base.yaml_text import load_mapping
 from ..models.transformer import TransformerConfig
 from .policy import PolicyTable
@@ -20,9 +22,9 @@ from .workload import Workload
 
 
 def fingerprint(model: TransformerConfig) -> str:
-    """What identifies a model's architecture: sixteen hexadecimal digits over its facts, but for name and types.
+    """Hash the architecture of a model, without its name and dtypes, to sixteen hexadecimal digits.
 
-    Facts that are as they are by default are left out, so that a new one does not change the models that lack it.
+    Fields with default values are left out, so that adding a field does not change existing fingerprints.
     """
     defaults = {known.name: known.default for known in fields(TransformerConfig)}
     hidden = ("name", "dtype", "embedding_dtype", "linear_dtype", "expert_dtype", "kv_dtype")
@@ -30,12 +32,14 @@ def fingerprint(model: TransformerConfig) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class _Part(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
+class PlannedModel(StrictModel):
+    """A model of a plan.
 
-
-class PlannedModel(_Part):
-    """A model by the name it resolves from, the fingerprint of its architecture, and the types it was planned in, if compressed."""
+    Attributes:
+        name: Name that `resolve_model` finds it by.
+        fingerprint: Hash of the architecture.
+        weight_dtype, kv_dtype: Compressed dtypes; None for the model's own.
+    """
 
     name: str
     fingerprint: str
@@ -43,8 +47,15 @@ class PlannedModel(_Part):
     kv_dtype: str | None = None
 
 
-class PlannedHardware(_Part):
-    """The machine; `sha256` is that of its profile."""
+class PlannedHardware(StrictModel):
+    """The hardware of a plan.
+
+    Attributes:
+        name: Name of the profile.
+        sha256: Digest of the profile file.
+        num_gpus: Total number of GPUs.
+        tensor_parallel: GPUs per replica of the target.
+    """
 
     name: str
     sha256: str
@@ -52,8 +63,23 @@ class PlannedHardware(_Part):
     tensor_parallel: pydantic.PositiveInt
 
 
-class PredictedRound(_Part):
-    """Step times [s] and yield [tokens] of a round, and the breakdown of each pass by bound. [s]"""
+class PredictedRound(StrictModel):
+    """Prediction for one speculative round.
+
+    Attributes:
+        predicted_target_step_s: Autoregressive decoding step. [s]
+        predicted_verify_step_s: Verification pass. [s]
+        predicted_draft_step_s, predicted_gamma_draft_step_s: One draft step; all draft steps of a round. [s]
+        predicted_round_overhead_s: Host work per round. [s]
+        predicted_mean_acceptance_length: Tokens per round, bonus token included. [tokens]
+        predicted_speculative_tpot_s: Time per output token of a sequence. [s]
+        predicted_acceptance_rate: Acceptance rate; None if only the mean acceptance length was given. [0-1]
+        predicted_speedup, predicted_speedup_low, predicted_speedup_high: Speedup over autoregressive decoding, and its
+            interval. [ratio]
+        predicted_memory_bytes: Memory of one GPU. [bytes]
+        bound: Largest part of an autoregressive step.
+        breakdown: Time of each pass by part. [s]
+    """
 
     predicted_target_step_s: float
     predicted_verify_step_s: float
@@ -71,8 +97,16 @@ class PredictedRound(_Part):
     breakdown: dict[str, dict[str, float]]
 
 
-class PredictedServing(_Part):
-    """Whole requests: first token, whole request and plain one [s], all tokens with prompts being read too [tokens/s]."""
+class PredictedServing(StrictModel):
+    """Prediction for whole requests, prefill included.
+
+    Attributes:
+        predicted_ttft_s: Time to first token, without queueing. [s]
+        predicted_request_s, predicted_plain_request_s: Time of one request with and without speculation. [s]
+        predicted_throughput_tokens_per_s, predicted_plain_throughput_tokens_per_s: End-to-end throughput with and without
+            speculation. [tokens/s]
+        prefill_share: Share of the time spent on prefill. [0-1]
+    """
 
     predicted_ttft_s: float
     predicted_request_s: float
@@ -82,15 +116,33 @@ class PredictedServing(_Part):
     prefill_share: float
 
 
-class RunnerUp(_Part):
-    """The best strategy of another kind for the same batch, and what it would have gained. [ratio]"""
+class RunnerUp(StrictModel):
+    """The best strategy of another draft family for the same batch size.
+
+    Attributes:
+        strategy: The strategy.
+        predicted_speedup: Its speedup. [ratio]
+    """
 
     strategy: Strategy
     predicted_speedup: float
 
 
-class Plan(_Part):
-    """A plan file; `policy`, where it was asked for, says what to do at other batch sizes and contexts."""
+class Plan(StrictModel):
+    """A plan file.
+
+    Attributes:
+        schema_version: Version of this format.
+        workload: The planned workload.
+        hardware: The planned hardware.
+        target, draft: The models; `draft` only for a separate draft model.
+        strategy: The chosen strategy.
+        prediction: Prediction for one round.
+        serving: Prediction for whole requests.
+        runner_up: Best strategy of another draft family.
+        policy: Strategies for other batch sizes and contexts.
+        notes: Sentences for people.
+    """
 
     schema_version: Literal[1] = 1
     workload: Workload
@@ -102,7 +154,7 @@ class Plan(_Part):
     serving: PredictedServing | None = None
     runner_up: RunnerUp | None = None
     policy: PolicyTable | None = None
-    notes: list[str] = []
+    notes: list[str] = pydantic.Field(default_factory=list)
 
     @pydantic.model_validator(mode="after")
     def _draft_model_is_named_once(self) -> Plan:
@@ -110,9 +162,18 @@ class Plan(_Part):
             raise ValueError("draft and strategy.draft_model to be the same model")
         return self
 
-    def check_model(self, role: str, model: TransformerConfig, where: str) -> None:
-        """Raise `InputError` unless the model is the one that was planned for. `role` is `target` or `draft`."""
-        planned: PlannedModel | None = getattr(self, role)
+    def check_model(self, role: Literal["target", "draft"], model: TransformerConfig, where: str) -> None:
+        """Check that a loaded model is the planned one.
+
+        Args:
+            role: Whether the model is the target or the draft.
+            model: The loaded model.
+            where: The parameter that names the model, for error messages.
+
+        Raises:
+            InputError: The architectures differ.
+        """
+        planned = self.target if role == "target" else self.draft
         if planned is None:
             return
         found = fingerprint(model)
@@ -122,27 +183,27 @@ class Plan(_Part):
 
 
 def render_plan(plan: Plan) -> str:
-    """The YAML text of a plan."""
+    """Render a plan as YAML text."""
     return yaml.safe_dump(plan.model_dump(), sort_keys=False, allow_unicode=True, width=120)
 
 
 def parse_plan(text: str, *, where: str) -> Plan:
-    """The plan that a YAML text holds.
+    """Parse the YAML text of a plan.
+
+    Args:
+        text: Content of the file.
+        where: The file, for error messages.
 
     Raises:
-        InputError: All that is wrong with it, key by key.
+        InputError: Lists every problem with its key.
     """
-    raw = load_mapping(text, where, "a plan, as `magicdec plan -o` writes it")
-    try:
-        return Plan.model_validate_json(json.dumps(raw, default=str))  # as JSON: strict, yet takes mappings for values
-    except pydantic.ValidationError as error:
-        raise from_pydantic(error, where) from None
+    return validate_mapping(Plan, load_mapping(text, where, "a plan, as `magicdec plan -o` writes it"), where)
 
 
 def load_plan(path: str | Path) -> Plan:
-    """Read a plan file. Raises `InputError` when it cannot be read or is not a plan."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise bad(path, "", "a readable plan file", getattr(error, "strerror", None) or error) from None
-    return parse_plan(text, where=str(path))
+    """Read a plan file.
+
+    Raises:
+        InputError: The file cannot be read, or is not a plan.
+    """
+    return parse_plan(read_text(path, "plan file"), where=str(path))

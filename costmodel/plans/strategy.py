@@ -1,4 +1,4 @@
-"""A strategy is a value: draft kind, KV policy, KV budget and gamma."""
+"""Decoding strategy: draft kind, KV policy, KV budget and gamma."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ MAX_GAMMA = 64
 
 @dataclass(frozen=True)
 class Strategy:
-    """How tokens are drafted, if at all.
+    """How tokens are drafted; immutable and comparable.
 
     Attributes:
-        draft_kind: `none`; `self`, the target itself made cheaper; `model`, a smaller model; `ngram`, what followed the last
-            tokens earlier in the text; `eagle3` and `mtp`, a trained layer on the target's hidden states.
-        kv_policy: Which KV entries the draft reads: `full`; `streaming_llm`, the first few and the most recent;
-            `snapkv`, those the latest queries of the target attended to most; `topk`, those with the largest products with
-            the query, chosen at every step; `quest`, pages by the bounds of their keys; `pq`, entries by quantised keys.
-        kv_budget: How many entries it reads at most, per sequence; None with `full`. [tokens]
+        draft_kind: `none`: no speculation. `self`: the target with a sparse KV cache or compressed weights. `model`: a smaller
+            model. `ngram`: prompt lookup. `eagle3`, `mtp`: a trained prediction layer on the target's hidden states.
+        kv_policy: KV entries the draft reads. `full`: all. `streaming_llm`: attention sinks and the most recent tokens.
+            `snapkv`: entries that the latest queries of the target attended to most. `topk`: entries with the largest
+            attention scores, re-selected at every step. `quest`: pages, ranked by bounds of their keys. `pq`: entries, ranked
+            by product-quantised keys.
+        kv_budget: Maximum number of entries the draft reads, per sequence; None with `full`. [tokens]
         gamma: Draft tokens per round; 0 with draft kind `none`. [tokens]
         draft_model: Name or path of the smaller model.
-        kv_dtype: Type of the KV entries a self draft reads, where it is smaller than the target's.
-        weight_dtype: Type of the weights a self draft reads, where it is smaller than the target's.
+        kv_dtype: Dtype of the KV entries that a self draft reads; None for the target's.
+        weight_dtype: Dtype of the weights that a self draft reads; None for the target's.
     """
 
     draft_kind: DraftKind = "none"
@@ -46,11 +47,12 @@ class Strategy:
     __pydantic_config__: ClassVar[pydantic.ConfigDict] = pydantic.ConfigDict(extra="forbid", strict=True)
 
     def __post_init__(self) -> None:
-        problems = [Problem("strategy", key, expected, repr(found)) for key, expected, found in self._mistakes()]
+        problems = [Problem("strategy", key, expected, repr(found)) for key, expected, found in self._invalid_fields()]
         if problems:
             raise InputError(*problems)
 
-    def _mistakes(self) -> list[tuple[str, str, object]]:
+    def _invalid_fields(self) -> list[tuple[str, str, object]]:
+        """(field, expected, found) of every invalid field."""
         mistakes: list[tuple[str, str, object]] = []
         drafts = self.draft_kind != "none"
         if self.draft_kind not in DRAFT_KINDS:
@@ -60,36 +62,36 @@ class Strategy:
         if drafts and not 1 <= self.gamma <= MAX_GAMMA:
             mistakes.append(("gamma", f"1 to {MAX_GAMMA} draft tokens per round", self.gamma))
         if not drafts and self.gamma != 0:
-            mistakes.append(("gamma", "0 where nothing is drafted", self.gamma))
+            mistakes.append(("gamma", "0 for draft_kind none", self.gamma))
         if self.draft_kind not in ("self", "model") and self.kv_policy != "full":
             mistakes.append(("kv_policy", f"full for draft_kind {self.draft_kind}", self.kv_policy))
         if (self.draft_model is None) == (self.draft_kind == "model"):
-            mistakes.append(("draft_model", "a model exactly when draft_kind is model", self.draft_model))
+            mistakes.append(("draft_model", "a model if and only if draft_kind is model", self.draft_model))
         if self.kv_policy == "full" and self.kv_budget is not None:
-            mistakes.append(("kv_budget", "none with kv_policy full, which reads everything", self.kv_budget))
+            mistakes.append(("kv_budget", "none with kv_policy full, which reads all entries", self.kv_budget))
         if self.kv_policy != "full" and (self.kv_budget is None or self.kv_budget < 1):
             mistakes.append(("kv_budget", f"a positive number of KV entries for {self.kv_policy}", self.kv_budget))
         for key, dtype in (("kv_dtype", self.kv_dtype), ("weight_dtype", self.weight_dtype)):
             if dtype is not None and (dtype not in COMPRESSED_DTYPES or self.draft_kind != "self"):
-                mistakes.append((key, f"{' or '.join(COMPRESSED_DTYPES)}, and draft_kind self", dtype))
+                mistakes.append((key, f"{' or '.join(COMPRESSED_DTYPES)} with draft_kind self, else none", dtype))
         if self.draft_kind == "self" and not self.reads_less_than_target:
-            expected = "a sparse one, or a kv_dtype or weight_dtype, for draft_kind self, which else costs what the target does"
+            expected = "a sparse policy, a kv_dtype or a weight_dtype for draft_kind self, to make it cheaper than the target"
             mistakes.append(("kv_policy", expected, "full"))
         return mistakes
 
     @property
     def reads_less_than_target(self) -> bool:
-        """A self draft reads less than the target does."""
+        """True if a self draft reads fewer bytes than the target."""
         return self.kv_policy != "full" or self.kv_dtype is not None or self.weight_dtype is not None
 
     @property
     def family(self) -> tuple[str | None, ...]:
-        """What kind of draft it is, budget and gamma aside."""
+        """The draft without KV budget and gamma; strategies of one family differ only in these."""
         return (self.draft_kind, self.kv_policy, self.draft_model, self.kv_dtype, self.weight_dtype)
 
     @property
     def draft_text(self) -> str:
-        """The draft in words, gamma aside."""
+        """The draft as text, without gamma."""
         who = {"self": "self-speculation", "model": f"draft {self.draft_model}"}.get(self.draft_kind, f"{self.draft_kind} draft")
         kv = "full KV" if self.kv_policy == "full" else f"{self.kv_policy} budget {self.kv_budget}"
         shown = [kv] if self.draft_kind in ("self", "model") else []
@@ -97,7 +99,7 @@ class Strategy:
         return ", ".join([who, *shown])
 
     def __str__(self) -> str:
-        return "plain decoding" if self.draft_kind == "none" else f"{self.draft_text}, gamma {self.gamma}"
+        return "no speculation" if self.draft_kind == "none" else f"{self.draft_text}, gamma {self.gamma}"
 
 
 NO_SPECULATION = Strategy()

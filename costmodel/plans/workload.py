@@ -1,4 +1,4 @@
-"""What is asked of a server: how many sequences, how long, how many new tokens; alike, or as a trace of requests has them."""
+"""Workloads: a uniform batch, or a trace of requests with mixed lengths."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
 from ..base.errors import InputError, Problem, bad
+from ..base.files import read_text
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A homogeneous batch.
+    """A batch of equal sequences.
 
     Attributes:
         batch_size: Sequences decoded together.
         context_len: Tokens in the KV cache when decoding starts, per sequence. [tokens]
-        output_len: New tokens per sequence. [tokens]
+        output_len: Output tokens per sequence. [tokens]
     """
 
     batch_size: int
@@ -45,22 +45,22 @@ class Workload:
 
     @property
     def mean_context_len(self) -> float:
-        """Context halfway through the output: what a step costs on average, costs being linear in context. [tokens]"""
+        """Context halfway through the output. Step costs are linear in context, so this gives the mean cost. [tokens]"""
         return self.context_len + self.output_len / 2
 
     @property
     def max_context_len(self) -> int:
-        """Context after the last token: what memory must hold. [tokens]"""
+        """Context after the last output token, which must fit in memory. [tokens]"""
         return self.context_len + self.output_len
 
 
 @dataclass(frozen=True)
 class RequestTrace:
-    """Requests of mixed lengths, served in a batch that is kept full.
+    """Requests of mixed lengths, served by continuous batching.
 
     Attributes:
-        prompt_lens: Tokens of each prompt. [tokens]
-        output_lens: New tokens of each request. [tokens]
+        prompt_lens: Prompt length of each request. [tokens]
+        output_lens: Output length of each request. [tokens]
     """
 
     prompt_lens: tuple[int, ...]
@@ -68,19 +68,19 @@ class RequestTrace:
 
     @property
     def context_lens(self) -> NDArray[np.float64]:
-        """Context of each request halfway through its output. [tokens]"""
+        """Context of each request, halfway through its output. [tokens]"""
         return np.array(self.prompt_lens) + np.array(self.output_lens) / 2
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """How often each is met in the batch: in proportion to the time it stays, that is, to its output. [0-1]"""
+        """Share of each request in the running batch: proportional to its output length, thus to its time in the batch. [0-1]"""
         outputs = np.array(self.output_lens, np.float64)
-        shares: NDArray[np.float64] = outputs / outputs.sum()
-        return shares
+        weights: NDArray[np.float64] = outputs / outputs.sum()
+        return weights
 
     @property
     def typical(self) -> tuple[int, int]:
-        """Prompt and output length of the mean request. [tokens]"""
+        """Mean prompt length and mean output length. [tokens]"""
         return max(1, round(float(np.mean(self.prompt_lens)))), max(1, round(float(np.mean(self.output_lens))))
 
 
@@ -88,31 +88,25 @@ LENGTHS = ("prompt_len", "output_len")
 
 
 def load_trace(path: str) -> RequestTrace:
-    """A trace from a CSV file or JSON lines with `prompt_len` and `output_len`; other columns are ignored.
+    """Read a request trace: CSV or JSON Lines with `prompt_len` and `output_len`; other columns are ignored.
 
     Raises:
-        InputError: The file cannot be read, is empty, or a row lacks a positive whole number.
+        InputError: The file cannot be read or is empty, or a length is not a positive whole number.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise bad(path, "", "a readable trace, CSV or JSON lines", getattr(error, "strerror", None) or error) from None
-    rows = list(_rows(text, path))
+    rows = list(_rows(read_text(path, "trace, CSV or JSON Lines", encoding="utf-8-sig"), path))
     if not rows:
-        raise bad(path, "", "a request a row, with prompt_len and output_len", "none")
+        raise bad(path, "", "one request per row, with prompt_len and output_len", "none")
     problems: list[Problem] = []
-    columns = {
-        name: [_length(row, name, f"{path}:{number}", problems) for number, row in rows] for name in ("prompt_len", "output_len")
-    }
+    columns = {name: [_length(row, name, f"{path}:{number}", problems) for number, row in rows] for name in LENGTHS}
     if problems:
         raise InputError(*problems[:20])
     return RequestTrace(tuple(columns["prompt_len"]), tuple(columns["output_len"]))
 
 
-def _rows(text: str, path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Line number and fields of every request."""
+def _rows(text: str, path: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """Yield line number and fields of every request."""
     if text.lstrip().startswith("{"):
-        for number, line in enumerate(text.split("\n"), 1):  # a JSON string may hold other separators
+        for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): a JSON string may contain other line separators
             if line.strip():
                 try:
                     row = json.loads(line)
@@ -123,18 +117,19 @@ def _rows(text: str, path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text))
     try:
         if missing := [name for name in LENGTHS if name not in (reader.fieldnames or ())]:
-            raise bad(path, ", ".join(missing), "a column of this name", ", ".join(reader.fieldnames or ()) or "nothing")
+            raise bad(path, ", ".join(missing), "a column with this name", ", ".join(reader.fieldnames or ()) or "nothing")
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
         raise bad(f"{path}:{reader.line_num}", "", "CSV", error) from None
 
 
-def _length(row: Mapping[str, Any], name: str, where: str, problems: list[Problem]) -> int:
+def _length(row: Mapping[str, object], name: str, where: str, problems: list[Problem]) -> int:
+    """Parse one length; a problem is appended to `problems`."""
     found = row.get(name)
     try:
-        value = float("nan" if isinstance(found, bool) else found)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        value = float(found) if isinstance(found, int | float | str) and not isinstance(found, bool) else math.nan
+    except (ValueError, OverflowError):
         value = math.nan
     if not 1 <= value < 2**53 or value != int(value):
         problems.append(Problem(where, name, "a positive whole number", repr(found)))

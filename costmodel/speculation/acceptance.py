@@ -1,41 +1,43 @@
-"""How many draft tokens survive verification: acceptance rates, measured or assumed, and what they yield per round.
+"""Acceptance rates, measured or assumed, and the tokens per round that follow from them.
 
-What a sparse draft loses depends on the share of the context it reads, so curves are kept over context_len / kv_budget:
-a draft that reads everything is the target and is always accepted.
+The acceptance of a sparse draft depends mostly on context_len / kv_budget. A self draft that reads all entries equals the
+target, so its acceptance rate is 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pydantic
 import yaml
 from numpy.typing import ArrayLike
 
-from ..base.errors import bad, from_pydantic
+from ..base.files import read_text
+from ..base.json_types import JsonObject
+from ..base.validation import StrictModel, validate_mapping
 from ..base.yaml_text import load_mapping
-from ..passes.forward import Array
+from ..passes.forward import Array, BoolArray
 from ..plans.strategy import CompressedDtype, DraftKind, KvPolicy
 from .drafts import Draft
 
-# Rejection of the published PG-19 curve (data in acceptance_curves/) grows as this power of context_len / kv_budget.
+# The rejection rate of the published PG-19 curve (in acceptance_curves/) grows with this power of context_len / kv_budget.
 REJECTION_EXPONENT = 0.09
-# Rates of one draft differ by about so much between tasks (PG-19 and RULER in the paper), and between pairs of models.
+# Typical differences of the rate between tasks (PG-19 and RULER in the paper), and between model pairs.
 MEASURED_UNCERTAINTY, ASSUMED_UNCERTAINTY = 0.02, 0.1
 
 
 def mean_acceptance_length(gamma: ArrayLike, acceptance_rate: ArrayLike) -> Array:
-    """Tokens emitted per verification, bonus token included, if acceptances are independent. [tokens]
+    """Expected tokens per round, bonus token included, for independent acceptances. [tokens]
 
     Args:
         gamma: Draft tokens per round. [tokens]
-        acceptance_rate: Probability that a draft token is accepted, given those before it were. [0-1]
+        acceptance_rate: Acceptance probability of a draft token, given that all earlier ones were accepted. [0-1]
 
     Source:
         Leviathan et al. (arXiv 2211.17192), eq. 1.
@@ -45,16 +47,19 @@ def mean_acceptance_length(gamma: ArrayLike, acceptance_rate: ArrayLike) -> Arra
     """
     g, a = np.broadcast_arrays(np.asarray(gamma, np.float64), np.asarray(acceptance_rate, np.float64))
     length, term = np.ones(g.shape), np.ones(g.shape)
-    for position in range(1, int(g.max(initial=0)) + 1):  # the sum itself: exact near a rate of 1, and alike in any layout
+    for position in range(1, int(g.max(initial=0)) + 1):  # sum instead of closed form: exact near 1, same rounding in any layout
         term = term * a
         length = length + np.where(position <= g, term, 0.0)
     return np.asarray(length)
 
 
 def mean_acceptance_length_by_position(gamma: ArrayLike, rates: Sequence[float]) -> Array:
-    """Tokens emitted per verification when position i is accepted at its own rate, given those before it were. [tokens]
+    """Expected tokens per round, bonus token included, with one acceptance rate per position. [tokens]
 
-    Positions beyond the last rate are accepted at it.
+    Args:
+        gamma: Draft tokens per round. [tokens]
+        rates: Acceptance rate of each position, given that all earlier ones were accepted; the last rate applies to all
+            further positions. [0-1]
 
     >>> mean_acceptance_length_by_position([1, 2, 4], [0.9, 0.5]).tolist()
     [1.9, 2.35, 2.6875]
@@ -67,9 +72,14 @@ def mean_acceptance_length_by_position(gamma: ArrayLike, rates: Sequence[float])
 
 
 def implied_acceptance_rate(gamma: ArrayLike, mean_length: ArrayLike) -> Array:
-    """The independent rate that yields `mean_length` tokens per round of `gamma`: the inverse of `mean_acceptance_length`. [0-1]
+    """Invert `mean_acceptance_length`: the constant rate that yields `mean_length` tokens per round. [0-1]
 
-    0 where a single token is asked for, nan where more than gamma + 1 are.
+    Args:
+        gamma: Draft tokens per round. [tokens]
+        mean_length: Tokens per round, bonus token included. [tokens]
+
+    Returns:
+        The rate: 0 for a length of 1 or less, NaN for a length above gamma + 1.
     """
     g, wanted = np.broadcast_arrays(np.asarray(gamma, np.float64), np.asarray(mean_length, np.float64))
     low, high = np.zeros_like(g), np.ones_like(g)
@@ -82,14 +92,14 @@ def implied_acceptance_rate(gamma: ArrayLike, mean_length: ArrayLike) -> Array:
 
 @dataclass(frozen=True)
 class AcceptanceCurve:
-    """Measured acceptance of one kind of draft.
+    """Measured acceptance rates of one draft.
 
     Attributes:
-        target: Model it was measured on.
-        task: Text it was measured on.
-        draft_kind, kv_policy, draft_model, kv_dtype, weight_dtype: The draft.
-        points: (kv_budget, context_len, acceptance_rate); kv_budget is context_len for a draft with all its KV.
-        source: Where the numbers come from.
+        target: The target model.
+        task: The text or benchmark.
+        draft_kind, kv_policy, draft_model, kv_dtype, weight_dtype: The draft, as in `Strategy`.
+        points: (kv_budget, context_len, acceptance_rate); kv_budget equals context_len for a draft with full KV.
+        source: Origin of the numbers.
     """
 
     target: str
@@ -102,8 +112,8 @@ class AcceptanceCurve:
     kv_dtype: str | None = None
     weight_dtype: str | None = None
 
-    def is_of(self, draft: Draft) -> bool:
-        """It was measured with this kind of draft: of a smaller model with any, of the target with the same compression."""
+    def matches(self, draft: Draft) -> bool:
+        """True for the same draft kind and, for a self draft, the same KV policy and dtypes."""
         if self.draft_kind != draft.kind:
             return False
         compression = (self.kv_policy, self.kv_dtype, self.weight_dtype)
@@ -112,13 +122,13 @@ class AcceptanceCurve:
     def rate(self, kv_budget: ArrayLike, context_len: ArrayLike) -> Array:
         """Acceptance rate, interpolated monotonically over context and budget. [0-1]
 
-        At one budget it falls over log(context_len / kv_budget), for a self draft from 1 where all is read; between budgets
-        it is interpolated over their logarithm, beyond them it depends on the ratio alone. Beyond the longest
-        measured ratio, rejection grows as a power of it that was fitted to the published curve.
+        For each budget the rate is interpolated over log(context_len / kv_budget), starting at 1 for a self draft that reads
+        everything. Between budgets it is interpolated over their logarithm; outside the measured budgets only the ratio counts.
+        Beyond the largest measured ratio, the rejection rate grows with `REJECTION_EXPONENT`.
 
         Args:
-            kv_budget: Entries the draft reads, per sequence. [tokens]
-            context_len: Tokens in the cache. [tokens]
+            kv_budget: KV entries the draft reads, per sequence. [tokens]
+            context_len: Tokens in the KV cache, per sequence. [tokens]
         """
         context, budget = np.broadcast_arrays(np.asarray(context_len, np.float64), np.asarray(kv_budget, np.float64))
         groups = self._by_budget()
@@ -132,13 +142,18 @@ class AcceptanceCurve:
         place = np.interp(np.log(budget), np.log(budgets), np.arange(len(budgets)))
         lower = np.floor(place).astype(int)
         upper = np.minimum(lower + 1, len(budgets) - 1)
-        stacked = np.maximum.accumulate(np.stack(rates))  # reading more is never accepted less
+        stacked = np.maximum.accumulate(np.stack(rates))  # a larger budget never lowers the rate
         low, high = (np.take_along_axis(stacked, index[None], 0)[0] for index in (lower, upper))
         rate = low + (place - lower) * (high - low)
         return np.asarray(np.where((self.draft_kind == "self") & (budget >= context), 1.0, rate))
 
-    def covers(self, kv_budget: ArrayLike, context_len: ArrayLike) -> Array:
-        """Whether budget and context lie inside what was measured, within a factor of two."""
+    def covers(self, kv_budget: ArrayLike, context_len: ArrayLike) -> BoolArray:
+        """True where budget and context are within a factor of two of the measured range.
+
+        Args:
+            kv_budget: KV entries the draft reads, per sequence. [tokens]
+            context_len: Tokens in the KV cache, per sequence. [tokens]
+        """
         context, budget = np.broadcast_arrays(np.asarray(context_len, np.float64), np.asarray(kv_budget, np.float64))
         budgets, contexts, _ = (np.array(column) for column in zip(*self.points, strict=True))
         inside = (context >= contexts.min() / 2) & (context <= 2 * contexts.max())
@@ -148,7 +163,7 @@ class AcceptanceCurve:
         return np.asarray(reads_all | (inside & (budget >= budgets.min() / 2) & (budget <= 2 * budgets.max())))
 
     def _by_budget(self) -> list[tuple[float, Array, Array]]:
-        """(budget, rising context_len / budget, rates) of every measured budget; contexts themselves with full KV."""
+        """(budget, ascending context_len / budget, rates) of every measured budget; with full KV (1, contexts, rates)."""
         full = self.kv_policy == "full"
         points = sorted((1.0 if full else budget, context, rate) for budget, context, rate in self.points)
         groups = []
@@ -158,27 +173,25 @@ class AcceptanceCurve:
             groups.append((budget, ratios, np.array([here[here[:, 0] == ratio, 1].mean() for ratio in ratios])))
         return groups
 
-    def _along(self, group: tuple[float, Array, Array], asked: Array) -> Array:
-        """The curve of one budget over the ratio."""
+    def _along(self, group: tuple[float, Array, Array], ratio: Array) -> Array:
+        """Interpolate the curve of one budget over context_len / kv_budget."""
         _, known, rates = group
         if self.draft_kind == "self" and known[0] > 1:
             known, rates = np.append(1.0, known), np.append(1.0, rates)
         falling = np.minimum.accumulate(rates)
-        rate = np.interp(np.log(asked), np.log(known), falling)
-        growth = np.power(np.maximum(asked, known[-1]) / known[-1], 0.0 if self.kv_policy == "full" else REJECTION_EXPONENT)
+        rate = np.interp(np.log(ratio), np.log(known), falling)
+        growth = np.power(np.maximum(ratio, known[-1]) / known[-1], 0.0 if self.kv_policy == "full" else REJECTION_EXPONENT)
         return np.asarray(np.clip(1 - (1 - rate) * growth, 0.0, 1.0))
 
 
-class _PointFile(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, defer_build=True)
+class _PointFile(StrictModel):
     kv_budget: pydantic.PositiveInt | None = None
     context_len: pydantic.PositiveInt
     acceptance_rate: float = pydantic.Field(ge=0.0, le=1.0)
     standard_error: pydantic.NonNegativeFloat | None = None
 
 
-class _CurveFile(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, defer_build=True)
+class _CurveFile(StrictModel):
     target: str
     task: str
     draft_kind: DraftKind
@@ -196,19 +209,23 @@ class _CurveFile(pydantic.BaseModel):
         return self
 
 
-class _CurvesFile(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, defer_build=True)
+class _CurvesFile(StrictModel):
     schema_version: Literal[1]
     curves: list[_CurveFile]
 
 
 def parse_curves(text: str, *, where: str) -> tuple[AcceptanceCurve, ...]:
-    """The curves that a YAML text holds. Raises `InputError` with all that is wrong."""
+    """Parse the YAML text of acceptance curves.
+
+    Args:
+        text: Content of the file.
+        where: The file, for error messages.
+
+    Raises:
+        InputError: Lists every problem with its key.
+    """
     raw = load_mapping(text, where, "acceptance curves, as `magicdec acceptance -o` writes them")
-    try:
-        file = _CurvesFile.model_validate(raw)
-    except pydantic.ValidationError as error:
-        raise from_pydantic(error, where) from None
+    file = validate_mapping(_CurvesFile, raw, where)
     return tuple(
         AcceptanceCurve(
             **curve.model_dump(exclude={"points"}),
@@ -218,14 +235,18 @@ def parse_curves(text: str, *, where: str) -> tuple[AcceptanceCurve, ...]:
     )
 
 
-def render_curves(curves: Sequence[Mapping[str, Any]]) -> str:
-    """The YAML text of curves given as the mappings that `parse_curves` reads."""
+def render_curves(curves: Sequence[JsonObject]) -> str:
+    """Render curves as YAML text.
+
+    Args:
+        curves: Curves as mappings with the keys that `parse_curves` reads.
+    """
     return yaml.safe_dump({"schema_version": 1, "curves": list(curves)}, sort_keys=False, allow_unicode=True, width=120)
 
 
 @cache
 def published_curves() -> tuple[AcceptanceCurve, ...]:
-    """The curves that ship with the package."""
+    """Return the acceptance curves shipped with the package."""
     folder = resources.files("magicdec.costmodel") / "acceptance_curves"
     entries = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
     return tuple(
@@ -236,45 +257,58 @@ def published_curves() -> tuple[AcceptanceCurve, ...]:
 
 
 def load_checkpoint_curves(checkpoint: Path) -> tuple[AcceptanceCurve, ...]:
-    """The curves measured for a checkpoint directory: its `acceptance.yaml`, if there is one."""
+    """Read `acceptance.yaml` in a checkpoint directory; no curves if there is no such file.
+
+    Raises:
+        InputError: The file cannot be read, or is invalid.
+    """
     file = checkpoint / "acceptance.yaml"
-    try:
-        return parse_curves(file.read_text(encoding="utf-8"), where=str(file)) if file.is_file() else ()
-    except (OSError, UnicodeDecodeError) as error:
-        raise bad(file, "", "a readable acceptance curve", error) from None
+    return parse_curves(read_text(file, "acceptance curve file"), where=str(file)) if file.is_file() else ()
 
 
 @dataclass(frozen=True)
 class AcceptanceEstimate:
-    """The curve that answers for a draft, and whether it was measured on this very target.
+    """The curve used for a draft.
 
     Attributes:
         curve: The measured curve.
-        measured_here: It was measured on this target (and draft model); else it is borrowed as a prior.
+        measured_here: Whether it was measured on this target and draft model; otherwise it is a prior from another model.
     """
 
     curve: AcceptanceCurve
     measured_here: bool
 
     def uncertainty(self, kv_budget: ArrayLike, context_len: ArrayLike) -> Array:
-        """How far the rate may be off: little where it was measured on this target, more where borrowed or extrapolated. [0-1]"""
-        sure = np.logical_and(self.curve.covers(kv_budget, context_len), self.measured_here)
-        return np.where(sure, MEASURED_UNCERTAINTY, ASSUMED_UNCERTAINTY)
+        """Uncertainty of the rate: small if measured on this target, larger if borrowed or extrapolated. [0-1]
+
+        Args:
+            kv_budget: KV entries the draft reads, per sequence. [tokens]
+            context_len: Tokens in the KV cache, per sequence. [tokens]
+        """
+        measured = np.logical_and(self.curve.covers(kv_budget, context_len), self.measured_here)
+        return np.where(measured, MEASURED_UNCERTAINTY, ASSUMED_UNCERTAINTY)
 
     @property
     def note(self) -> str:
-        """Where the rate comes from, for people."""
+        """One sentence on the origin of the rate."""
         origin = f"{self.curve.target}, {self.curve.task} ({self.curve.source})"
-        return f"acceptance measured on {origin}" if self.measured_here else f"acceptance assumed, borrowed from {origin}"
+        return f"acceptance measured on {origin}" if self.measured_here else f"acceptance assumed equal to that of {origin}"
 
 
 def find_curve(curves: Sequence[AcceptanceCurve], target: str, draft: Draft) -> AcceptanceEstimate | None:
-    """The curve for a draft: one of this target if there is one, else another target's as a prior; None if there is none.
+    """Find the curve for a draft: measured on this target if possible, otherwise on another target as a prior.
 
-    A small draft that reads part of its own cache is answered by whichever policy was measured: what it
-    loses, it loses mostly by being small.
+    For a draft model any KV policy matches: its acceptance depends mostly on its size.
+
+    Args:
+        curves: Measured curves, in order of preference.
+        target: Name of the target.
+        draft: The draft.
+
+    Returns:
+        The estimate, or None if no curve matches.
     """
-    kind = [curve for curve in curves if curve.is_of(draft)]
+    kind = [curve for curve in curves if curve.matches(draft)]
     model = draft.model.name if draft.model else None
     own = [curve for curve in kind if curve.target == target and curve.draft_model == model]
     if not kind:

@@ -1,4 +1,4 @@
-"""Who runs where: a model on its GPUs, and what a pass takes there."""
+"""A model deployed on GPUs, and the time of its passes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..base.errors import InputError, Problem
+from ..base.errors import bad
 from ..hardware.profile import HardwareProfile
 from ..models.transformer import TransformerConfig
 from ..passes.forward import Array, forward_cost
@@ -18,14 +18,17 @@ from .drafts import Draft, select_kernels, selection_work
 
 @dataclass(frozen=True)
 class Deployment:
-    """Who runs where.
+    """A model deployed on GPUs.
 
     Attributes:
-        target: The model that is served.
-        hardware: One of its GPUs.
-        num_gpus: GPUs in all; the batch is split over `num_gpus / tensor_parallel` replicas.
-        tensor_parallel: GPUs that share one replica of the target.
-        verify_kernel: How verification attention reads the KV cache.
+        target: The served model.
+        hardware: Profile of one GPU.
+        num_gpus: Total number of GPUs; the batch is split over `num_gpus / tensor_parallel` replicas.
+        tensor_parallel: GPUs per replica of the target.
+        verify_kernel: How the attention of verification reads the KV cache.
+
+    Raises:
+        InputError: `tensor_parallel` does not divide the number of GPUs, or the heads of the target.
     """
 
     target: TransformerConfig
@@ -35,18 +38,15 @@ class Deployment:
     verify_kernel: VerifyKernel = "shared_kv_splitkv"
 
     def __post_init__(self) -> None:
-        problems = []
+        expected = ""
         if self.num_gpus < 1 or self.tensor_parallel < 1 or self.num_gpus % self.tensor_parallel:
             expected = f"a divisor of the number of GPUs ({self.num_gpus})"
-            problems.append(Problem("--tensor-parallel", "", expected, str(self.tensor_parallel)))
         elif self.target.num_heads % self.tensor_parallel:
             expected = f"a divisor of the {self.target.num_heads} query heads of {self.target.name}"
-            problems.append(Problem("--tensor-parallel", "", expected, str(self.tensor_parallel)))
         elif self._splits_a_kv_head:
             expected = f"a divisor or a multiple of the {self.target.num_kv_heads} KV heads of {self.target.name}"
-            problems.append(Problem("--tensor-parallel", "", expected, str(self.tensor_parallel)))
-        if problems:
-            raise InputError(*problems)
+        if expected:
+            raise bad("tensor_parallel", "", expected, self.tensor_parallel)
 
     @property
     def _splits_a_kv_head(self) -> bool:
@@ -55,7 +55,7 @@ class Deployment:
 
     @property
     def replicas(self) -> int:
-        """Copies of the target that share the batch."""
+        """Copies of the target, among which the batch is split."""
         return self.num_gpus // self.tensor_parallel
 
     def pass_time(
@@ -69,7 +69,17 @@ class Deployment:
         model: TransformerConfig | None = None,
         gpus: int | None = None,
     ) -> StepTime:
-        """Time of one pass of a replica, of the target unless another model is given."""
+        """Time of one forward pass on one replica; array arguments broadcast.
+
+        Args:
+            batch_size: Sequences of the replica.
+            query_len: New tokens per sequence. [tokens]
+            context_len: Tokens already in the KV cache, per sequence. [tokens]
+            kv_budget: Maximum number of cached entries read, per sequence. [tokens]
+            logits_len: Positions with logits; None for all new tokens. [tokens]
+            model: The model; None for the target.
+            gpus: GPUs that share the pass; None for `tensor_parallel`.
+        """
         model, gpus = model or self.target, gpus or self.tensor_parallel
         cost = forward_cost(
             model,
@@ -84,12 +94,25 @@ class Deployment:
         return step_time(cost, self.hardware, model.dtype, tensor_parallel=gpus, verify_kernel=self.verify_kernel)
 
     def select_s(self, draft: Draft, batch_size: Array, context_len: Array, network: TransformerConfig, gpus: int) -> Array:
-        """Time of choosing the KV entries of one draft step. [s]"""
+        """Time of selecting the KV entries of one draft step. [s]
+
+        Args:
+            draft: The draft.
+            batch_size: Sequences of the replica.
+            context_len: Tokens in the KV cache, per sequence. [tokens]
+            network: The network that drafts.
+            gpus: GPUs that share it.
+        """
         work = selection_work(draft.kv_policy, network, batch_size=batch_size, context_len=context_len, tensor_parallel=gpus)
         return selection_s(work, self.hardware, network.dtype, select_kernels(draft.kv_policy) * network.num_layers)
 
     def ttft_s(self, prompt_len: ArrayLike, batch_size: ArrayLike = 1) -> Array:
-        """Time until the prompts of a batch are read and each has its first token. [s]"""
+        """Time to first token (prefill) of prompts that arrive together. [s]
+
+        Args:
+            prompt_len: Length of each prompt. [tokens]
+            batch_size: Prompts over all replicas.
+        """
 
         def pass_s(query_len: ArrayLike, context_len: ArrayLike) -> Array:
             return self.pass_time(1, query_len, context_len, logits_len=1).total_s

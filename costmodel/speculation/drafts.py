@@ -1,6 +1,6 @@
-"""What drafts, as a value: which passes a draft step makes, what choosing KV entries costs, and what memory it takes.
+"""Drafts: the network of a draft step, the cost of selecting KV entries, and memory.
 
-Gamma and KV budget are not here: they are axes of the grid that is evaluated.
+Gamma and KV budget are not part of a draft: they are axes of the evaluated grid.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from ..models.transformer import TransformerConfig
 from ..passes.forward import Array, Work
 from ..plans.strategy import CompressedDtype, DraftKind, KvPolicy, Strategy
 
-QUEST_PAGE = 16  # Quest (arXiv 2406.10774): the least and largest key of each page
-PQ_BYTES = 16  # PQCache (arXiv 2407.12820) as in MagicDec: 16 sub-vectors of one byte each
-SCORE_PASSES, SCORE_BYTES = 3, 4  # scores are written in float32, and read twice to find the largest
-SELECT_KERNELS = 2  # scoring and choosing, per layer
-EAGLE3_VOCABULARY = 32000  # EAGLE-3 heads (arXiv 2503.01840) predict the most frequent tokens only
+QUEST_PAGE = 16  # Quest (arXiv 2406.10774) keeps the minimum and maximum key of each page
+PQ_BYTES = 16  # PQCache (arXiv 2407.12820) as in MagicDec: 16 sub-vectors, one byte each
+SCORE_PASSES, SCORE_BYTES = 3, 4  # float32 scores are written once and read twice by top-k
+SELECT_KERNELS = 2  # scoring and top-k, per layer
+EAGLE3_VOCABULARY = 32000  # EAGLE-3 heads (arXiv 2503.01840) predict only the most frequent tokens
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What drafts.
+    """A way of drafting tokens.
 
     Attributes:
-        kind: As in a `Strategy`.
-        kv_policy: Which KV entries it reads.
-        model: The smaller model for kind `model`.
-        tensor_parallel: GPUs that share the smaller model; None for as many as it has KV heads, up to the target's.
-        kv_dtype, weight_dtype: For kind `self`: what the draft reads is stored in these types.
+        kind: Draft kind, as in `Strategy`.
+        kv_policy: KV entries the draft reads, as in `Strategy`.
+        model: The smaller model, for kind `model`.
+        tensor_parallel: GPUs that share the smaller model; None for one per KV head, up to the target's.
+        kv_dtype, weight_dtype: Compressed dtypes that a `self` draft reads.
     """
 
     kind: DraftKind = "none"
@@ -42,22 +42,22 @@ class Draft:
 
     @property
     def sparse(self) -> bool:
-        """It has a KV budget."""
+        """True if the draft has a KV budget."""
         return self.kv_policy != "full"
 
     @property
     def drafts(self) -> bool:
-        """Anything is drafted at all."""
+        """True unless the kind is `none`."""
         return self.kind != "none"
 
     def gpus(self, tensor_parallel: int) -> int:
-        """GPUs that share the draft, where `tensor_parallel` share the target."""
+        """Return the number of GPUs that share the draft if `tensor_parallel` GPUs share the target."""
         if self.model is None:
             return tensor_parallel
         return self.tensor_parallel or min(tensor_parallel, self.model.num_kv_heads)
 
     def network(self, target: TransformerConfig) -> TransformerConfig | None:
-        """What a draft step passes through; None where no network drafts."""
+        """Return the network of a draft step; None without speculation and for n-gram drafts."""
         if self.kind in ("none", "ngram"):
             return None
         if self.kind == "model":
@@ -67,7 +67,12 @@ class Draft:
         return prediction_head(target, self.kind)
 
     def strategy(self, gamma: int, kv_budget: float) -> Strategy:
-        """The strategy of one point of the grid."""
+        """Return the strategy of one point of the grid.
+
+        Args:
+            gamma: Draft tokens per round. [tokens]
+            kv_budget: KV entries the draft reads; ignored if the draft is not sparse. [tokens]
+        """
         return Strategy(
             draft_kind=self.kind,
             kv_policy=self.kv_policy,
@@ -83,25 +88,29 @@ NO_DRAFT = Draft()
 
 
 def prediction_head(target: TransformerConfig, kind: DraftKind) -> TransformerConfig:
-    """The one layer that drafts from the target's hidden states, as a transformer of its own.
+    """Describe the prediction layer on the target's hidden states as a one-layer transformer.
 
-    Left out: the projection that joins hidden states and embeddings, a few per cent of the layer.
+    Not modelled: the projection of hidden states and embeddings, a few per cent of the layer.
+
+    Args:
+        target: The model it is attached to.
+        kind: `eagle3` or `mtp`.
 
     Source:
-        EAGLE-3 (arXiv 2503.01840): a dense layer and a head over frequent tokens. DeepSeek-V3 (arXiv 2412.19437): a layer
-        like the target's own and its head.
+        EAGLE-3 (arXiv 2503.01840): a dense layer, and a head for frequent tokens. DeepSeek-V3 (arXiv 2412.19437): a layer like
+        those of the target, and the target's head.
     """
-    window = target.sliding_window if target.num_window_layers is None else None  # one layer of several kinds: the long one
-    one = replace(
+    window = target.sliding_window if target.num_window_layers is None else None  # of mixed layers, take a full-attention one
+    layer = replace(
         target, name=f"{target.name} {kind} head", num_layers=1, tied_embeddings=True, sliding_window=window, num_window_layers=None
     )
     if kind == "mtp":
-        return replace(one, experts=replace(target.experts, num_dense_layers=0) if target.experts else None)
-    return replace(one, vocab_size=min(EAGLE3_VOCABULARY, target.vocab_size), experts=None, sliding_window=None)
+        return replace(layer, experts=replace(target.experts, num_dense_layers=0) if target.experts else None)
+    return replace(layer, vocab_size=min(EAGLE3_VOCABULARY, target.vocab_size), experts=None, sliding_window=None)
 
 
 def index_bytes_per_entry(policy: KvPolicy, model: TransformerConfig, tensor_parallel: int) -> float:
-    """What a policy keeps beside a layer's KV entry to choose among them, on one GPU. [bytes/entry]"""
+    """Index size of a policy per KV entry and layer, on one GPU. [bytes/entry]"""
     if policy == "quest":
         return 2 * model.key_width_per_gpu(tensor_parallel) / QUEST_PAGE * model.kv_bytes_per_element
     return model.kv_heads_per_gpu(tensor_parallel) * PQ_BYTES if policy == "pq" else 0.0
@@ -110,13 +119,20 @@ def index_bytes_per_entry(policy: KvPolicy, model: TransformerConfig, tensor_par
 def selection_work(
     policy: KvPolicy, model: TransformerConfig, *, batch_size: ArrayLike, context_len: ArrayLike, tensor_parallel: int = 1
 ) -> Work:
-    """What choosing the KV entries costs in one draft step: T_select, before it is priced.
+    """FLOP and bytes of selecting the KV entries of one draft step (T_select in the paper).
 
-    StreamingLLM knows its entries; SnapKV chooses from the scores of a verification that is made anyway. The others
-    look at every cached token at every step: top-k at its whole key, Quest and PQ at an index.
+    StreamingLLM has fixed entries; SnapKV reuses the attention scores of the verification. The other policies look at every
+    cached token at every step: top-k at the whole key, Quest and PQ at an index.
+
+    Args:
+        policy: The KV policy.
+        model: The network that drafts.
+        batch_size: Sequences of the replica.
+        context_len: Tokens in the KV cache, per sequence. [tokens]
+        tensor_parallel: GPUs that share the network.
 
     Returns:
-        FLOP and bytes on one GPU, of the shape of batch and context. [FLOP, bytes]
+        Work on one GPU, broadcast over batch size and context. [FLOP, bytes]
 
     Source:
         MagicDec (arXiv 2408.11049), eq. 3.
@@ -135,18 +151,18 @@ def selection_work(
 
 
 def _kept(model: TransformerConfig, context_len: ArrayLike) -> Array:
-    """Entries that all layers keep together: those with a window no more than it. [entries]"""
+    """KV entries of one sequence, summed over layers; sliding-window layers keep at most their window. [entries]"""
     reaches = ((layers, np.inf if window is None else window) for layers, window in model.reaches)
     return np.asarray(sum(layers * np.minimum(context_len, reach) for layers, reach in reaches), np.float64)
 
 
 def selects_at_every_step(policy: KvPolicy) -> bool:
-    """T_select is not nothing."""
+    """True if the policy re-selects KV entries at every draft step."""
     return policy in ("topk", "quest", "pq")
 
 
 def select_kernels(policy: KvPolicy) -> int:
-    """Kernels launched per layer and draft step to choose entries."""
+    """Kernels launched per layer and draft step to select entries."""
     return SELECT_KERNELS if selects_at_every_step(policy) else 0
 
 
@@ -160,10 +176,19 @@ def draft_memory(
     tensor_parallel: int,
     head_sharded: bool = True,
 ) -> tuple[Array, float]:
-    """What a draft takes beside the target, on one GPU: (KV and index per sequence, weights). [bytes]
+    """Memory of a draft on one GPU, in addition to the target: (KV cache and index per sequence, weights). [bytes]
 
-    A self draft keeps a compact copy of the entries it reads (policies that choose at every step read the target's own),
-    or a compressed copy of all; a smaller model and a prediction head keep a cache of their own, of what they may read.
+    A self draft keeps a compact copy of the entries it reads, or a compressed copy of all; policies that re-select at every
+    step read the target's cache. A smaller model and a prediction head have their own cache.
+
+    Args:
+        draft: The draft.
+        target: The served model.
+        max_context_len: Longest context. [tokens]
+        kv_budget: KV entries the draft reads; inf for all. [tokens]
+        gamma: Draft tokens per round. [tokens]
+        tensor_parallel: GPUs that share the target.
+        head_sharded: The LM head is split over the GPUs too.
     """
     network, gpus = draft.network(target), draft.gpus(tensor_parallel)
     if network is None:
@@ -176,18 +201,24 @@ def draft_memory(
         return kv + index, compressed_copy_bytes(target, network, gpus)
     kept = max_context_len + gamma if selects_at_every_step(draft.kv_policy) else entries
     weights = network.weight_bytes_per_gpu(gpus, head_sharded=head_sharded)
-    if draft.kind == "mtp":  # its embedding and head are the target's
+    if draft.kind == "mtp":  # embedding and LM head are shared with the target
         weights -= network.embedding_bytes / (gpus if head_sharded else 1)
     return kv_bytes_per_gpu(network, kept, gpus) + index, weights
 
 
 def compressed_copy_bytes(target: TransformerConfig, network: TransformerConfig, tensor_parallel: int) -> float:
-    """A second, compressed copy of the matrices, for a self draft that reads one. [bytes]"""
+    """Size on one GPU of the compressed copy of the matrices that a self draft reads; 0 if it reads the target's. [bytes]
+
+    Args:
+        target: The served model.
+        network: The same model in the draft's dtypes.
+        tensor_parallel: GPUs that share it.
+    """
     if network.linear_dtype == target.linear_dtype and network.expert_dtype == target.expert_dtype:
         return 0.0
     return sum(matrix.bytes for matrix in network.matrices(tensor_parallel)[:-1])
 
 
 def kv_bytes_per_gpu(model: TransformerConfig, context_len: ArrayLike, tensor_parallel: int) -> Array:
-    """Keys and values of one sequence on one GPU; layers with a window keep no more than it. [bytes]"""
+    """KV cache of one sequence on one GPU; sliding-window layers keep at most their window. [bytes]"""
     return _kept(model, context_len) * model.kv_width_per_gpu(tensor_parallel) * model.kv_bytes_per_element

@@ -1,4 +1,4 @@
-"""What fits: memory of one GPU, by what it is spent on."""
+"""Memory of one GPU by use, and whether a batch fits."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from numpy.typing import ArrayLike
 
 from ..hardware.profile import HardwareProfile
 from ..models.transformer import TransformerConfig
-from ..passes.forward import LOGITS_BYTES, Array
+from ..passes.forward import LOGITS_BYTES, Array, BoolArray
 from .drafts import NO_DRAFT, Draft, draft_memory, kv_bytes_per_gpu
 
-USABLE_FRACTION = 0.95  # of the datasheet's GB, which on HBM parts are nearer GiB; the rest goes to driver, graphs and gaps
+USABLE_FRACTION = 0.95  # of the datasheet GB (closer to GiB on HBM parts); the rest is for driver, CUDA graphs and fragmentation
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of one GPU by use; the arrays broadcast. [bytes]
+    """Memory of one GPU by use; arrays broadcast. [bytes]
 
     Attributes:
-        weights_bytes: Target.
-        kv_bytes: Target's KV cache.
+        weights_bytes: Weights of the target.
+        kv_bytes: KV cache of the target.
         draft_weights_bytes: A smaller draft model, a prediction head, or a compressed copy of the target.
-        draft_kv_bytes: The draft's own KV: a whole cache, or the copy of the entries it reads, and an index of them.
-        activations_bytes: Widest intermediate results of a verification, and its logits.
+        draft_kv_bytes: The draft's own KV cache, or its copy of the entries it reads, including the index.
+        activations_bytes: Largest activations of a verification pass, and its logits.
     """
 
     weights_bytes: Array
@@ -35,16 +35,16 @@ class Memory:
 
     @property
     def total_bytes(self) -> Array:
-        """All of it. [bytes]"""
+        """Sum of all parts. [bytes]"""
         return self.weights_bytes + self.kv_bytes + self.draft_weights_bytes + self.draft_kv_bytes + self.activations_bytes
 
-    def fits(self, hardware: HardwareProfile) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-        """Whether it goes into the usable part of one GPU's memory."""
+    def fits(self, hardware: HardwareProfile) -> BoolArray:
+        """True where the total fits in the usable memory of one GPU."""
         return np.asarray(self.total_bytes <= usable_bytes(hardware))
 
 
 def usable_bytes(hardware: HardwareProfile) -> float:
-    """Memory of one GPU that an engine may fill. [bytes]"""
+    """Memory of one GPU that an engine can use. [bytes]"""
     return USABLE_FRACTION * hardware.peak.memory_bytes
 
 
@@ -61,17 +61,17 @@ def memory_of(
 ) -> Memory:
     """Memory of one GPU while a batch is decoded.
 
-    Args:
-        target: The model that is served.
-        batch_size: Sequences on these `tensor_parallel` GPUs.
-        max_context_len: Longest context that is reached. [tokens]
-        gamma: Draft tokens per round. [tokens]
-        kv_budget: Entries a sparse draft reads; inf for all. [tokens]
-        tensor_parallel: GPUs that share the target.
-        draft: What drafts.
-        head_sharded: The LM head is split over the GPUs too, not held by each.
+    Not modelled: prefill activations beyond one chunk, and fragmentation.
 
-    Left out: a prefill's activations beyond one chunk, fragmentation.
+    Args:
+        target: The served model.
+        batch_size: Sequences of the replica.
+        max_context_len: Longest context. [tokens]
+        gamma: Draft tokens per round. [tokens]
+        kv_budget: KV entries the draft reads; inf for all. [tokens]
+        tensor_parallel: GPUs that share the target.
+        draft: The draft.
+        head_sharded: The LM head is split over the GPUs; otherwise each GPU holds all of it.
     """
     b, s, g, k = (np.asarray(x, np.float64) for x in (batch_size, max_context_len, gamma, kv_budget))
     per_sequence, draft_weights = draft_memory(

@@ -1,4 +1,4 @@
-"""What a speculative round costs and yields. Knows step times and acceptance, neither model nor hardware."""
+"""Time and yield of one speculative round, from step times and acceptance."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .acceptance import implied_acceptance_rate
 
 @dataclass(frozen=True)
 class Round:
-    """One round of speculative decoding beside the plain step it replaces; every field broadcasts.
+    """One round of speculative decoding, and the autoregressive step it is compared with; arrays broadcast.
 
     Attributes:
         gamma: Draft tokens per round. [tokens]
-        mean_acceptance_length: Tokens a round emits, bonus token included. [tokens]
-        target_step_s: Plain decoding step of the target. [s]
-        draft_step_s: One step of the draft. [s]
-        verify_step_s: The target's pass over the draft tokens. [s]
-        select_step_s: Choosing the KV entries the draft reads, per draft step. [s]
-        first_draft_s: What the first draft step takes beyond that: it may read a second token per sequence, or wait. [s]
+        mean_acceptance_length: Output tokens per round, bonus token included. [tokens]
+        target_step_s: Autoregressive step of the target. [s]
+        draft_step_s: One draft step. [s]
+        verify_step_s: Verification pass of the target. [s]
+        select_step_s: Selecting KV entries, per draft step. [s]
+        first_draft_s: Extra time of the first draft step, for a second token per sequence or waiting. [s]
         overhead_s: Host work per round. [s]
 
     Source:
@@ -45,32 +45,35 @@ class Round:
 
     @cached_property
     def round_s(self) -> Array:
-        """One round; with gamma 0 it is the plain step. [s]"""
+        """One round; for gamma 0 the autoregressive step. [s]"""
         speculative = self.gamma_draft_step_s + self.verify_step_s + self.overhead_s
         return np.where(self.gamma > 0, speculative, self.target_step_s)
 
     @cached_property
     def speculative_tpot_s(self) -> Array:
-        """Seconds per output token, per sequence. [s]"""
+        """Time per output token of a sequence. [s]"""
         return self.round_s / self.mean_acceptance_length
 
     @cached_property
     def speedup(self) -> Array:
-        """Autoregressive over speculative time per output token. [ratio]"""
+        """Autoregressive TPOT / speculative TPOT. [ratio]"""
         return self.target_step_s / self.speculative_tpot_s
 
     @property
     def draft_cost(self) -> Array:
-        """T_D / T_T. [ratio]"""
+        """Draft step / target step: T_D / T_T in the paper. [ratio]"""
         return (self.draft_step_s + self.select_step_s) / self.target_step_s
 
     @property
     def verify_cost(self) -> Array:
-        """T_V / T_T. [ratio]"""
+        """Verification / target step: T_V / T_T in the paper. [ratio]"""
         return self.verify_step_s / self.target_step_s
 
     def minimum_acceptance_rate(self, speedup: float = 1.0) -> Array:
-        """The acceptance rate from which a round reaches a speedup; nan where no rate does. [0-1]
+        """Lowest acceptance rate that reaches a speedup; NaN if none does. [0-1]
+
+        Args:
+            speedup: Speedup to reach; 1 for break-even. [ratio]
 
         Source:
             MagicDec (arXiv 2408.11049), section 4; Omega from Leviathan et al. (arXiv 2211.17192), eq. 1.

@@ -1,4 +1,4 @@
-"""Whole requests: prompts read, tokens decoded, a batch that is kept full."""
+"""Whole requests under continuous batching: prefill and decoding."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from .deployment import Deployment
 
 @dataclass(frozen=True)
 class Serving:
-    """Requests from end to end, with one way of decoding; the arrays broadcast.
+    """End-to-end metrics of requests; arrays broadcast.
 
-    A finished request's place is taken at once by the next, whose prompt is read while the others wait: in the time that a
-    batch decodes one output each, as many prompts are read.
+    The batch is always full: when a request finishes, the next one is prefilled at once while the other sequences wait.
 
     Attributes:
-        ttft_s: Reading a prompt, the queue left out. [s]
-        tpot_s: Per output token, while nothing is read. [s]
-        output_len: New tokens of a request. [tokens]
+        ttft_s: Time to first token, without queueing. [s]
+        tpot_s: Time per output token, without waiting for prefills. [s]
+        output_len: Output tokens per request. [tokens]
         batch_size: Sequences over all replicas.
-        replicas: Copies of the model that share them.
+        replicas: Copies of the model, among which the batch is split.
     """
 
     ttft_s: Array
@@ -34,36 +33,36 @@ class Serving:
 
     @property
     def request_s(self) -> Array:
-        """From a request's first to its last token read or written, alone in the queue. [s]"""
+        """Latency of one request, without queueing and without waiting for other prefills. [s]"""
         return self.ttft_s + self.output_len * self.tpot_s
 
     @property
     def cycle_s(self) -> Array:
-        """In which every place of the batch serves one request: all prompts and all outputs. [s]"""
+        """Time in which each batch slot serves one request, prefill included. [s]"""
         return self.output_len * self.tpot_s + self.batch_size / self.replicas * self.ttft_s
 
     @property
     def throughput_tokens_per_s(self) -> Array:
-        """New tokens, all sequences together, prompts being read too. [tokens/s]"""
+        """End-to-end output throughput, prefill included. [tokens/s]"""
         return self.batch_size * self.output_len / self.cycle_s
 
     @property
     def prefill_share(self) -> Array:
-        """Share of the time that goes into reading prompts. [0-1]"""
+        """Share of the time spent on prefill. [0-1]"""
         return 1 - self.output_len * self.tpot_s / self.cycle_s
 
 
 def serving(
     deployment: Deployment, *, prompt_lens: ArrayLike, output_len: ArrayLike, batch_size: ArrayLike, tpot_s: ArrayLike
 ) -> Serving:
-    """Whole requests decoded at `tpot_s`; of several prompt lengths the mean time counts.
+    """Compute end-to-end metrics of requests.
 
     Args:
-        deployment: Model and machine.
-        prompt_lens: Of the requests. [tokens]
-        output_len: New tokens of a request, on average. [tokens]
-        batch_size: Sequences decoded together over all replicas.
-        tpot_s: Seconds per output token. [s]
+        deployment: Model and hardware.
+        prompt_lens: Prompt lengths; the mean of their prefill times is used. [tokens]
+        output_len: Mean output length. [tokens]
+        batch_size: Sequences over all replicas.
+        tpot_s: Time per output token. [s]
     """
     lengths = np.atleast_1d(np.asarray(prompt_lens, np.float64))
     return Serving(

@@ -117,3 +117,13 @@ def gpus_for(model: TransformerConfig) -> list[int]:
 
 
 DTYPES = tuple(BYTES_PER_ELEMENT)
+
+
+def active_params(model: TransformerConfig) -> int:
+    """Parameters that one token uses, from the definition: all but those of idle experts."""
+    idle = sum(matrix.params * (1 - matrix.used / matrix.experts) for matrix in model.matrices())
+    moe = model.experts
+    if moe is not None and moe.bias:
+        layers = model.num_layers - moe.num_dense_layers
+        idle += layers * (moe.num_experts - moe.experts_per_token) * (2 * moe.d_ff + model.d_model)
+    return model.params - round(idle)

@@ -203,7 +203,7 @@ def test_a_curve_of_the_own_target_is_preferred() -> None:
 def test_another_targets_curve_is_borrowed_and_said_so() -> None:
     answer = ask([curve_of("B")])
     assert not answer.measured_here
-    assert answer.note == "acceptance assumed, borrowed from B, text (here)"
+    assert answer.note == "acceptance assumed equal to that of B, text (here)"
 
 
 def test_what_was_measured_here_is_surer_than_what_is_borrowed_or_extrapolated() -> None:

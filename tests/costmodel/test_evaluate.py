@@ -237,12 +237,12 @@ def test_rates_by_position_are_used_in_their_order(deployment: Deployment) -> No
     assert e.speedup_low * (1 + e.error * (np.arange(4) > 0)) == pytest.approx(e.round.speedup, rel=1e-9)
     alike = evaluated(deployment, acceptance_by_position=[0.7] * 3), evaluated(deployment, acceptance_rate=0.7)
     assert alike[0].round.speedup == pytest.approx(float(alike[1].round.speedup), rel=1e-9)
-    with pytest.raises(InputError, match="--acceptance-rate"):
+    with pytest.raises(InputError, match="acceptance_rate"):
         evaluated(deployment, acceptance_by_position=[0.9, 1.2])
 
 
 def test_rates_by_position_are_one_at_least(deployment: Deployment) -> None:
-    with pytest.raises(InputError, match="--acceptance-rate"):
+    with pytest.raises(InputError, match="acceptance_rate"):
         evaluated(deployment, acceptance_by_position=[])
 
 
@@ -296,13 +296,13 @@ def test_of_an_unknown_acceptance_all_is_known_but_what_depends_on_it(deployment
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, np.nan])
 def test_an_acceptance_rate_is_a_probability(deployment: Deployment, rate: float) -> None:
-    with pytest.raises(InputError, match="--acceptance-rate"):
+    with pytest.raises(InputError, match="acceptance_rate"):
         evaluated(deployment, acceptance_rate=rate)
 
 
 @pytest.mark.parametrize("length", [0.5, 4.5])
 def test_a_round_yields_one_token_at_least_and_gamma_and_one_at_most(deployment: Deployment, length: float) -> None:
-    with pytest.raises(InputError, match="--mean-acceptance-length"):
+    with pytest.raises(InputError, match="mean_acceptance_length"):
         evaluated(deployment, gamma=3, mean_acceptance_length=length)
 
 
@@ -311,18 +311,18 @@ def test_gpus_must_divide_into_replicas(llama: TransformerConfig, a100: Hardware
     with pytest.raises(InputError) as caught:
         Deployment(llama, a100, gpus, tensor_parallel)
     (problem,) = caught.value.problems
-    assert problem.where == "--tensor-parallel"
+    assert problem.where == "tensor_parallel"
     assert problem.found == str(tensor_parallel)
 
 
 def test_query_heads_must_divide_over_the_gpus(llama: TransformerConfig, a100: HardwareProfile) -> None:
-    with pytest.raises(InputError, match=r"--tensor-parallel: expected a divisor of the 32 query heads of Llama-3\.1-8B, found 3"):
+    with pytest.raises(InputError, match=r"tensor_parallel: expected a divisor of the 32 query heads of Llama-3\.1-8B, found 3"):
         Deployment(llama, a100, 3, 3)
 
 
 def test_kv_heads_must_divide_over_the_gpus_or_be_copied_whole(a100: HardwareProfile) -> None:
     model = resolve_model("Llama-3.2-3B")  # 24 query heads, 8 KV heads
-    with pytest.raises(InputError, match="--tensor-parallel"):
+    with pytest.raises(InputError, match="tensor_parallel"):
         Deployment(model, a100, 3, 3)
 
 
@@ -404,5 +404,5 @@ def test_what_no_grid_can_hold_is_refused(deployment: Deployment, axis: str, val
 
 
 def test_a_draft_speaks_the_tokens_of_its_target(deployment: Deployment, tinyllama: TransformerConfig) -> None:
-    with pytest.raises(InputError, match=r"--draft: expected a model with the vocabulary of Llama-3\.1-8B"):
+    with pytest.raises(InputError, match=r"draft: expected a model with the vocabulary of Llama-3\.1-8B"):
         evaluated(deployment, Draft("model", "streaming_llm", tinyllama))

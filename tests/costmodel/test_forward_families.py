@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from random_inputs import gpus_for, models, pass_shapes
+from random_inputs import active_params, gpus_for, models, pass_shapes
 from torch.utils.flop_counter import FlopCounterMode
 
 from magicdec.costmodel.kernels.gemm import padded_rows
@@ -95,7 +95,7 @@ def test_one_token_reads_the_weights_that_are_active(deepseek: TransformerConfig
     activations = sum(p.matrix.layers * p.copies * p.rows * (p.matrix.outputs + p.matrix.inputs) * 2 for p in cost.products)
     read = sum(products.bytes for products in cost.products) - activations
     norms = model.num_layers * (2 * model.d_model + 512 + 1536) + model.d_model
-    assert float(read) == pytest.approx(2 * (model.active_params - model.embedding_params - norms), rel=1e-12)
+    assert float(read) == pytest.approx(2 * (active_params(model) - model.embedding_params - norms), rel=1e-12)
 
 
 def test_a_large_batch_reads_every_expert_once(deepseek: TransformerConfig) -> None:

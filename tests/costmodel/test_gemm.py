@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_inputs import laws
 
-from magicdec.costmodel.kernels.gemm import DEPTH_REFERENCE, GemmLaw, gemm_s, padded_rows, shared_time
+from magicdec.costmodel.kernels.gemm import DEPTH_REFERENCE, GemmLaw, exposed_times, gemm_s, padded_rows
 
 ROUND = GemmLaw(launch_s=1e-5, depth_s=2e-6, compute_efficiency=0.5, memory_efficiency=0.25, sharpness=2.0)
 FLOP_PER_S, BYTES_PER_S = 1e14, 1e12
@@ -43,13 +43,13 @@ def test_the_depth_is_that_of_its_reference() -> None:
 @pytest.mark.parametrize(("sharpness", "together"), [(1.0, 7.0), (2.0, 5.0), (12.0, (3**12 + 4**12) ** (1 / 12))])
 def test_sharpness_goes_from_the_sum_to_the_larger(sharpness: float, together: float) -> None:
     for one, other in ((3.0, 4.0), (4.0, 3.0)):
-        assert sum(shared_time(np.array(one), np.array(other), sharpness)) == pytest.approx(together, rel=1e-12)
-    assert sum(shared_time(np.array(3.0), np.array(4.0), 400.0)) == pytest.approx(4.0, rel=1e-12)
+        assert sum(exposed_times(np.array(one), np.array(other), sharpness)) == pytest.approx(together, rel=1e-12)
+    assert sum(exposed_times(np.array(3.0), np.array(4.0), 400.0)) == pytest.approx(4.0, rel=1e-12)
 
 
 @given(seconds, seconds, st.floats(1, 12))
 def test_the_larger_is_told_in_full_and_the_smaller_by_what_does_not_hide(compute: float, memory: float, p: float) -> None:
-    exposed_s, read_s = shared_time(np.array(compute), np.array(memory), p)
+    exposed_s, read_s = exposed_times(np.array(compute), np.array(memory), p)
     total_s = float(exposed_s + read_s)
     assert max(compute, memory) <= total_s * (1 + 1e-12)
     assert total_s <= (compute + memory) * (1 + 1e-12)
@@ -59,7 +59,7 @@ def test_the_larger_is_told_in_full_and_the_smaller_by_what_does_not_hide(comput
 
 @given(seconds, seconds, st.floats(1, 12), st.floats(1, 12))
 def test_more_sharpness_never_slows(compute: float, memory: float, p: float, q: float) -> None:
-    blunt, sharp = (float(sum(shared_time(np.array(compute), np.array(memory), s))) for s in sorted((p, q)))
+    blunt, sharp = (float(sum(exposed_times(np.array(compute), np.array(memory), s))) for s in sorted((p, q)))
     assert sharp <= blunt * (1 + 1e-12)
 
 

@@ -83,7 +83,7 @@ def test_an_unknown_gpu_lists_close_ones() -> None:
     with pytest.raises(InputError) as caught:
         resolve_profile("h1000")
     (problem,) = caught.value.problems
-    assert problem.where == "--hardware"
+    assert problem.where == "hardware"
     assert "h100" in problem.expected
     assert problem.found == "'h1000'"
 
@@ -228,7 +228,7 @@ def test_a_profile_says_what_its_prices_rest_on(a100: HardwareProfile, h200: Har
     assert engine.data in a100.provenance
     assert f"mean error {engine.mean_error:.1%}" in a100.provenance
     assert attention.data in h200.provenance
-    assert "what an engine adds to them is assumed" in h200.provenance
+    assert "engine overheads are defaults" in h200.provenance
     assert h200.calibration.fit_of("engine") is None
 
 

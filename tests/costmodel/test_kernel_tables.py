@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 
 from magicdec.costmodel.base.errors import InputError
-from magicdec.costmodel.calibration.kernel_tables import (
-    SYSTEMS,
+from magicdec.costmodel.calibration.kernel_fits import (
     CacheReuse,
-    System,
     allreduce_table_s,
     attention_table_s,
     fit_allreduce,
@@ -24,10 +22,8 @@ from magicdec.costmodel.calibration.kernel_tables import (
     gemm_table_s,
     halves,
     is_large,
-    read_allreduce,
-    read_attention,
-    read_gemm,
 )
+from magicdec.costmodel.calibration.kernel_tables import SYSTEMS, System, read_allreduce, read_attention, read_gemm
 from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.hardware.profile import EngineLaw, HardwareProfile
 from magicdec.costmodel.kernels.attention import AttentionLaw, attention_s
@@ -82,7 +78,7 @@ def test_rows_of_a_table_that_nothing_caches_take_what_the_law_says(h100: Hardwa
     served = float(sum(gemm_s(GEMM_TRUTH, rows=m, inputs=k, flop=2 * m * n * k, moved_bytes=moved, **rates)))
     assert gemm_table_s(columns, GEMM_TRUTH, NOT_CACHED, h100) == pytest.approx([served], rel=1e-6)
     b, heads, kv_heads, length = 16.0, 32.0, 8.0, 32_769.0
-    asked = {"batch": b, "heads": heads, "kv_heads": kv_heads, "length": length, "window": 0.0}
+    asked = {"batch": b, "heads": heads, "kv_heads": kv_heads, "length": length}
     read, queries = b * kv_heads * length * 512, b * heads * 512
     work: dict[str, Any] = {"flop": 4 * b * heads * 128 * length, "kv_bytes": read, "query_bytes": queries, "num_sms": 132}
     call = attention_s(ATTENTION_TRUTH, sequences=b, kv_heads=kv_heads, query_rows=4, group=4, read_len=length, **work, **rates)
@@ -94,7 +90,7 @@ def test_what_stays_in_the_cache_is_read_faster(h100: HardwareProfile) -> None:
     small = {"m": np.array([1.0]), "n": np.array([1024.0]), "k": np.array([1024.0])}
     cached = replace(NOT_CACHED, weight_share=1.2)
     assert gemm_table_s(small, GEMM_TRUTH, cached, h100) < gemm_table_s(small, GEMM_TRUTH, NOT_CACHED, h100)
-    asked = {"batch": 4.0, "heads": 32.0, "kv_heads": 8.0, "length": 2049.0, "window": 0.0}
+    asked = {"batch": 4.0, "heads": 32.0, "kv_heads": 8.0, "length": 2049.0}
     columns = {name: np.array([value]) for name, value in asked.items()}
     law, cached = replace(ATTENTION_TRUTH, sharpness=12.0), CacheReuse(kv_share=1.6, kv_ratio=5.0, sm_ratio=5.0)
     launch_s = law.launch_s
@@ -102,13 +98,6 @@ def test_what_stays_in_the_cache_is_read_faster(h100: HardwareProfile) -> None:
     assert missed == pytest.approx(5 * hit, rel=0.4)
     cold = replace(cached, kv_share=0.2)
     assert float(attention_table_s(columns, law, cold, h100)[0]) - launch_s == pytest.approx(missed, rel=1e-6)
-
-
-def test_a_window_measured_with_another_kernel_is_priced_as_ungrouped(h100: HardwareProfile) -> None:
-    asked = {"batch": 16.0, "heads": 32.0, "kv_heads": 8.0, "length": 129.0, "window": 128.0}
-    columns = {name: np.array([value]) for name, value in asked.items()}
-    alike, ungrouped = (attention_table_s(columns, ATTENTION_TRUTH, NOT_CACHED, h100, windows_ungrouped=w) for w in (False, True))
-    assert ungrouped > alike
 
 
 # Fits
@@ -150,7 +139,7 @@ def test_the_attention_that_made_a_table_is_found_again(h100: HardwareProfile) -
 
 
 def test_facts_of_a_kernel_are_not_fitted(h100: HardwareProfile) -> None:
-    system = System("h100-sxm", "", "", "", {"merge_s": 0.0, "tile_rows": 16}, None, ("transpose_s",))
+    system = System("h100-sxm", "", "", "", kernel={"merge_s": 0.0, "tile_rows": 16}, free=("transpose_s",))
     law, fit = fit_attention(attention_columns(h100), "made up", h100, system)
     assert (law.merge_s, law.tile_rows) == (0.0, 16)
     assert "merge_s" not in fit.fitted
@@ -297,9 +286,9 @@ def test_allreduces_are_read_in_bytes_and_only_as_graphs_run_them(folder: Path) 
 
 
 def test_missing_tables_and_unknown_systems_are_named(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"--system: .*h100_sxm.*found 'h1000'"):
+    with pytest.raises(InputError, match=r"system: .*h100_sxm.*found 'h1000'"):
         read_gemm(folder, "h1000")
-    with pytest.raises(InputError, match=r"--from-aiconfigurator: expected a folder with the tables of h100_sxm"):
+    with pytest.raises(InputError, match=r"folder: expected a folder with the tables of h100_sxm"):
         read_gemm(folder, "h100_sxm")
     (folder / "h100_sxm").mkdir()
     with pytest.raises(InputError, match=r"expected gemm_perf\.parquet in a folder for each version, found none"):

@@ -39,12 +39,12 @@ def test_an_unknown_name_lists_close_ones(written: str, close: str) -> None:
     with pytest.raises(InputError) as caught:
         resolve_model(written)
     (problem,) = caught.value.problems
-    assert problem.where == "--model"
+    assert problem.where == "model"
     assert close in problem.expected
     assert problem.found == repr(written)
 
 
 def test_a_name_like_no_other_lists_none() -> None:
-    with pytest.raises(InputError, match="--model: expected a built-in name") as caught:
+    with pytest.raises(InputError, match="model: expected a built-in name") as caught:
         resolve_model("zzz")
     assert "close" not in str(caught.value)

@@ -140,12 +140,12 @@ def test_an_unreadable_plan_is_refused(tmp_path: Path) -> None:
 
 def test_a_plan_runs_the_model_it_was_made_for_and_no_other(llama: TransformerConfig, small_llama: TransformerConfig) -> None:
     plan = plan_for(llama, Strategy("model", "full", None, 4, "Llama-3.2-1B"), small_llama)
-    plan.check_model("target", llama, "--model-dir")
-    plan.check_model("draft", small_llama, "--draft-dir")
-    with pytest.raises(InputError, match=r"--model-dir: expected the planned target Llama-3\.1-8B .*found Llama-3\.2-1B"):
-        plan.check_model("target", small_llama, "--model-dir")
-    with pytest.raises(InputError, match=r"--draft-dir: expected the planned draft Llama-3\.2-1B .*found Llama-3\.1-8B"):
-        plan.check_model("draft", llama, "--draft-dir")
+    plan.check_model("target", llama, "model_dir")
+    plan.check_model("draft", small_llama, "draft_dir")
+    with pytest.raises(InputError, match=r"model_dir: expected the planned target Llama-3\.1-8B .*found Llama-3\.2-1B"):
+        plan.check_model("target", small_llama, "model_dir")
+    with pytest.raises(InputError, match=r"draft_dir: expected the planned draft Llama-3\.2-1B .*found Llama-3\.1-8B"):
+        plan.check_model("draft", llama, "draft_dir")
 
 
 def test_a_fingerprint_knows_the_architecture_and_neither_name_nor_type(llama: TransformerConfig) -> None:
@@ -182,7 +182,7 @@ def test_a_fingerprint_knows_experts_latents_and_windows(
 @pytest.mark.parametrize(
     ("strategy", "text"),
     [
-        (NO_SPECULATION, "plain decoding"),
+        (NO_SPECULATION, "no speculation"),
         (SELF, "self-speculation, streaming_llm budget 512, gamma 4"),
         (Strategy("model", "full", None, 2, "TinyLlama-1.1B"), "draft TinyLlama-1.1B, full KV, gamma 2"),
         (Strategy("ngram", gamma=3), "ngram draft, gamma 3"),

@@ -38,17 +38,12 @@ def test_equal_neighbours_of_a_column_are_merged() -> None:
     assert TABLE.column(500) == [(1, 64, NO_SPECULATION)]
 
 
-def test_a_table_knows_whether_it_speculates() -> None:
-    assert TABLE.speculates
-    assert not TABLE.model_copy(update={"choice": [[0, 0]] * 3}).speculates
-
-
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"batch_sizes": [8, 1, 64]}, "batch_sizes that rise"),
-        ({"choice": [[0, 0]]}, "a row of choice for each of batch_sizes"),
-        ({"choice": [[0, 0], [0, 1], [0, 2]]}, "choices below the number of strategies"),
+        ({"batch_sizes": [8, 1, 64]}, "batch_sizes in ascending order"),
+        ({"choice": [[0, 0]]}, "one row of choice per batch size"),
+        ({"choice": [[0, 0], [0, 1], [0, 2]]}, "indices below the number of strategies"),
     ],
 )
 def test_a_malformed_table_is_told_what_is_wrong(changes: dict[str, object], expected: str) -> None:

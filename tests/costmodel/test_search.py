@@ -98,7 +98,7 @@ def test_what_does_not_fit_in_memory_is_not_ranked(deployment: Deployment) -> No
 
 
 def test_when_nothing_fits_the_least_need_is_named(deployment: Deployment) -> None:
-    with pytest.raises(InputError, match=r"memory of one GPU: expected .*, found at least .* TB needed"):
+    with pytest.raises(InputError, match=r"memory of one GPU: expected .*, found at least .* TB required"):
         rank(found(deployment, Workload(4096, 32_000, 128)))
 
 
@@ -114,7 +114,7 @@ def test_a_limit_that_nothing_holds_is_named_with_the_fastest(deployment: Deploy
     with pytest.raises(InputError) as caught:
         rank(every, max_tpot_s=1e-4)
     (problem,) = caught.value.problems
-    assert problem.where == "--max-tpot"
+    assert problem.where == "max_tpot_s"
     assert problem.found == "100 µs"
     assert f"{min(candidate.tpot_s for candidate in every) * 1e3:.1f} ms" in problem.expected
 

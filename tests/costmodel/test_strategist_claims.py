@@ -44,7 +44,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "looked up": {},
     "a rate": {"acceptance_rate": 0.77},
     "by position": {"acceptance_by_position": [0.9, 0.8, 0.6]},
-    "a length": {"acceptance_length": 1.9},
+    "a length": {"mean_acceptance_length": 1.9},
 }
 
 

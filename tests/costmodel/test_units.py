@@ -38,17 +38,17 @@ def test_printed_lengths_are_read_back(tokens: int) -> None:
 @pytest.mark.parametrize("text", ["", "k", "many", "-5", "0", "1.5", "12ms", "1_000", "5 0", "1e-3", "nan", "inf"])
 def test_what_is_not_a_whole_number_of_tokens_is_refused_by_option_name(text: str) -> None:
     with pytest.raises(InputError) as caught:
-        parse_tokens(text, "--kv-budget")
+        parse_tokens(text, "kv_budget")
     (problem,) = caught.value.problems
-    assert problem.where == "--kv-budget"
+    assert problem.where == "kv_budget"
     assert "positive whole number" in problem.expected
     assert problem.found == repr(text)
-    assert str(caught.value) == f"--kv-budget: expected {problem.expected}, found {text!r}"
+    assert str(caught.value) == f"kv_budget: expected {problem.expected}, found {text!r}"
 
 
 def test_a_number_beyond_all_floats_is_refused_too() -> None:
-    with pytest.raises(InputError, match=r"--context-len.*1e999"):
-        parse_tokens("1e999", "--context-len")
+    with pytest.raises(InputError, match=r"context_len.*1e999"):
+        parse_tokens("1e999", "context_len")
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_times_are_read_with_their_unit(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("text", ["", "ms", "fast", "0", "0ms", "-1s", "5k", "5 minutes", "nan"])
 def test_what_is_not_a_positive_time_is_refused_by_option_name(text: str) -> None:
     with pytest.raises(InputError) as caught:
-        parse_seconds(text, "--max-tpot")
+        parse_seconds(text, "max_tpot_s")
     (problem,) = caught.value.problems
-    assert problem.where == "--max-tpot"
+    assert problem.where == "max_tpot_s"
     assert "positive time" in problem.expected
     assert problem.found == repr(text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
+@cache
 def fields(engine: str) -> dict[str, Any]:
     """The documented fields of an engine."""
     return yaml.safe_load((Path(__file__).parent / "fields" / f"{engine}.yaml").read_text(encoding="utf-8"))

@@ -88,12 +88,12 @@ def test_the_exported_arguments_make_generate_draft_so_many_tokens(kind: str, mo
 @pytest.mark.parametrize("batch_size", [1, 16])
 def test_a_batch_is_said_loudly_to_be_impossible(batch_size: int) -> None:
     notes = checked(plan_of(STRATEGIES["ngram"], batch_size=batch_size), "transformers").notes
-    assert notes[0].startswith("ATTENTION: transformers drafts at batch size 1 only") == (batch_size > 1)
+    assert notes[0].startswith("ATTENTION: transformers supports drafting only at batch size 1") == (batch_size > 1)
 
 
 @pytest.mark.parametrize("kind", ["streaming", "snapkv", "fp8 KV", "int4 KV", "eagle3"])
 def test_what_transformers_cannot_run_is_refused(kind: str) -> None:
-    with pytest.raises(InputError, match="--to transformers: expected a draft that transformers can run"):
+    with pytest.raises(InputError, match=r"to: expected an engine that supports .*, found transformers"):
         export_plan(plan_of(STRATEGIES[kind]), "transformers")
 
 
@@ -103,7 +103,7 @@ def test_of_a_policy_table_counts_the_row_of_batch_1(name: str) -> None:
     export = checked(plan_of(policy.at(16, 32_000), policy), "transformers")
     assert export.python.get("prompt_lookup_num_tokens", 0) == policy.at(1, 32_000).gamma
     if len({policy.at(batch_size, 32_000) for batch_size in BATCH_SIZES}) > 1:
-        assert any("has one draft length" in note for note in export.notes)
+        assert any("has a single draft length" in note for note in export.notes)
 
 
 def test_of_several_drafts_counts_that_of_batch_1() -> None:
@@ -113,4 +113,4 @@ def test_of_several_drafts_counts_that_of_batch_1() -> None:
 
 def test_there_is_no_replay() -> None:
     notes = checked(plan_of(STRATEGIES["ngram"]), "transformers", replay_acceptance=True).notes
-    assert any("has no synthetic acceptance" in note for note in notes)
+    assert any("Acceptance is not simulated" in note for note in notes)

@@ -78,17 +78,17 @@ def test_a_quantised_copy_needs_its_checkpoint() -> None:
 def test_a_small_draft_with_sparse_kv_is_said_to_read_all_of_it() -> None:
     export = export_of("sparse model")
     assert speculative_config(export)["num_speculative_tokens"] == 3
-    assert any("whole KV cache, not streaming_llm budget 512" in note for note in export.notes)
+    assert any("full KV cache instead of streaming_llm budget 512" in note for note in export.notes)
 
 
 @pytest.mark.parametrize("kind", ["streaming", "snapkv", "int4 KV"])
 def test_what_vllm_cannot_run_is_refused(kind: str) -> None:
-    with pytest.raises(InputError, match="--to vllm: expected a draft that vllm can run"):
+    with pytest.raises(InputError, match=r"to: expected an engine that supports .*, found vllm"):
         export_plan(plan_of(STRATEGIES[kind]), "vllm")
 
 
 def test_the_refusal_of_self_speculation_names_the_fork_that_runs_it() -> None:
-    with pytest.raises(InputError, match="run on vllm-vegas"):
+    with pytest.raises(InputError, match="supported by vllm-vegas"):
         export_plan(plan_of(STRATEGIES["streaming"]), "vllm")
 
 
@@ -144,8 +144,11 @@ def test_of_a_table_with_several_drafts_one_is_served_and_the_rest_is_said(mixed
     config = speculative_config(export)
     assert config["method"] == "draft_model"
     assert [drafted(config, batch_size) for batch_size in BATCH_SIZES] == [0, 0, 4, 0]
-    assert any("Batch 2 to 8 is planned with ngram draft, gamma 3, a server loads one draft" in note for note in export.notes)
-    assert any("Batch 33 to 64" in note and "cannot run: taken as plain decoding" in note for note in export.notes)
+    assert any(
+        "Batch 2 to 8 runs without speculation instead of ngram draft, gamma 3: a server loads only one draft" in note
+        for note in export.notes
+    )
+    assert any("Batch 33 to 64" in note and "the engine does not support it" in note for note in export.notes)
 
 
 def test_the_draft_of_the_plans_batch_size_is_served_else_that_of_the_largest_that_runs(mixed: PolicyTable) -> None:
@@ -156,7 +159,7 @@ def test_the_draft_of_the_plans_batch_size_is_served_else_that_of_the_largest_th
 def test_what_a_schedule_loses_is_said() -> None:
     policy = tables("ngram")["falling"]
     notes = checked(plan_of(policy.at(16, 32_000), policy), "vllm").notes
-    for words in ("hysteresis of 5%", "one data-parallel rank", "tested with EAGLE"):
+    for words in ("hysteresis of 5%", "single data-parallel rank", "tested only with EAGLE"):
         assert any(words in note for note in notes)
 
 
@@ -185,16 +188,16 @@ def test_nothing_is_replayed_that_was_not_predicted() -> None:
     policy = tables("ngram")["constant"]
     export = checked(plan_of(STRATEGIES["eagle3"], policy), "vllm", replay_acceptance=True)
     assert "rejection_sample_method" not in speculative_config(export)
-    assert any("Acceptance is not replayed: the plan predicts it for eagle3 draft" in note for note in export.notes)
-    assert any("for the plan's own workload it wants ngram draft, gamma 3" in note for note in export.notes)
+    assert any("Acceptance is not simulated: the plan predicts it for eagle3 draft" in note for note in export.notes)
+    assert any("For the planned workload it has ngram draft, gamma 3" in note for note in export.notes)
 
 
 def test_a_path_that_is_not_needed_is_said_to_be_unused() -> None:
-    assert any("--draft-dir is not used" in note for note in export_of("mtp", draft_dir="x").notes)
+    assert any("`draft_dir` is ignored" in note for note in export_of("mtp", draft_dir="x").notes)
 
 
 def test_a_version_that_was_not_checked_is_said() -> None:
-    assert any("not checked against version 0.9" in note for note in export_of("mtp", engine_version="0.9").notes)
+    assert any("not verified for version 0.9" in note for note in export_of("mtp", engine_version="0.9").notes)
 
 
 @pytest.mark.parametrize(("kind", "algorithm"), [("streaming", "streamingllm"), ("snapkv", "vegas")])
@@ -206,7 +209,7 @@ def test_the_fork_runs_self_speculation_with_a_share_of_the_context(kind: str, a
     assert config["sparse_attn_algorithm"] == algorithm
     assert config["sparse_attn_min_tokens"] == strategy.kv_budget
     assert config["sparse_attn_ratio"] * 32_000 == pytest.approx(strategy.kv_budget, rel=1e-3)
-    assert any(("block 0" if kind == "streaming" else "stands in") in note for note in export.notes)
+    assert any(("block 0" if kind == "streaming" else "replaces it") in note for note in export.notes)
 
 
 def test_a_budget_beyond_the_context_is_all_of_it() -> None:
@@ -215,7 +218,7 @@ def test_a_budget_beyond_the_context_is_all_of_it() -> None:
 
 @pytest.mark.parametrize("kind", ["model", "ngram", "eagle3", "mtp", "fp8 KV", "int8 weights"])
 def test_the_fork_is_for_sparse_self_speculation_only(kind: str) -> None:
-    with pytest.raises(InputError, match=r"--to vllm-vegas: .*run on vllm"):
+    with pytest.raises(InputError, match=r"to: .*supported by vllm.*found vllm-vegas"):
         export_plan(plan_of(STRATEGIES[kind]), "vllm-vegas")
 
 
@@ -226,11 +229,11 @@ def test_the_fork_has_one_draft_length_that_of_the_plans_batch(name: str) -> Non
     config = speculative_config(export)
     assert config.get("num_speculative_tokens", 0) == policy.at(16, 32_000).gamma
     if len({policy.at(batch_size, 32_000) for batch_size in BATCH_SIZES}) > 1:
-        assert any("has one draft length" in note for note in export.notes)
+        assert any("has a single draft length" in note for note in export.notes)
     if config:
-        assert any("no synthetic acceptance" in note for note in export.notes)
+        assert any("not document synthetic acceptance" in note for note in export.notes)
 
 
 def test_an_engine_nobody_knows_is_refused_with_those_that_are() -> None:
-    with pytest.raises(InputError, match=r"--to: expected vllm or vllm-vegas or .*llama\.cpp, found 'tgi'"):
+    with pytest.raises(InputError, match=r"to: expected vllm or vllm-vegas or .*llama\.cpp, found 'tgi'"):
         export_plan(plan_of(STRATEGIES["ngram"]), "tgi", Options())
