@@ -16,7 +16,7 @@ typedef int32_t wholes __attribute__((vector_size(LANES * 4)));
 
 static inline lanes load(const float *from) { lanes x; memcpy(&x, from, sizeof x); return x; }
 static inline void store(float *to, lanes x) { memcpy(to, &x, sizeof x); }
-static inline lanes all(float x) { return (lanes){0} + x; }
+static inline lanes all(float x) { return x - (lanes){0}; } /* not 0 + x, which would turn -0 into 0 */
 
 /* a * b + c, rounded once where the processor can. Written out because GCC, tuning for Zen, fuses some sums of a source and leaves others:
  * the same product would then depend on the type of its weights. */

@@ -1,12 +1,13 @@
-"""Checkpoints: a directory with config.json and safetensors files, read without pickles and checked tensor by tensor."""
+"""Checkpoint directories: config.json and safetensors files, read without pickles and checked tensor by tensor."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,49 +24,49 @@ from .dtypes import cpu_execution
 from .tensor_parallel import SINGLE_PROCESS, Ranks
 from .transformer import Transformer
 
-NAMES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # of types in safetensors files
-MOST_PROBLEMS = 20  # as many are shown
+SAFETENSORS_DTYPES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+MAX_PROBLEMS = 20  # more are counted, not listed
 DIGESTED_BYTES = 2**16  # at either end of a file
-IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")  # buffers that old checkpoints carry
+IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")  # buffers in old checkpoints
 
 
 def load_model(
     folder: str | Path, *, device: str = "cpu", dtype: str | None = None, name: str | None = None, ranks: Ranks = SINGLE_PROCESS
 ) -> Transformer:
-    """The model of a checkpoint directory, ready for inference.
+    """Load a checkpoint directory for inference.
 
-    Files are mapped into memory, and of each tensor no more is read than this process holds.
+    Files are memory-mapped, and only this process's shard of each tensor is read.
 
     Args:
         folder: Holds `config.json` and `*.safetensors`, as Hugging Face checkpoints do.
         device: Where the weights go.
-        dtype: Type they are converted to; None for the one in `config.json`, or on a CPU for what it runs there in.
-        name: How the model is called in what is printed; None for the folder's name.
-        ranks: The processes that share it.
+        dtype: Convert the weights to it; None keeps the dtype of `config.json`, or on a CPU uses those of `cpu_execution`.
+        name: The model's name in messages; None for the folder's name.
+        ranks: The processes that share the model.
 
     Raises:
-        InputError: A file is missing or unreadable; tensors are missing, left over or of the wrong shape; the architecture is
-            none that is executed here.
+        InputError: A file is missing or unreadable; tensors are missing, left over or of the wrong shape; the architecture
+            cannot be executed; there is no such device.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise bad("--device", "", "cpu, for torch sees no CUDA device", repr(device))
+        raise bad("device", "", "cpu, because torch finds no CUDA device", repr(device))
     folder = Path(folder)
     config = load_config(folder, name=name)
     if config.family not in EXECUTABLE_FAMILIES:
-        expected = f"an architecture that is executed here ({', '.join(EXECUTABLE_FAMILIES)})"
-        raise bad(folder / "config.json", "model_type", expected, f"{config.family}, which can be planned only")
-    files = _shards(folder)
+        expected = f"an architecture that can be executed ({', '.join(EXECUTABLE_FAMILIES)})"
+        raise bad(folder / "config.json", "model_type", expected, f"{config.family}, which can only be planned")
+    files = _safetensors_files(folder)
     if dtype is None and device == "cpu":
         config = _as_stored(cpu_execution(config, kernels=ranks.size == 1 and kernels() is not None), files)
     else:
         config = config.with_dtype(dtype or config.dtype)
     with torch.device("meta"):
         model, whole = Transformer(config, ranks), Transformer(config)
-    wanted = dict(whole.named_parameters(remove_duplicate=False))
-    own = dict(model.named_parameters(remove_duplicate=False))
-    parts = {key: ranks.shard_slices(wanted[key].shape, own[key].shape) for key in wanted}
-    types = {key: own[key].dtype for key in own}
-    tensors = _read_tensors(folder, files, wanted, parts, types, config.tied_embeddings, device)
+    wanted = {
+        key: _Wanted(own.dtype, tuple(full.shape), ranks.shard_slices(full.shape, own.shape))
+        for (key, own), (_, full) in zip(_parameters(model).items(), _parameters(whole).items(), strict=True)
+    }
+    tensors = _read_tensors(folder, files, wanted, config.tied_embeddings, device)
     model.load_state_dict(tensors, strict=False, assign=True)
     if config.tied_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
@@ -74,10 +75,13 @@ def load_model(
 
 
 def stop_tokens(folder: str | Path) -> tuple[int, ...]:
-    """The ids that end a text: `eos_token_id` of generation_config.json, else of config.json."""
+    """Token ids that end a text: `eos_token_id` of generation_config.json, else of config.json, else none.
+
+    Raises:
+        InputError: A file is unreadable, or `eos_token_id` is neither an id nor a list of ids.
+    """
     for file in (Path(folder) / "generation_config.json", Path(folder) / "config.json"):
-        facts = _read_json(file) if file.is_file() else {}
-        found = facts.get("eos_token_id")
+        found = (_read_json(file) if file.is_file() else {}).get("eos_token_id")
         if found is not None:
             ids = found if isinstance(found, list) else [found]
             if not all(isinstance(token, int) for token in ids):
@@ -87,19 +91,36 @@ def stop_tokens(folder: str | Path) -> tuple[int, ...]:
 
 
 def checkpoint_digest(folder: str | Path) -> str:
-    """What tells one checkpoint's weights from another's: sixteen hexadecimal digits over the sizes and ends of its files.
+    """Fingerprint of a checkpoint's weights: 16 hexadecimal digits of a hash over the sizes and both ends of its files.
 
-    A file begins with its tensors' names and shapes and ends with weights, which training and rounding change everywhere.
+    A safetensors file begins with the names and shapes of its tensors and ends with weights. Training or rounding changes
+    weights everywhere, so the ends are enough.
+
+    Raises:
+        InputError: The index of the files is unreadable.
     """
-    found = hashlib.sha256()
-    for file in _shards(Path(folder)):
+    digest = hashlib.sha256()
+    for file in _safetensors_files(Path(folder)):
         with open(file, "rb") as weights:
             size = weights.seek(0, os.SEEK_END)
-            found.update(f"{file.name} {size}".encode())
+            digest.update(f"{file.name} {size}".encode())
             for start in (0, max(size - DIGESTED_BYTES, 0)):
                 weights.seek(start)
-                found.update(weights.read(DIGESTED_BYTES))
-    return found.hexdigest()[:16]
+                digest.update(weights.read(DIGESTED_BYTES))
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is read of one tensor: its dtype here, its whole shape, and this process's shard of it."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    shard: tuple[slice, ...]
+
+
+def _parameters(model: Transformer) -> dict[str, torch.nn.Parameter]:
+    return dict(model.named_parameters(remove_duplicate=False))
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -112,20 +133,21 @@ def _read_json(file: Path) -> dict[str, Any]:
     return found
 
 
-def _shards(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: those its index names, else all."""
+def _safetensors_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: those that its index names, else all."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return sorted(folder.glob("*.safetensors"))
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise bad(index, "weight_map", "which file holds which tensor", repr(weight_map))
+        raise bad(index, "weight_map", "a map from tensor names to files", repr(weight_map))
     return sorted({folder / str(name) for name in weight_map.values()})
 
 
 def _as_stored(config: TransformerConfig, files: list[Path]) -> TransformerConfig:
-    """The model with matrices in 16 bits only where the files hold all of their kind in these: others would be rounded."""
-    layers, tables = set(), set()
+    """Keep 16-bit matrices only where the files store all of their kind in that dtype; others would be rounded."""
+    layers: set[str] = set()
+    tables: set[str] = set()
     for file in files:
         with suppress(SafetensorError, OSError), safe_open(file, "pt") as archive:
             for key in archive.keys():  # noqa: SIM118 (an archive is no mapping)
@@ -134,26 +156,20 @@ def _as_stored(config: TransformerConfig, files: list[Path]) -> TransformerConfi
                     (layers if ".layers." in key else tables).add(part.get_dtype())
     return replace(
         config,
-        linear_dtype=config.linear_dtype if layers == {NAMES.get(config.linear_dtype or "")} else None,
-        embedding_dtype=config.embedding_dtype if tables == {NAMES.get(config.embedding_dtype or "")} else None,
+        linear_dtype=config.linear_dtype if layers == {SAFETENSORS_DTYPES.get(config.linear_dtype or "")} else None,
+        embedding_dtype=config.embedding_dtype if tables == {SAFETENSORS_DTYPES.get(config.embedding_dtype or "")} else None,
     )
 
 
 def _unused(key: str, tied_embeddings: bool) -> bool:
-    """A tensor that checkpoints may carry and nobody reads."""
+    """True for a tensor that checkpoints may contain but no model reads."""
     return key.endswith(IGNORED_SUFFIXES) or (key == "lm_head.weight" and tied_embeddings)
 
 
 def _read_tensors(
-    folder: Path,
-    files: list[Path],
-    wanted: dict[str, Tensor],
-    parts: dict[str, tuple[slice, ...]],
-    types: dict[str, torch.dtype],
-    tied_embeddings: bool,
-    device: str,
+    folder: Path, files: list[Path], wanted: Mapping[str, _Wanted], tied_embeddings: bool, device: str
 ) -> dict[str, Tensor]:
-    """Some part of each tensor that is wanted, on a device and in its type; everything wrong is said at once."""
+    """Read this process's shard of every wanted tensor. All problems are reported together."""
     if not files:
         pickles = [file.name for file in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
         found = f"only {', '.join(pickles)}: pickles can run any code and are never loaded" if pickles else "none"
@@ -166,25 +182,25 @@ def _read_tensors(
                 for key in archive.keys():  # noqa: SIM118 (an archive is no mapping)
                     if _unused(key, tied_embeddings):
                         continue
-                    shape = list(archive.get_slice(key).get_shape())
+                    stored = archive.get_slice(key)
+                    shape, dtype = stored.get_shape(), stored.get_dtype()
                     if key not in wanted:
-                        problems.append(Problem(str(file), key, "no such tensor for this config.json", f"shape {shape}"))
-                    elif archive.get_slice(key).get_dtype() not in NAMES.values():
-                        kind = archive.get_slice(key).get_dtype()
-                        problems.append(Problem(str(file), key, f"a type out of {', '.join(NAMES.values())}", kind))
-                    elif shape != list(wanted[key].shape):
-                        problems.append(Problem(str(file), key, f"shape {list(wanted[key].shape)}", f"shape {shape}"))
+                        problems.append(Problem(str(file), key, "no such tensor for this config.json", f"shape {list(shape)}"))
+                    elif dtype not in SAFETENSORS_DTYPES.values():
+                        problems.append(Problem(str(file), key, f"a dtype out of {', '.join(SAFETENSORS_DTYPES.values())}", dtype))
+                    elif tuple(shape) != wanted[key].shape:
+                        problems.append(Problem(str(file), key, f"shape {list(wanted[key].shape)}", f"shape {list(shape)}"))
                     else:
-                        tensors[key] = archive.get_slice(key)[parts[key]].to(device, types[key])
+                        tensors[key] = stored[wanted[key].shard].to(device, wanted[key].dtype)
         except (SafetensorError, OSError) as error:
             raise bad(file, "", "a readable safetensors file", error) from None
     seen = set(tensors) | {problem.key for problem in problems}
     tied = {"lm_head.weight"} if tied_embeddings else set()
     missing = sorted(set(wanted) - seen - tied)
     problems += [Problem(str(folder), key, f"a tensor of shape {list(wanted[key].shape)}", "nothing") for key in missing]
-    if len(problems) > MOST_PROBLEMS:
-        more = Problem(str(folder), "", "nothing else wrong", f"{len(problems) - MOST_PROBLEMS} more problems like these")
-        problems = [*problems[:MOST_PROBLEMS], more]
+    if len(problems) > MAX_PROBLEMS:
+        more = Problem(str(folder), "", "no further problems", f"{len(problems) - MAX_PROBLEMS} more like these")
+        problems = [*problems[:MAX_PROBLEMS], more]
     if problems:
         raise InputError(*problems)
     return tensors

@@ -1,32 +1,36 @@
-"""The reference decoder: one Llama-family transformer for training, prefill, decoding, drafting and verification.
+"""The decoder: one Llama-family transformer for training, prefill, decoding, drafting and verification.
 
-What differs between those is only what a query may attend to, so that is an argument: `attend`.
+These differ only in what a query may attend to, so attention is an argument: `attend`.
 Parameters carry the names of Hugging Face checkpoints.
 
-Shapes: B batch, T query tokens, S cached tokens, D model, N query heads, K KV heads, H head dim, V vocabulary, F MLP width.
+Shapes: B batch, T query tokens, P positions, D model, N query heads, K KV heads, H head dim, V vocabulary.
 """
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magicdec.costmodel.models.architecture import RopeScaling
 from magicdec.costmodel.models.transformer import TransformerConfig
 
 from ..kernels import cpu_bindings
 from .attend import Attend, DecoderBackend, RopeTables
 from .cpu_decoder import CpuDecoder
 from .dtypes import kernels_fit
+from .rotary import rope_tables, rotate
 from .tensor_parallel import SINGLE_PROCESS, Ranks
 
 
 def attend_causal(layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, window: int | None = None) -> Tensor:
-    """Causal attention among the new tokens alone: training, and prompts read without a cache."""
+    """Causal attention among the new tokens only, without a KV cache: for training and scoring texts. An `Attend`.
+
+    Args:
+        layer, q_BNTH, k_BKTH, v_BKTH: As in `Attend`.
+        window: Tokens that a query reaches back, its own included; None for all. [tokens]
+    """
     grouped = q_BNTH.shape[1] != k_BKTH.shape[1]
     length = q_BNTH.shape[2]
     if window is not None and window < length:
@@ -36,13 +40,16 @@ def attend_causal(layer: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, wi
 
 
 class Linear(nn.Linear):
-    """A product whose matrix may be stored in a narrower type than what it is multiplied with, to which it is widened."""
+    """A linear layer whose matrix may be stored in a narrower dtype than its input; it is widened when used."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Multiply x[..., in] with the transposed matrix; returns [..., out]."""
         return F.linear(x, self.weight.to(x.dtype), self.bias)
 
 
 class Attention(nn.Module):
+    """Projections, rotary embedding and output projection around the attention that `attend` computes."""
+
     def __init__(self, config: TransformerConfig, layer: int, ranks: Ranks):
         super().__init__()
         self.layer, self.head_dim, self.ranks = layer, config.head_dim, ranks
@@ -50,13 +57,11 @@ class Attention(nn.Module):
         self.k_proj = Linear(config.d_model, config.d_kv, bias=config.qkv_bias)
         self.v_proj = Linear(config.d_model, config.d_kv, bias=config.qkv_bias)
         self.o_proj = Linear(config.d_attention, config.d_model, bias=False)
-        if config.qk_norm:
-            self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
-            self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
-        else:
-            self.q_norm = self.k_norm = nn.Identity()
+        self.q_norm: nn.Module = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm: nn.Module = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, attend: Attend) -> Tensor:
+        """Attention block of a layer, without norm and residual; returns [B, T, D]."""
         heads = (*x_BTD.shape[:2], -1, self.head_dim)
         q_BNTH = self.q_norm(self.q_proj(x_BTD).view(heads)).transpose(1, 2)
         k_BKTH = self.k_norm(self.k_proj(x_BTD).view(heads)).transpose(1, 2)
@@ -66,6 +71,8 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
+    """Gated MLP with SiLU."""
+
     def __init__(self, config: TransformerConfig, ranks: Ranks):
         super().__init__()
         self.ranks = ranks
@@ -74,10 +81,13 @@ class Mlp(nn.Module):
         self.down_proj = Linear(config.d_ff, config.d_model, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        """MLP block of a layer, without norm and residual; returns [B, T, D]."""
         return self.ranks.sum(self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD)))
 
 
 class Layer(nn.Module):
+    """One decoder layer: attention and MLP, each with a norm before it and a residual around it."""
+
     def __init__(self, config: TransformerConfig, layer: int, ranks: Ranks):
         super().__init__()
         self.input_layernorm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
@@ -86,61 +96,70 @@ class Layer(nn.Module):
         self.mlp = Mlp(config, ranks)
 
     def forward(self, x_BTD: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, attend: Attend) -> Tensor:
+        """Hidden states x_BTD after the layer."""
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_BTH, sin_BTH, attend)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        after_BTD: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        return after_BTD
 
 
 class Stack(nn.Module):
-    """Everything but the LM head; it is `model.` in checkpoint names."""
+    """Everything but the LM head (`model.` in checkpoint names); computed by torch, it is a `DecoderBackend`."""
 
     def __init__(self, config: TransformerConfig, ranks: Ranks):
         super().__init__()
-        # What nn.Embedding begins with; itself, it would import torch's compiler on the meta device, for most of a second.
-        self.embed_tokens = nn.Embedding.from_pretrained(torch.randn(config.vocab_size, config.d_model), freeze=False)
+        # The initial values of nn.Embedding, whose own constructor would import torch's compiler on the meta device (0.7 s).
+        weight_VD = torch.randn(config.vocab_size, config.d_model)
+        self.embed_tokens = nn.Embedding.from_pretrained(weight_VD, freeze=False)  # type: ignore[no-untyped-call]
         self.layers = nn.ModuleList(Layer(config, layer, ranks) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
 
     def run(self, tokens_BT: Tensor, positions_BT: Tensor, rope: RopeTables, attend: Attend) -> Tensor:
-        """Final hidden states x_BTD, normalised. `rope` holds cosine and sine of every position."""
+        """Run all layers and the final norm. See `DecoderBackend.run`."""
         x_BTD = self.embed_tokens(tokens_BT).to(self.norm.weight.dtype)
-        cos_BTH, sin_BTH = (table_SH[positions_BT] for table_SH in rope)
+        cos_BTH, sin_BTH = (table_PH[positions_BT] for table_PH in rope)
         for layer in self.layers:
             x_BTD = layer(x_BTD, cos_BTH, sin_BTH, attend)
-        normed: Tensor = self.norm(x_BTD)
-        return normed
+        normed_BTD: Tensor = self.norm(x_BTD)
+        return normed_BTD
 
     def greedy_tokens(
         self, tokens_BT: Tensor, positions_BT: Tensor, rope: RopeTables, attend: Attend, vocab_size: int
     ) -> Tensor | None:
-        """None: torch has no call that does all of this at once."""
+        """None: torch has no single call for this. See `DecoderBackend.greedy_tokens`."""
         return None
 
 
 class Transformer(nn.Module):
     """A decoder of the given configuration, with uninitialised weights on the current default device.
 
-    Weights may be changed in place at any time, but replaced by others only before the first decoding step. On the meta device
-    it has no rotary tables until `fill_rope_tables`.
+    Weights may be changed in place at any time, but replaced by other tensors only before the first decoding step. On the meta
+    device there are no rotary tables until `fill_rope_tables` is called.
+
+    Args:
+        whole: The whole model.
+        ranks: The processes that share it; each holds a shard.
 
     Attributes:
-        whole: What it is built from.
-        config: What of it this process holds, a narrower model if several share it; else all.
-        is_sharded: Several processes hold a part of it each.
+        whole: The whole model.
+        config: The shard that this process holds; a narrower model, or the whole.
+        is_sharded: True if several processes share the model.
+        cos_PH, sin_PH: Rotary tables.
     """
 
-    cos_SH: Tensor
-    sin_SH: Tensor
+    cos_PH: Tensor
+    sin_PH: Tensor
 
     def __init__(self, whole: TransformerConfig, ranks: Ranks = SINGLE_PROCESS):
         super().__init__()
         self.whole = whole
         self.config = config = ranks.shard(whole)
+        self.is_sharded = ranks.size > 1
         self.model = Stack(config, ranks)
         self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        self.register_buffer("cos_SH", torch.empty(0), persistent=False)
-        self.register_buffer("sin_SH", torch.empty(0), persistent=False)
+        self.register_buffer("cos_PH", torch.empty(0), persistent=False)
+        self.register_buffer("sin_PH", torch.empty(0), persistent=False)
         self.to(getattr(torch, config.dtype))
         for module in self.model.layers.modules():
             if isinstance(module, Linear):
@@ -149,37 +168,38 @@ class Transformer(nn.Module):
             embedding.weight.data = embedding.weight.to(getattr(torch, config.embedding_dtype or config.dtype))
         if self.device.type != "meta":
             self.fill_rope_tables()
-        self.is_sharded = ranks.size > 1
         self._cpu_decoder: CpuDecoder | None = None
 
     def fill_rope_tables(self) -> None:
-        """Compute the rotary tables, in double precision, on the device of the weights."""
-        cos_SH, sin_SH = rope_tables(self.config)
-        self.cos_SH = cos_SH.to(self.device, self.dtype)
-        self.sin_SH = sin_SH.to(self.device, self.dtype)
+        """Compute the rotary tables, in double precision, and move them to the device and dtype of the model."""
+        cos_PH, sin_PH = rope_tables(self.config)
+        self.cos_PH = cos_PH.to(self.device, self.dtype)
+        self.sin_PH = sin_PH.to(self.device, self.dtype)
 
     @property
     def device(self) -> torch.device:
-        return self.model.embed_tokens.weight.device
+        """Where the weights are."""
+        weight_VD: Tensor = self.model.embed_tokens.weight
+        return weight_VD.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of activations and KV cache."""
+        """Of activations and KV cache; matrices may be narrower."""
         return self.model.norm.weight.dtype
 
     def forward(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend | None = None) -> Tensor:
-        """Final hidden states, normalised: the input of `logits`.
+        """Run the decoder up to the final norm.
 
         Args:
             tokens_BT: Token ids.
             positions_BT: Position of each in its sequence; any shape that broadcasts to that of the tokens. [tokens]
-            attend: What the queries of a layer see; None for causal attention among these tokens alone.
+            attend: Attention of every layer; None for causal attention among these tokens only.
 
         Returns:
-            x_BTD.
+            Final hidden states x_BTD, normalised: the input of `logits`.
         """
         attend = attend or partial(attend_causal, window=self.config.sliding_window)
-        return self._backend.run(tokens_BT, positions_BT, (self.cos_SH, self.sin_SH), attend)
+        return self._backend.run(tokens_BT, positions_BT, (self.cos_PH, self.sin_PH), attend)
 
     def greedy_tokens(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend, vocab_size: int) -> Tensor | None:
         """Greedy next token at each position via the fused CPU kernel, or None if it does not apply.
@@ -191,10 +211,10 @@ class Transformer(nn.Module):
         Raises:
             FloatingPointError: A logit is infinite or NaN.
         """
-        return self._backend.greedy_tokens(tokens_BT, positions_BT, (self.cos_SH, self.sin_SH), attend, vocab_size)
+        return self._backend.greedy_tokens(tokens_BT, positions_BT, (self.cos_PH, self.sin_PH), attend, vocab_size)
 
     def logits(self, x_BTD: Tensor) -> Tensor:
-        """logits_BTV of hidden states."""
+        """Apply the LM head to final hidden states; returns logits_BTV."""
         weight_VD = self.lm_head.weight
         if x_BTD.dtype == torch.float32 and cpu_bindings.usable(weight_VD):
             return cpu_bindings.linear(x_BTD, weight_VD)
@@ -203,7 +223,7 @@ class Transformer(nn.Module):
 
     @property
     def _backend(self) -> DecoderBackend:
-        """The fastest backend that can compute the layers as they are now."""
+        """The fastest backend for the model as it is now: where its weights are, and whether gradients are needed."""
         head_VD = self.lm_head.weight
         if self.is_sharded or self.dtype != torch.float32 or not kernels_fit(self.config) or not cpu_bindings.usable(head_VD):
             return self.model
@@ -211,55 +231,3 @@ class Transformer(nn.Module):
             stack = self.model
             self._cpu_decoder = CpuDecoder(stack.layers, stack.embed_tokens.weight, stack.norm.weight, head_VD, self.config)
         return self._cpu_decoder
-
-
-def rotate(x_BNTH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor) -> Tensor:
-    """Rotary position embedding, in the half-split layout of Hugging Face checkpoints.
-
-    Source:
-        RoFormer (arXiv 2104.09864), eq. 34.
-    """
-    cos, sin = cos_BTH.unsqueeze(-3), sin_BTH.unsqueeze(-3)
-    first, second = x_BNTH.chunk(2, dim=-1)
-    return x_BNTH * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-def rope_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position the model knows, each of shape [max_context_len, head_dim]."""
-    frequencies, factor = rope_frequencies(config)
-    angles_SH = torch.outer(torch.arange(config.max_context_len, dtype=torch.float64), frequencies).repeat(1, 2)
-    return (angles_SH.cos() * factor), (angles_SH.sin() * factor)
-
-
-def rope_frequencies(config: TransformerConfig) -> tuple[Tensor, float]:
-    """Angular frequency of each pair of dimensions [rad/token], and the factor on cosine and sine.
-
-    Source:
-        RoFormer (arXiv 2104.09864); Llama 3.1 and YaRN (arXiv 2309.00071) stretching as in Hugging Face checkpoints.
-    """
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
-    plain = config.rope_theta**-exponents
-    scaling = config.rope_scaling
-    if scaling is None:
-        return plain, 1.0
-    if scaling.kind == "linear":
-        return plain / scaling.factor, 1.0
-    original = scaling.original_context_len or config.max_context_len
-    if scaling.kind == "llama3":
-        turns = original * plain / (2 * math.pi)
-        kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-        kept = kept.clamp(0, 1)
-        return plain * kept + plain / scaling.factor * (1 - kept), 1.0
-    return _yarn_frequencies(config, scaling, plain, original)
-
-
-def _yarn_frequencies(config: TransformerConfig, scaling: RopeScaling, plain: Tensor, original: int) -> tuple[Tensor, float]:
-    def dimension_of(turns: float) -> float:
-        return config.head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(config.rope_theta))
-
-    low = max(math.floor(dimension_of(scaling.beta_fast)), 0)
-    high = min(math.ceil(dimension_of(scaling.beta_slow)), config.head_dim - 1)
-    ramp = (torch.arange(config.head_dim // 2, dtype=torch.float64) - low) / max(high - low, 1e-3)
-    kept = 1 - ramp.clamp(0, 1)
-    factor = scaling.attention_factor or 0.1 * math.log(scaling.factor) + 1.0
-    return plain * kept + plain / scaling.factor * (1 - kept), factor

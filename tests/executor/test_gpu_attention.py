@@ -51,8 +51,8 @@ def check(
 
 def interpreted_cases() -> None:
     """Run where Triton was imported to interpret; its bfloat16 then stores whole numbers, so that type is left to GPUs."""
-    for processors in (1, 40):
-        gpu_attention._processors = lambda device, found=processors: found
+    for sms in (1, 40):
+        gpu_attention._num_sms = lambda device, found=sms: found
         for dtype, window in (("float32", None), ("float32", 1), ("float16", 70)):
             for heads, query_len in (((4, 2), 1), ((8, 1), 3), ((3, 3), 6), ((8, 2), 9)):
                 check(dtype, heads, [0, 63, 64, 500], query_len, 32, window)
@@ -68,12 +68,12 @@ def test_each_query_sees_its_own_slots_and_no_others() -> None:
     assert ran.stdout == "all right\n"
 
 
-def test_slots_are_split_so_that_all_processors_work_but_not_too_finely() -> None:
-    assert gpu_attention.num_parts(pairs=8, slots=32768, processors=132) == 32
-    assert gpu_attention.num_parts(pairs=192, slots=32768, processors=132) == 2
-    assert gpu_attention.num_parts(pairs=264, slots=32768, processors=132) == 1
-    assert gpu_attention.num_parts(pairs=8, slots=512, processors=132) == 2
-    assert gpu_attention.num_parts(pairs=1, slots=3, processors=132) == 1
+def test_slots_are_split_so_that_all_sms_work_but_not_too_finely() -> None:
+    assert gpu_attention.num_splits(pairs=8, slots=32768, sms=132) == 32
+    assert gpu_attention.num_splits(pairs=192, slots=32768, sms=132) == 2
+    assert gpu_attention.num_splits(pairs=264, slots=32768, sms=132) == 1
+    assert gpu_attention.num_splits(pairs=8, slots=512, sms=132) == 2
+    assert gpu_attention.num_splits(pairs=1, slots=3, sms=132) == 1
 
 
 def test_a_layout_the_kernel_cannot_read_is_refused() -> None:
@@ -94,14 +94,14 @@ def test_the_kernel_compiles_for_gpus_and_fits_them(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     tuned, rows = gpu_attention.tuning(4 * query_len, width, 4 if dtype == "fp32" else 2), 4 * query_len
     options = {name: tuned.pop(name) for name in ("num_warps", "num_stages", "enable_fp_fusion")}
-    constants = {"T": query_len, "R": rows, "H": width, "PARTS": 4, **tuned}
+    constants = {"T": query_len, "R": rows, "H": width, "SPLITS": 4, **tuned}
     kinds = {"q_ptr": f"*{dtype}", "k_ptr": f"*{dtype}", "v_ptr": f"*{dtype}", "positions_ptr": "*i64", "scale": "fp32", "K": "i32"}
     kinds |= {"stride_b": "i64", "stride_k": "i64", "window": "i32"}
     whole = compile_for(capability, gpu_attention._partial, kinds, constants, options)
     assert whole.metadata.shared <= SHARED_BYTES
     assert "cp.async" in whole.asm["ptx"], "blocks should be on their way while others are computed with"
     compile_for(
-        capability, gpu_attention._merge, {"out_ptr": f"*{dtype}"}, {"R": rows, "H": width, "PARTS": 4}, {"enable_fp_fusion": True}
+        capability, gpu_attention._merge, {"out_ptr": f"*{dtype}"}, {"R": rows, "H": width, "SPLITS": 4}, {"enable_fp_fusion": True}
     )
 
 

@@ -20,7 +20,8 @@ from magicdec.executor.engine.batch import Batch, Prompt
 from magicdec.executor.kv.attention import PrefillAttention, SlotAttention
 from magicdec.executor.kv.cache import KvCache
 from magicdec.executor.model.checkpoint import load_model
-from magicdec.executor.model.transformer import Transformer, attend_causal, rope_tables, rotate
+from magicdec.executor.model.rotary import rope_tables, rotate
+from magicdec.executor.model.transformer import Transformer, attend_causal
 
 transformers = pytest.importorskip("transformers")
 
@@ -205,7 +206,7 @@ def test_a_checkpoint_can_be_loaded_in_another_type(dtype: str, tmp_path: Path) 
     theirs = hf_model("Llama", {})
     theirs.save_pretrained(tmp_path)
     ours = load_model(tmp_path, dtype=dtype)
-    assert {p.dtype for p in ours.parameters()} == {getattr(torch, dtype)} == {ours.cos_SH.dtype}
+    assert {p.dtype for p in ours.parameters()} == {getattr(torch, dtype)} == {ours.cos_PH.dtype}
     assert ours.config.dtype == dtype
     tokens = random_prompts((30,), vocab_size=61)[0]
     found, wanted = slot_logits(ours, tokens).double(), hf_logits(theirs, tokens).double()
@@ -236,20 +237,20 @@ def test_older_keys_for_rotary_scaling_mean_the_same(tmp_path: Path) -> None:
     old = load_model(tmp_path)
     assert old.config == new.config
     assert old.config.rope_scaling is not None
-    assert torch.equal(old.cos_SH, new.cos_SH)
+    assert torch.equal(old.cos_PH, new.cos_PH)
 
 
 # What can be checked without transformers.
 
 
 def test_rotation_keeps_lengths_and_makes_scores_depend_on_the_distance_alone() -> None:
-    cos_SH, sin_SH = rope_tables(TINY)
+    cos_PH, sin_PH = rope_tables(TINY)
     generator = torch.Generator().manual_seed(0)
     q_H, k_H = torch.randn(2, TINY.head_dim, generator=generator, dtype=torch.float64)
 
     def at(x_H: Tensor, position: int) -> Tensor:
         x_BNTH = x_H[None, None, None]
-        return rotate(x_BNTH, cos_SH[None, position : position + 1], sin_SH[None, position : position + 1]).flatten()
+        return rotate(x_BNTH, cos_PH[None, position : position + 1], sin_PH[None, position : position + 1]).flatten()
 
     assert float(at(q_H, 100).norm()) == pytest.approx(float(q_H.norm()))
     near, far = at(q_H, 9) @ at(k_H, 4), at(q_H, 209) @ at(k_H, 204)
@@ -258,17 +259,17 @@ def test_rotation_keeps_lengths_and_makes_scores_depend_on_the_distance_alone() 
 
 
 def test_rotary_tables_cover_every_position_and_start_unrotated() -> None:
-    cos_SH, sin_SH = rope_tables(TINY)
-    assert cos_SH.shape == sin_SH.shape == (TINY.max_context_len, TINY.head_dim)
-    assert cos_SH.dtype == torch.float64
-    assert bool((cos_SH[0] == 1).all())
-    assert bool((sin_SH[0] == 0).all())
+    cos_PH, sin_PH = rope_tables(TINY)
+    assert cos_PH.shape == sin_PH.shape == (TINY.max_context_len, TINY.head_dim)
+    assert cos_PH.dtype == torch.float64
+    assert bool((cos_PH[0] == 1).all())
+    assert bool((sin_PH[0] == 0).all())
 
 
 def test_yarn_without_an_attention_factor_uses_the_one_of_the_paper() -> None:
     scaled = replace(TINY, rope_scaling=RopeScaling("yarn", factor=4.0, original_context_len=64))
-    cos_SH, _ = rope_tables(scaled)
-    assert float(cos_SH[0, 0]) == pytest.approx(0.1 * 1.3862943611198906 + 1)  # 0.1 ln 4 + 1, arXiv 2309.00071 eq. 22
+    cos_PH, _ = rope_tables(scaled)
+    assert float(cos_PH[0, 0]) == pytest.approx(0.1 * 1.3862943611198906 + 1)  # 0.1 ln 4 + 1, arXiv 2309.00071 eq. 22
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])

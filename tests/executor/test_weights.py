@@ -33,7 +33,7 @@ WIDE = {"d_model": 48, "head_dim": 16, "d_ff": 80}  # as the C kernels want it
 def types_of(model: Transformer) -> tuple[set[torch.dtype], set[torch.dtype]]:
     """Of the matrices, and of all else."""
     matrices = {p for p in model.parameters() if p.ndim == 2}
-    return {p.dtype for p in matrices}, {p.dtype for p in model.parameters() if p not in matrices} | {model.cos_SH.dtype}
+    return {p.dtype for p in matrices}, {p.dtype for p in model.parameters() if p not in matrices} | {model.cos_PH.dtype}
 
 
 @pytest.mark.skipif(compiled.kernels() is None, reason="needs a C compiler")
