@@ -1,4 +1,4 @@
-"""The shipped reference model: a small Llama-architecture model, so that everything runs without a download."""
+"""The shipped reference model: a small Llama-type model, so that everything runs without a download."""
 
 from importlib import resources
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Real text that every Python installation holds: its standard library's sources and the language reference behind `help()`.
+"""Real text from this Python installation: the sources of the standard library and the texts behind `help()`.
 
-One module in twenty is held out by a hash of its name, the same one for every Python version: the model never trains on it.
+One document in twenty is held out from training. The choice is a hash of its name, so it is the same for every Python version.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Document:
 
     Attributes:
         name: Path inside the standard library, or `help/<topic>`.
-        text: All of it.
-        is_test: It is one of the library's own tests: plentiful and repetitive.
+        text: The whole text.
+        is_test: Whether it is one of the library's own tests, which are many and repetitive.
     """
 
     name: str
@@ -34,26 +34,34 @@ class Document:
 
     @property
     def held_out(self) -> bool:
-        """Kept away from training."""
+        """Whether it is kept out of training."""
         return int(hashlib.sha256(self.name.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0
 
 
 def documents() -> list[Document]:
-    """Every document of this Python installation, in a fixed order."""
+    """All documents of this Python installation, sorted by name."""
     return sorted((*_sources(), *_help_topics()), key=lambda document: document.name)
 
 
-def held_out_documents(min_chars: int = 0) -> list[Document]:
-    """Documents that no training run has seen, without the library's tests, of at least so many characters."""
-    return [doc for doc in documents() if doc.held_out and not doc.is_test and len(doc.text) >= min_chars]
+def held_out_documents() -> list[Document]:
+    """Documents that the model was not trained on, without the library's tests."""
+    return [document for document in documents() if document.held_out and not document.is_test]
 
 
 def training_stream(epoch: int, seed: int = 0) -> Iterator[str]:
-    """The texts of one epoch: packages shuffled, each one's modules kept together, a third of the tests."""
+    """The training texts of one epoch: all sources and a third of the tests.
+
+    Packages are shuffled; the modules of a package stay together.
+
+    Args:
+        epoch: Number of the epoch; three consecutive ones cover all tests.
+        seed: Seed of the shuffling.
+    """
     packages: dict[str, list[str]] = defaultdict(list)
-    for index, doc in enumerate(doc for doc in documents() if not doc.held_out):
-        if not doc.is_test or index % 3 == epoch % 3:
-            packages[doc.name.rsplit("/", 1)[0] if "/" in doc.name else doc.name].append(doc.text)
+    for index, document in enumerate(document for document in documents() if not document.held_out):
+        if not document.is_test or index % 3 == epoch % 3:
+            name = document.name
+            packages[name.rsplit("/", 1)[0] if "/" in name else name].append(document.text)
     order = sorted(packages)
     random.Random(f"{seed}/{epoch}").shuffle(order)
     for package in order:
@@ -61,6 +69,7 @@ def training_stream(epoch: int, seed: int = 0) -> Iterator[str]:
 
 
 def _sources() -> Iterator[Document]:
+    """Modules of the standard library that are readable as UTF-8 and not empty."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in root.rglob("*.py"):
         parts = path.relative_to(root).parts
@@ -75,6 +84,7 @@ def _sources() -> Iterator[Document]:
 
 
 def _help_topics() -> Iterator[Document]:
+    """Texts that `help()` shows for keywords and topics."""
     from pydoc_data.topics import topics
 
     for name, text in topics.items():

@@ -1,6 +1,7 @@
-"""Train the reference model from the text of this Python installation. Resumable: run the same command again.
+"""Train the reference model on the text of this Python installation. To resume, run the same command again.
 
-The rate warms up, stays, and falls linearly over the last quarter, in which half of the windows are at full length.
+The learning rate warms up, stays constant, and decays linearly over the last quarter. In that quarter, half of the tokens are in
+windows of full length.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import os
 import random
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -30,6 +32,7 @@ from ..model.transformer import Transformer
 from . import corpus, reference_model_dir
 
 END_OF_TEXT = "<|endoftext|>"
+VOCAB_SIZE = 2048
 SHAPE = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
@@ -39,7 +42,7 @@ SHAPE = {
     "num_key_value_heads": 4,
     "head_dim": 64,
     "intermediate_size": 704,
-    "vocab_size": 2048,
+    "vocab_size": VOCAB_SIZE,
     "max_position_embeddings": 10240,
     "rope_theta": 10000.0,
     "rms_norm_eps": 1e-5,
@@ -55,12 +58,17 @@ DECAY_FRACTION = 0.25
 
 @dataclass(frozen=True)
 class Mix:
-    """How often a step uses windows of each length. [fraction by tokens]"""
+    """How often a training step uses windows of each length.
 
-    share: dict[int, float]
+    Attributes:
+        probabilities: Probability by window length [tokens]. [0-1]
+    """
+
+    probabilities: dict[int, float]
 
     def draw(self, rng: random.Random) -> int:
-        return rng.choices(list(self.share), list(self.share.values()))[0]
+        """Draw the window length of one step. [tokens]"""
+        return rng.choices(list(self.probabilities), list(self.probabilities.values()))[0]
 
 
 STABLE_MIX = Mix({1024: 0.88, 10240: 0.12})
@@ -68,12 +76,12 @@ DECAY_MIX = Mix({2048: 0.5, 10240: 0.5})
 
 
 def train_tokenizer() -> Tokenizer:
-    """A byte-level BPE tokenizer of the training text."""
+    """Train a byte-level BPE tokenizer on the training text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=SHAPE["vocab_size"],
+        vocab_size=VOCAB_SIZE,
         special_tokens=[END_OF_TEXT],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -83,25 +91,25 @@ def train_tokenizer() -> Tokenizer:
 
 
 def token_stream(tokenizer: Tokenizer, texts: Iterator[str]) -> Tensor:
-    """All texts one after the other, each followed by the end-of-text token."""
+    """Token ids of all texts in a row, each followed by the end-of-text token."""
     end = tokenizer.token_to_id(END_OF_TEXT)
     encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
     return torch.tensor([token for text in encoded for token in (*text.ids, end)])
 
 
 def epochs(tokenizer: Tokenizer) -> Iterator[Tensor]:
-    """Token streams, one an epoch, for ever."""
+    """Endless token streams, one per epoch."""
     for epoch in count():
         yield token_stream(tokenizer, corpus.training_stream(epoch))
 
 
-def rate(step: int, steps: int) -> float:
-    """Factor on the learning rate. [0-1]"""
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Factor on the learning rate at a step: warm-up, constant, linear decay. [0-1]"""
     return min((step + 1) / WARMUP_STEPS, 1.0, (steps - step) / (DECAY_FRACTION * steps))
 
 
 def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for embedding and norms."""
+    """Muon for the matrices of the layers, AdamW for embedding and norms."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in name)]
     return [
@@ -111,7 +119,7 @@ def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
 
 
 def initialise(model: Transformer) -> None:
-    """Small normal weights; the projections that write to the residual stream start at zero."""
+    """Initialise weights: small and normal, but zero for the projections that write to the residual stream."""
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
             std = 0.0 if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
@@ -119,7 +127,7 @@ def initialise(model: Transformer) -> None:
 
 
 def loss_per_token(model: Transformer, tokens_BT: Tensor, low_precision: bool) -> Tensor:
-    """Cross entropy of every token but the first, [B, T-1]. [nats]"""
+    """Cross entropy of each token but the first, of shape [B, T-1]. [nats]"""
     inputs_BT, targets_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
     with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=low_precision):
         positions_T = torch.arange(inputs_BT.shape[1], device=tokens_BT.device)
@@ -129,26 +137,35 @@ def loss_per_token(model: Transformer, tokens_BT: Tensor, low_precision: bool) -
 
 @torch.no_grad()
 def evaluate(model: Transformer, tokenizer: Tokenizer, windows: int = 12) -> dict[str, float]:
-    """Held-out bits per byte: over all positions, and of the same thousand tokens once near position 8192 and once near 1024.
+    """Bits per byte on held-out text: over all positions, near position 8192 and near position 1024. [bits/byte]
 
-    The same text at both, since texts differ more than positions do. [bits/byte]
+    The last two use the same tokens at both positions, because texts differ more than positions do.
     """
-    tokens_S = token_stream(tokenizer, (doc.text for doc in corpus.held_out_documents()))
-    cuts = {"all": (0, 0), "near_8192": (0, 7680), "near_1024": (7168, 512)}  # first token of the window, first position counted
-    bits = dict.fromkeys(cuts, 0.0)
-    count = dict.fromkeys(cuts, 0)
+    tokens_S = token_stream(tokenizer, (document.text for document in corpus.held_out_documents()))
+    cuts = {0: {"all": 0, "near_8192": 7680}, 7168: {"near_1024": 512}}  # by first token of the window: first position that counts
+    bits, num_bytes = defaultdict[str, float](float), defaultdict[str, int](int)
     for start in torch.linspace(0, len(tokens_S) - 8706, windows).long().tolist():
         window_S = tokens_S[start : start + 8705]
-        for name, (skip, counted) in cuts.items():
-            part_BT = window_S[None, skip:].to(model.device)
-            bits[name] += loss_per_token(model, part_BT, low_precision=False)[0, counted:].sum().item() / math.log(2)
-            count[name] += len(tokenizer.decode(part_BT[0, counted + 1 :].tolist()).encode())
-    return {name: round(bits[name] / count[name], 4) for name in cuts}
+        for skipped, firsts in cuts.items():
+            part_BT = window_S[None, skipped:].to(model.device)
+            loss_T = loss_per_token(model, part_BT, low_precision=False)[0]
+            for name, first in firsts.items():
+                bits[name] += loss_T[first:].sum().item() / math.log(2)
+                num_bytes[name] += len(tokenizer.decode(part_BT[0, first + 1 :].tolist()).encode())
+    return {name: round(bits[name] / num_bytes[name], 4) for name in bits}
 
 
 @dataclass
 class Run:
-    """A training run in a folder: `state.safetensors` holds weights, optimizer state and, as metadata, the step."""
+    """A training run. `state.safetensors` in its folder holds weights, optimizer state and, as metadata, step and time.
+
+    Attributes:
+        folder: Folder of the run.
+        model: The model in training.
+        optimizers: Its optimizers.
+        step: Steps done.
+        seconds: Training time so far. [s]
+    """
 
     folder: Path
     model: Transformer
@@ -157,6 +174,7 @@ class Run:
     seconds: float = 0.0
 
     def save(self) -> None:
+        """Write the state atomically."""
         tensors = {f"model/{name}": p.detach() for name, p in self.model.named_parameters()}
         for number, optimizer in enumerate(self.optimizers):
             for index, state in optimizer.state_dict()["state"].items():
@@ -166,6 +184,7 @@ class Run:
         os.replace(partial, self.folder / "state.safetensors")
 
     def resume(self) -> None:
+        """Load the state of an earlier run, if there is one."""
         path = self.folder / "state.safetensors"
         if not path.exists():
             return
@@ -186,7 +205,15 @@ class Run:
 
 
 def train(run: Run, tokenizer: Tokenizer, steps: int, lr: float, low_precision: bool) -> None:
-    """Train up to `steps` optimizer steps of `TOKENS_PER_STEP` tokens, saving every few minutes."""
+    """Train up to a number of steps, and save every two minutes.
+
+    Args:
+        run: The run to continue.
+        tokenizer: The model's tokenizer.
+        steps: Optimizer steps of `TOKENS_PER_STEP` tokens, those already done included.
+        lr: Peak learning rate.
+        low_precision: Compute matrix products in bfloat16.
+    """
     streams = epochs(tokenizer)
     stream_S = next(streams)
     rng = random.Random(f"windows/{run.step}")
@@ -199,11 +226,11 @@ def train(run: Run, tokenizer: Tokenizer, steps: int, lr: float, low_precision: 
         starts = [rng.randrange(len(stream_S) - length - 1) for _ in range(TOKENS_PER_STEP // length)]
         batch_BT = torch.stack([stream_S[s : s + length + 1] for s in starts]).to(run.model.device)
         loss = loss_per_token(run.model, batch_BT, low_precision).mean()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
         for optimizer in run.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = lr * rate(run.step, steps)
+                group["lr"] = lr * learning_rate_factor(run.step, steps)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         run.step += 1
@@ -220,7 +247,7 @@ def train(run: Run, tokenizer: Tokenizer, steps: int, lr: float, low_precision: 
 
 
 def export(model: Transformer, tokenizer: Tokenizer, folder: Path, facts: dict[str, object]) -> None:
-    """Write the checkpoint directory in float16, and what was measured of it."""
+    """Write the checkpoint directory in float16, with `facts` in training.json."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: p.detach().to("cpu", torch.float16).contiguous() for name, p in model.named_parameters()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
@@ -235,8 +262,9 @@ def export(model: Transformer, tokenizer: Tokenizer, folder: Path, facts: dict[s
 @click.option("--steps", default=1740, show_default=True, help=f"Optimizer steps of {TOKENS_PER_STEP} tokens.")
 @click.option("--learning-rate", default=3e-3, show_default=True)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-@click.option("--bfloat16/--float32", "low_precision", default=True, help="Type of the matrix products.", show_default=True)
+@click.option("--bfloat16/--float32", "low_precision", default=True, help="Type of matrix products.", show_default=True)
 def main(work_dir: Path, output: Path, steps: int, learning_rate: float, device: str, low_precision: bool) -> None:
+    """Train, evaluate and export; `click` takes its help from the module docstring."""
     torch.manual_seed(0)
     work_dir.mkdir(parents=True, exist_ok=True)
     tokenizer_file = work_dir / "tokenizer.json"

@@ -16,9 +16,10 @@ import torch
 from tiny_models import random_prompts
 
 from magicdec.costmodel.plans.strategy import Strategy
-from magicdec.executor.engine.batch import Prompt
+from magicdec.executor.engine.request import Request
 from magicdec.executor.engine.sampling import GREEDY, Sampling
-from magicdec.executor.generate import RUNNABLE, run_stream
+from magicdec.executor.engine.settings import GenerationSettings
+from magicdec.executor.generate import RUNNABLE, run
 from magicdec.executor.model.checkpoint import load_model
 from magicdec.executor.model.tensor_parallel import Ranks, process_group
 
@@ -42,14 +43,14 @@ def strategies() -> list[Strategy]:
 
 def said(folder: Path, ranks: Ranks) -> dict[str, Any]:
     """By case and strategy: the tokens of five prompts that share three rows, and how many were drafted and accepted."""
-    prompts = [Prompt(str(row), tokens) for row, tokens in enumerate(random_prompts((1, 17, 30, 9, 40)))]
+    prompts = [Request(str(row), tokens) for row, tokens in enumerate(random_prompts((1, 17, 30, 9, 40)))]
     found = {}
     for (checkpoint, tokens), sampling in CASES.items():
         target, draft = (load_model(folder / checkpoint / role, ranks=ranks) for role in ("target", "draft"))
         found[checkpoint] = asdict(target.config)
         for strategy in strategies():
-            result = run_stream(target, draft, prompts, strategy, batch_size=3, max_new_tokens=9, sampling=sampling)
-            counts = sum(result.trace.drafted_by_position), sum(result.trace.accepted_by_position)
+            result = run(target, draft, prompts, strategy, GenerationSettings(9, sampling=sampling), batch_size=3)
+            counts = sum(result.log.drafted_by_position), sum(result.log.accepted_by_position)
             found[f"{checkpoint}, {tokens}, {strategy}"] = [result.outputs, *counts]
     return found
 

@@ -150,7 +150,7 @@ Captured = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
 
 
 def pretended_graphs(gpu: PretendedGpu) -> tuple[Callable[..., Captured], Callable[..., Tensor]]:
-    """`capture` and `replay` of executor.passes: a graph sees the tensors it was captured with, and no others."""
+    """`capture` and `replay` of `engine.model_runner`: a graph sees the tensors it was captured with, and no others."""
 
     def replay(captured: Captured, arguments: tuple[Tensor, ...]) -> Tensor:
         function, places = captured

@@ -223,7 +223,7 @@ def test_a_prompt_read_in_chunks_is_as_one_read_at_once(chunk: int, window: int 
     tokens_S = torch.tensor(random_prompts((50,))[0])
     whole, parts = (KvCache(model.config, 2, 60, CPU, torch.float64) for _ in range(2))
     wanted_V = model.logits(prefill.prefill(model, whole, 1, tokens_S))
-    monkeypatch.setattr(prefill, "CHUNK", chunk)
+    monkeypatch.setattr(prefill, "CHUNK_TOKENS", chunk)
     found_V = model.logits(prefill.prefill(model, parts, 1, tokens_S))
     torch.testing.assert_close(found_V, wanted_V, atol=1e-10, rtol=0)
     torch.testing.assert_close(parts.k_LBKSH, whole.k_LBKSH, atol=1e-10, rtol=0)

@@ -122,7 +122,7 @@ def test_weights_that_are_changed_in_place_are_heeded(monkeypatch: pytest.Monkey
 def test_processors_with_shorter_vectors_compute_the_same(processor: str, tmp_path: Path) -> None:
     """The same sources as a processor without AVX-512 compiles them, and one whose vectors no line is written for."""
     here = Path(__file__)
-    files = [str(here.with_name(name)) for name in (here.name, "test_attention.py", "test_passes.py")]
+    files = [str(here.with_name(name)) for name in (here.name, "test_attention.py", "test_model_runner.py")]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", "logits or product or ragged or rows"]
     environment = {**os.environ, "MAGICDEC_CFLAGS": f"-march={processor}", "XDG_CACHE_HOME": str(tmp_path)}
     ran = subprocess.run(command, env=environment, cwd=here.parents[2], capture_output=True, text=True, timeout=600)
@@ -151,7 +151,7 @@ def test_layers_at_once_are_layers_one_by_one_to_the_last_bit(
     with torch.inference_mode():
         at_once = model(tokens_BT, positions_BT, SlotAttention(caches[0], positions_BT, window))
         watch = lambda layer, q_BNTH, positions_BT: watched.append(layer)  # noqa: E731
-        one_by_one = model(tokens_BT, positions_BT, SlotAttention(caches[1], positions_BT, window, watch=watch))
+        one_by_one = model(tokens_BT, positions_BT, SlotAttention(caches[1], positions_BT, window, query_hook=watch))
     assert watched == [0, 1]
     assert torch.equal(at_once, one_by_one)
     assert torch.equal(caches[0].k_LBKSH, caches[1].k_LBKSH)
@@ -189,7 +189,7 @@ def test_no_such_token_or_position_is_an_error(watched: bool, wrong: str) -> Non
     for sign in (1, -1):
         tokens_BT, positions_BT = (torch.tensor([[x]]) for x in ((token, position) if sign > 0 else (-1, -1)))
         with torch.inference_mode(), pytest.raises(IndexError):
-            model(tokens_BT, positions_BT, SlotAttention(cache, torch.tensor([[3]]), watch=watch))
+            model(tokens_BT, positions_BT, SlotAttention(cache, torch.tensor([[3]]), query_hook=watch))
 
 
 @pytest.mark.parametrize("watched", [False, True])
@@ -200,7 +200,7 @@ def test_positions_may_be_of_a_shorter_type(watched: bool) -> None:
     for dtype in (torch.int32, torch.int64):
         cache = KvCache(model.config, 1, 8, torch.device("cpu"), torch.float32)
         with torch.inference_mode():
-            attend = SlotAttention(cache, torch.arange(3)[None], watch=watch)
+            attend = SlotAttention(cache, torch.arange(3)[None], query_hook=watch)
             found.append(model(torch.tensor([[1, 2, 3]]), torch.arange(3, dtype=dtype)[None], attend))
     assert torch.equal(*found)
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
+from decoding import requests_of
 from pretend_gpu import GPU, PretendedGpu, moved, pretended_graphs
 from tiny_models import perturbed, random_prompts, tiny_model
 from torch import Tensor
 
 from magicdec.costmodel.plans.strategy import CompressedDtype, Strategy
-from magicdec.executor import decode_loop as decode
-from magicdec.executor.drafting.policy import Always
-from magicdec.executor.engine import model_runner as passes
-from magicdec.executor.engine.batch import Batch, Prompt
+from magicdec.executor import decode_loop
+from magicdec.executor.drafting.factory import make_policy
+from magicdec.executor.engine import model_runner
+from magicdec.executor.engine.batch import Batch
+from magicdec.executor.engine.request import Request
 from magicdec.executor.engine.sampling import GREEDY, Sampling
-from magicdec.executor.generate import RUNNABLE, make_drafter, run_batch, run_stream
+from magicdec.executor.engine.settings import GenerationSettings
+from magicdec.executor.generate import RUNNABLE, make_batch, run
 from magicdec.executor.kv import attention
+from magicdec.executor.measuring.comparison import Comparison, compare
 from magicdec.executor.model.transformer import Transformer
 
 DRAFTS = [(kind, policy) for kind, policy in RUNNABLE if (kind, policy) != ("self", "full")]
@@ -45,33 +48,31 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
     for name, value in {"mem_get_info": (2**40, 2**40), "memory_reserved": 0, "memory_allocated": 0}.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     monkeypatch.setattr(attention, "_kernel", lambda device, dtype, width: plain_kernel if device.type == "cuda" else None)
-    monkeypatch.setattr(decode, "mark", lambda device: time.perf_counter())
+    monkeypatch.setattr(decode_loop, "mark", lambda device: time.perf_counter())
     capture, replay = pretended_graphs(pretended)
-    monkeypatch.setattr(passes, "capture", capture)
-    monkeypatch.setattr(passes, "replay", replay)
+    monkeypatch.setattr(model_runner, "capture", capture)
+    monkeypatch.setattr(model_runner, "replay", replay)
     return pretended
 
 
 @dataclass
 class Run:
-    """What a run said, and how often the host had waited after each round."""
+    """The outputs of a run, and how often the host had waited after each round."""
 
     outputs: list[list[int]] = field(default_factory=list)
     waits: list[int] = field(default_factory=list)
 
 
-def run(gpu: PretendedGpu | None, target: Transformer, draft: Transformer, strategy: Strategy, sampling: Sampling) -> Run:
+def decoded(gpu: PretendedGpu | None, target: Transformer, draft: Transformer, strategy: Strategy, sampling: Sampling) -> Run:
     found = Run()
-    prompts = [Prompt(str(row), tokens) for row, tokens in enumerate(random_prompts((1, 9, 40)))]
-    batch = Batch(target, prompts, max_new_tokens=26, gamma=strategy.gamma, sampling=sampling)
+    requests = requests_of(random_prompts((1, 9, 40)))
+    batch = Batch(target, requests, GenerationSettings(22, sampling=sampling), gamma=strategy.gamma)
     batch.prefill()
-    drafter = make_drafter(strategy, batch, draft)
-    decode.decode(
-        batch,
-        steer=Always(drafter, strategy.gamma),
-        progress=lambda emitted: found.waits.append(len(gpu.waits) if gpu is not None else 0),
-    )
-    found.outputs = batch.outputs()
+    done: dict[int, list[int]] = {}
+    for one in decode_loop.decode(batch, make_policy(strategy, batch, draft)):
+        found.waits.append(len(gpu.waits) if gpu is not None else 0)
+        done |= {completion.request_index: completion.tokens for completion in one.completions}
+    found.outputs = [done[index] for index in range(len(requests))]
     return found
 
 
@@ -96,9 +97,9 @@ def test_every_draft_says_on_a_gpu_what_it_says_on_a_cpu_and_waits_once_a_round(
     gpu: PretendedGpu, kind: str, policy: str, sampling: Sampling
 ) -> None:
     strategy = strategy_of(kind, policy)
-    expected = run(None, *models(), strategy, sampling)
+    expected = decoded(None, *models(), strategy, sampling)
     with gpu:
-        found = run(gpu, *map(moved, models()), strategy, sampling)
+        found = decoded(gpu, *map(moved, models()), strategy, sampling)
     assert found.outputs == expected.outputs
     rounds = [after - before for before, after in pairwise(found.waits)]
     assert len(rounds) >= 5
@@ -110,34 +111,40 @@ def test_every_draft_says_on_a_gpu_what_it_says_on_a_cpu_and_waits_once_a_round(
 @pytest.mark.parametrize("kv_dtype", ["int8", "fp8"])
 def test_a_compressed_cache_works_on_a_gpu_too(gpu: PretendedGpu, kv_dtype: CompressedDtype) -> None:
     strategy = Strategy("self", "full", None, 3, None, kv_dtype)
-    expected = run(None, *models(), strategy, GREEDY)
+    expected = decoded(None, *models(), strategy, GREEDY)
     with gpu:
-        found = run(gpu, *map(moved, models()), strategy, GREEDY)
+        found = decoded(gpu, *map(moved, models()), strategy, GREEDY)
     assert found.outputs == expected.outputs
     assert {after - before for before, after in pairwise(found.waits)} == {1}
 
 
 @pytest.mark.parametrize(("kind", "policy"), [("self", "snapkv"), ("model", "full")])
 def test_a_comparison_on_a_gpu_counts_no_turn_in_which_passes_are_captured(gpu: PretendedGpu, kind: str, policy: str) -> None:
-    prompts = [Prompt(str(row), tokens) for row, tokens in enumerate(random_prompts((9, 40)))]
     told: list[int] = []
-    compare = partial(run_batch, prompts=prompts, strategy=strategy_of(kind, policy), max_new_tokens=12, compare=True)
-    expected = compare(*models())
+
+    def compared(target: Transformer, draft: Transformer) -> Comparison:
+        strategy = strategy_of(kind, policy)
+        batch = make_batch(target, requests_of(random_prompts((9, 40))), strategy, GenerationSettings(12))
+        batch.prefill()
+        return compare(batch, draft, strategy, on_round=lambda one: told.append(one.emitted))
+
+    expected = compared(*models())
+    told.clear()
     with gpu:
-        found = compare(*map(moved, models()), progress=told.append)
-    assert found.outputs == found.plain_outputs == expected.outputs
-    assert sum(told) == 2 * 2 * 12, "a plain and a speculative run of two rows, once each"
-    assert found.trace.accepted_by_position == expected.trace.accepted_by_position
+        found = compared(*map(moved, models()))
+    assert found.log.outputs == found.autoregressive.outputs == expected.log.outputs
+    assert sum(told) == 2 * 2 * 12, "an autoregressive and a speculative run of two rows, once each"
+    assert found.log.accepted_by_position == expected.log.accepted_by_position
 
 
 def test_rows_come_and_go_on_a_gpu(gpu: PretendedGpu) -> None:
     """Prompts of different lengths and limits take turns, and rows without one are dropped in the end."""
     strategy, (target, draft) = strategy_of("self", "snapkv"), models()
-    prompts = [Prompt(str(n), tokens, 3 + 5 * n) for n, tokens in enumerate(random_prompts((5, 33, 2, 48, 17)))]
-    run_all = partial(run_stream, prompts=prompts, strategy=strategy, batch_size=3, max_new_tokens=30)
-    expected = run_all(target, draft).outputs
+    requests = [Request(str(n), tokens, 3 + 5 * n) for n, tokens in enumerate(random_prompts((5, 33, 2, 48, 17)))]
+    expected = run(target, draft, requests, strategy, GenerationSettings(30), batch_size=3).outputs
     with gpu:
-        assert run_all(moved(target), moved(draft)).outputs == expected
+        found = run(moved(target), moved(draft), requests, strategy, GenerationSettings(30), batch_size=3)
+    assert found.outputs == expected
     assert gpu.replayed > 20
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -15,7 +16,6 @@ from magicdec.executor.engine.sampling import (
     ACCEPT,
     DRAFT,
     GREEDY,
-    Answer,
     Sampler,
     Sampling,
     draw,
@@ -29,8 +29,17 @@ CPU = torch.device("cpu")
 LOGITS = torch.tensor([math.log(p) for p in (0.4, 0.3, 0.15, 0.1, 0.05)], dtype=torch.float64)
 
 
-def answered(logits: torch.Tensor) -> Answer:
-    return Answer(lambda: logits.argmax(-1), lambda: logits)
+@dataclass(frozen=True)
+class Answered:
+    """A pass that has run."""
+
+    answer: torch.Tensor
+
+    def greedy(self) -> torch.Tensor:
+        return self.answer.argmax(-1)
+
+    def logits(self) -> torch.Tensor:
+        return self.answer
 
 
 def probs(**settings: float) -> list[float]:
@@ -79,21 +88,21 @@ def test_a_token_of_infinitely_small_logit_is_never_likely() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "option"),
+    ("settings", "parameter"),
     [
-        ({"temperature": -1.0}, "--temperature"),
-        ({"temperature": float("nan")}, "--temperature"),
-        ({"temperature": 1.0, "top_k": 0}, "--top-k"),
-        ({"temperature": 1.0, "top_p": 0.0}, "--top-p"),
-        ({"temperature": 1.0, "top_p": 1.5}, "--top-p"),
-        ({"temperature": 1.0, "min_p": 2.0}, "--min-p"),
-        ({"top_p": 0.9}, "--temperature"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": 1.0, "top_k": 0}, "top_k"),
+        ({"temperature": 1.0, "top_p": 0.0}, "top_p"),
+        ({"temperature": 1.0, "top_p": 1.5}, "top_p"),
+        ({"temperature": 1.0, "min_p": 2.0}, "min_p"),
+        ({"top_p": 0.9}, "temperature"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_by_name(settings: dict[str, float], option: str) -> None:
+def test_settings_that_make_no_sense_are_refused_by_name(settings: dict[str, float], parameter: str) -> None:
     with pytest.raises(InputError) as caught:
         Sampling(**settings)
-    assert [problem.where for problem in caught.value.problems] == [option]
+    assert [problem.where for problem in caught.value.problems] == [parameter]
 
 
 def test_draws_are_even_and_unrelated_between_rows_positions_and_purposes() -> None:
@@ -140,6 +149,7 @@ def test_certain_distributions_are_accepted_as_greedy_ones_are(seed: int, gamma:
     assert draw(rest_BV, torch.zeros(4).double()).tolist() == target_BT.gather(1, accepted_B[:, None])[:, 0].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("certain", [False, True], ids=["drawn", "certain"])
 @pytest.mark.parametrize("closeness", ["alike", "far apart", "disjoint"])
 def test_the_emitted_token_follows_the_target_whatever_the_draft(closeness: str, certain: bool) -> None:
@@ -155,11 +165,11 @@ def test_the_emitted_token_follows_the_target_whatever_the_draft(closeness: str,
     sampler = Sampler(Sampling(1.0), rows, CPU)
     sampler.seeds_B = torch.tensor([row_seed(1, str(row)) for row in range(rows)])
     positions_BT = torch.tensor([[7, 8]]).expand(rows, -1)
-    drafted_B, draft_probs_BV = sampler.propose(answered(draft_V.expand(rows, -1)), positions_BT[:, 0])
+    drafted_B, draft_probs_BV = sampler.propose(Answered(draft_V.expand(rows, -1)), positions_BT[:, 0])
     if certain:
         drafted_B, draft_probs_BV = torch.full_like(drafted_B, int(draft_V.argmax())), None
     probs_BGV = None if draft_probs_BV is None else draft_probs_BV[:, None]
-    accepted_B, tokens_BT = sampler.verify(drafted_B[:, None], probs_BGV, answered(target_V.expand(rows, 2, -1)), positions_BT)
+    accepted_B, tokens_BT = sampler.verify(drafted_B[:, None], probs_BGV, Answered(target_V.expand(rows, 2, -1)), positions_BT)
     wanted_V = logits_to_probs(target_V, Sampling(1.0))
     likely = wanted_V > 1e-6
     counts_V = torch.bincount(tokens_BT[:, 0], minlength=6)

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from decoding import decode_all, requests_of
 from tiny_models import TINY, random_prompts
 from torch import Tensor, nn
 
 from magicdec.costmodel.models.architecture import RopeScaling
 from magicdec.costmodel.models.hf_config import load_config
-from magicdec.executor.decode_loop import decode
-from magicdec.executor.engine.batch import Batch, Prompt
+from magicdec.executor.engine.batch import Batch
+from magicdec.executor.engine.settings import GenerationSettings
 from magicdec.executor.kv.attention import PrefillAttention, SlotAttention
 from magicdec.executor.kv.cache import KvCache
 from magicdec.executor.model.checkpoint import load_model
@@ -147,10 +148,9 @@ def test_without_a_window_the_decoder_needs_no_cache_for_them(pair: tuple[Any, T
 def test_decoding_step_by_step_is_greedy_generation_of_transformers(pair: tuple[Any, Transformer]) -> None:
     theirs, ours = pair
     prompts = random_prompts(PROMPT_LENGTHS, vocab_size=61)
-    batch = Batch(ours, [Prompt(str(row), prompt) for row, prompt in enumerate(prompts)], max_new_tokens=20)
+    batch = Batch(ours, requests_of(prompts), GenerationSettings(20))
     batch.prefill()
-    decode(batch)
-    assert batch.outputs() == [hf_greedy(theirs, prompt, 20) for prompt in prompts]
+    assert decode_all(batch).outputs == [hf_greedy(theirs, prompt, 20) for prompt in prompts]
 
 
 def test_the_window_of_a_mistral_changes_its_logits_beyond_it() -> None:

@@ -1,4 +1,4 @@
-"""What a pass reads and computes, counted by hand, is what memory holds and what torch itself counts."""
+"""Bytes and FLOPs of a pass, counted by hand, are what memory holds and what torch itself counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from tiny_models import tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from magicdec.executor.engine.round_log import Trace
+from magicdec.executor.engine.round_log import Round, RoundLog
 from magicdec.executor.kv.attention import SlotAttention
 from magicdec.executor.kv.cache import KvCache
 from magicdec.executor.measuring.throughput import achieved, pass_bytes, pass_flop
@@ -32,8 +32,15 @@ def test_a_pass_counts_as_torch_counts_it(changes: dict[str, Any], query_len: in
 
 def test_rates_are_medians_over_rounds_and_a_window_caps_what_is_read() -> None:
     model = tiny_model(family="mistral", sliding_window=16)
-    trace = Trace(verify_s=[2.0, 1.0, 4.0], active_rows=[2, 2, 1], gammas=[3, 3, 3], contexts=[10.0, 100.0, 100.0])
+    log = RoundLog(
+        [
+            Round(
+                0.1, verify_s, 5.0, emitted=1, active=active, gamma=3, context_len=context_len, rows_by_accepted=(active, 0, 0, 0)
+            )
+            for verify_s, active, context_len in ((2.0, 2, 10.0), (1.0, 2, 100.0), (4.0, 1, 100.0))
+        ]
+    )
     rounds = [(20.0, 8, 2.0), (32.0, 8, 1.0), (16.0, 4, 4.0)]  # entries, tokens, seconds
     bytes_per_s = sorted(pass_bytes(model, entries) / s for entries, _, s in rounds)
     flop_per_s = sorted(pass_flop(model, tokens, 4 * entries) / s for entries, tokens, s in rounds)
-    assert achieved(model, trace) == (bytes_per_s[1], flop_per_s[1])
+    assert achieved(model, log) == (bytes_per_s[1], flop_per_s[1])

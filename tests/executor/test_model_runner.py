@@ -1,4 +1,4 @@
-"""Passes answer with the likeliest tokens or with logits, whichever is asked for; in C where rows are shared out or not."""
+"""Forward passes return argmax tokens or logits; in C with rows split over threads or not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tiny_models import tiny_model
 from torch import Tensor
 
 from magicdec.costmodel.base.errors import InputError
-from magicdec.executor.engine.model_runner import Passes
+from magicdec.executor.engine.model_runner import ModelRunner
 from magicdec.executor.kernels import build as compiled
 from magicdec.executor.kernels import cpu_bindings
 from magicdec.executor.kv.attention import SlotAttention
@@ -40,7 +40,7 @@ def tokens_and_positions(model: Transformer, starts: list[int], length: int) -> 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
 @pytest.mark.parametrize("even", [True, False])
 @pytest.mark.parametrize(("rows", "length"), [(1, 1), (2, 3), (16, 1), (40, 1), (6, 7), (3, 16)])
-def test_the_likeliest_are_those_of_the_logits(rows: int, length: int, even: bool, dtype: str) -> None:
+def test_the_greedy_tokens_are_the_argmax_of_the_logits(rows: int, length: int, even: bool, dtype: str) -> None:
     """Few and many tokens, rows alike, which threads share out, and unlike; matrices of 32 bits, of 16 and computed by torch."""
     model = tiny_model(**{**SHAPE, "dtype": "float64"})
     if dtype != "float64":
@@ -51,8 +51,8 @@ def test_the_likeliest_are_those_of_the_logits(rows: int, length: int, even: boo
     tokens_BT, positions_BT = tokens_and_positions(model, starts, length)
     with torch.inference_mode():
         caches = noisy_cache(model, rows), noisy_cache(model, rows)
-        asked, others = (Passes(model)(tokens_BT, positions_BT, SlotAttention(cache, positions_BT)) for cache in caches)
-        found_BT, logits_BTV = asked.likeliest(), others.logits()
+        asked, others = (ModelRunner(model)(tokens_BT, positions_BT, SlotAttention(cache, positions_BT)) for cache in caches)
+        found_BT, logits_BTV = asked.greedy(), others.logits()
     assert found_BT.shape == (rows, length)
     assert len(found_BT.unique()) > 1 or rows * length == 1
     assert torch.equal(found_BT, logits_BTV.argmax(-1))
@@ -118,8 +118,8 @@ def test_only_ids_of_the_vocabulary_are_answered(dtype: str) -> None:
     tokens_BT, positions_BT = tokens_and_positions(model, [50] * 20, 3)
     for vocab_size in (5, 43, 50):
         with torch.inference_mode():
-            asked = Passes(model, vocab_size)(tokens_BT, positions_BT, SlotAttention(noisy_cache(model, 20), positions_BT))
-            found_BT, logits_BTV = asked.likeliest(), asked.logits()
+            asked = ModelRunner(model, vocab_size)(tokens_BT, positions_BT, SlotAttention(noisy_cache(model, 20), positions_BT))
+            found_BT, logits_BTV = asked.greedy(), asked.logits()
         assert logits_BTV.shape == (20, 3, vocab_size)
         assert torch.equal(found_BT, logits_BTV.argmax(-1))
         assert int(found_BT.max()) < min(vocab_size, 43)
@@ -127,23 +127,23 @@ def test_only_ids_of_the_vocabulary_are_answered(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_of_each_row_one_token_may_be_asked_for(dtype: str) -> None:
+def test_one_token_of_each_row_may_be_asked_about(dtype: str) -> None:
     model = tiny_model(**{**SHAPE, "dtype": dtype})
     last_B = torch.tensor([0, 2, 1])
     tokens_BT, positions_BT = tokens_and_positions(model, [20, 30, 40], 3)
     with torch.inference_mode():
         attend = SlotAttention(noisy_cache(model, 3), positions_BT)
-        every, some = (Passes(model)(tokens_BT, positions_BT, attend, last) for last in (None, last_B))
-        assert torch.equal(some.likeliest(), every.likeliest()[range(3), last_B])
+        every, some = (ModelRunner(model)(tokens_BT, positions_BT, attend, last) for last in (None, last_B))
+        assert torch.equal(some.greedy(), every.greedy()[range(3), last_B])
         assert torch.equal(some.logits().argmax(-1), every.logits()[range(3), last_B].argmax(-1))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("ask", ["likeliest", "logits"])
+@pytest.mark.parametrize("ask", ["greedy", "logits"])
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_damaged_weights_are_noticed(wrong: float, ask: str, dtype: str) -> None:
     model = tiny_model(**{**SHAPE, "dtype": dtype, "name": "broken"})
     model.lm_head.weight[42, 3] = wrong
     tokens_BT, positions_BT = tokens_and_positions(model, [20], 1)
     with torch.inference_mode(), pytest.raises(InputError, match=r"broken.*finite logits.*damaged"):
-        getattr(Passes(model)(tokens_BT, positions_BT, SlotAttention(noisy_cache(model, 1), positions_BT)), ask)()
+        getattr(ModelRunner(model)(tokens_BT, positions_BT, SlotAttention(noisy_cache(model, 1), positions_BT)), ask)()

@@ -1,25 +1,24 @@
-"""What sparse and compressed drafts read: the choices against plain loops, the page bounds and copies against the cache."""
+"""What sparse and quantised drafts read: selections against plain loops, page bounds and copies against the cache."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from decoding import decode_all, requests_of, strategy_of
 from tiny_models import TINY, random_prompts, tiny_model
 from torch import Tensor
 
-from magicdec.costmodel.plans.strategy import Strategy
-from magicdec.executor.decode_loop import decode
-from magicdec.executor.drafting.drafters import NgramDrafter
-from magicdec.executor.drafting.kv_views import QuantisedReading, SnapKvReading
-from magicdec.executor.drafting.policy import Always
-from magicdec.executor.drafting.query_aware_views import QuestReading
-from magicdec.executor.engine.batch import Batch, Prompt
-from magicdec.executor.engine.sampling import GREEDY, Sampler
-from magicdec.executor.generate import make_drafter
+from magicdec.executor.drafting.drafters import ModelDrafter
+from magicdec.executor.drafting.factory import make_drafter
+from magicdec.executor.drafting.kv_views import KvView, QuantisedKvView, SnapKvView
+from magicdec.executor.drafting.policy import FixedPolicy
+from magicdec.executor.drafting.query_aware_views import QuestView
+from magicdec.executor.engine.batch import Batch
+from magicdec.executor.engine.settings import GenerationSettings
 from magicdec.executor.kv.cache import KvCache
-from magicdec.executor.kv.gathered_attention import ChosenAttention
-from magicdec.executor.kv.quantised_cache import LARGEST, QuantisedKv, quantise, restore
-from magicdec.executor.kv.selection import OBSERVED, PAGE, quest_slots, snapkv_slots, top_slots
+from magicdec.executor.kv.gathered_attention import GatheredAttention
+from magicdec.executor.kv.quantised_cache import LARGEST, QuantisedKv, dequantise, quantise
+from magicdec.executor.kv.selection import OBSERVED_QUERIES, PAGE_SIZE, SelectionLimits, quest_slots, snapkv_slots, top_slots
 
 CPU = torch.device("cpu")
 
@@ -34,10 +33,10 @@ def ints(*values: int) -> Tensor:
 
 @pytest.mark.parametrize(("length", "kv_budget"), [(80, 60), (80, 36), (50, 10), (33, 32), (9, 4), (40, 1)])
 def test_snapkv_keeps_its_window_and_what_the_window_attended_to_most(length: int, kv_budget: int) -> None:
-    q_NWH, k_KSH = normal(4, OBSERVED, 8), normal(2, length, 8, seed=1)
-    positions = list(range(length - OBSERVED, length))
+    q_NWH, k_KSH = normal(4, OBSERVED_QUERIES, 8), normal(2, length, 8, seed=1)
+    positions = list(range(length - OBSERVED_QUERIES, length))
     found = snapkv_slots(q_NWH, torch.tensor(positions), k_KSH, kv_budget).tolist()
-    kept = min(OBSERVED, max(1, kv_budget // 2))
+    kept = min(OBSERVED_QUERIES, max(1, kv_budget // 2))
     for head in range(2):
         score = [0.0] * length
         for query in (2 * head, 2 * head + 1):
@@ -51,8 +50,8 @@ def test_snapkv_keeps_its_window_and_what_the_window_attended_to_most(length: in
 
 
 def test_snapkv_reads_everything_that_fits_and_nothing_out_of_sight() -> None:
-    q_NWH, k_KSH = normal(4, OBSERVED, 8), normal(2, 50, 8)
-    positions_W = torch.arange(50 - OBSERVED, 50)
+    q_NWH, k_KSH = normal(4, OBSERVED_QUERIES, 8), normal(2, 50, 8)
+    positions_W = torch.arange(50 - OBSERVED_QUERIES, 50)
     assert snapkv_slots(q_NWH, positions_W, k_KSH, 50).tolist() == [list(range(50))] * 2
     assert snapkv_slots(q_NWH, positions_W, k_KSH, 20, first=35).tolist() == [list(range(35, 50))] * 2
     assert int(snapkv_slots(q_NWH, positions_W, k_KSH, 20, first=25).min()) >= 25
@@ -64,11 +63,13 @@ def test_top_k_takes_the_largest_products_of_a_group_and_the_recent() -> None:
     slots_BKC = top_slots(
         q_BKRH,
         k_BKSH,
-        first_B=ints(0, 5),
-        recent_B=ints(*(k - r for k, r in zip(known, recent, strict=True))),
-        last_B=ints(*known),
-        count_B=ints(*(b + 1 for b in budget)),
-        most=max(budget) + 1,
+        SelectionLimits(
+            first_B=ints(0, 5),
+            recent_B=ints(*(k - r for k, r in zip(known, recent, strict=True))),
+            last_B=ints(*known),
+            count_B=ints(*(b + 1 for b in budget)),
+            most=max(budget) + 1,
+        ),
     )
     for row in range(2):
         for head in range(3):
@@ -82,14 +83,14 @@ def test_top_k_takes_the_largest_products_of_a_group_and_the_recent() -> None:
 
 
 def test_quest_bounds_the_products_of_a_page_and_takes_the_best_pages_whole() -> None:
-    k_BKSH, q_BKRH = normal(1, 2, 5 * PAGE, 8), normal(1, 2, 3, 8, seed=1)
-    paged = k_BKSH.unflatten(2, (5, PAGE))
+    k_BKSH, q_BKRH = normal(1, 2, 5 * PAGE_SIZE, 8), normal(1, 2, 3, 8, seed=1)
+    paged = k_BKSH.unflatten(2, (5, PAGE_SIZE))
     low, high = paged.amin(3), paged.amax(3)
-    slots_BKC = quest_slots(q_BKRH, low, high, first_B=ints(0), recent_B=ints(4), last_B=ints(4), count_B=ints(3), most=3)
-    products = (q_BKRH @ k_BKSH.transpose(2, 3)).amax(2).unflatten(2, (5, PAGE)).amax(3)
+    slots_BKC = quest_slots(q_BKRH, low, high, SelectionLimits(ints(0), ints(4), ints(4), ints(3), most=3))
+    products = (q_BKRH @ k_BKSH.transpose(2, 3)).amax(2).unflatten(2, (5, PAGE_SIZE)).amax(3)
     for head in range(2):
-        pages = [slot // PAGE for slot in slots_BKC[0, head, ::PAGE].tolist()]
-        assert slots_BKC[0, head].tolist() == [page * PAGE + place for page in pages for place in range(PAGE)]
+        pages = [slot // PAGE_SIZE for slot in slots_BKC[0, head, ::PAGE_SIZE].tolist()]
+        assert slots_BKC[0, head].tolist() == [page * PAGE_SIZE + place for page in pages for place in range(PAGE_SIZE)]
         assert pages[0] == 4
         assert len(set(pages)) == 3
         bounds = torch.maximum(q_BKRH[0, head][:, None] * low[0, head], q_BKRH[0, head][:, None] * high[0, head]).sum(2).amax(0)
@@ -106,7 +107,7 @@ def test_attention_over_chosen_entries_is_softmax_attention_over_those(length: i
     positions_BT = torch.tensor([[9], [15]]) + torch.arange(length)
     chosen = [[[3, 9, 10, 7], [9, 10, 0, 99]], [[15, 16, 2, 11], [12, 15, 16, 99]]]
     q_BNTH, k_BKTH, v_BKTH = normal(2, 4, length, 8, seed=2), normal(2, 2, length, 8, seed=3), normal(2, 2, length, 8, seed=4)
-    attend = ChosenAttention(cache, positions_BT, window, lambda layer, q_BKRH: torch.tensor(chosen))
+    attend = GatheredAttention(cache, positions_BT, window, lambda layer, q_BKRH: torch.tensor(chosen))
     found = attend(1, q_BNTH, k_BKTH, v_BKTH)
     for row in range(2):
         for head in range(4):
@@ -118,31 +119,31 @@ def test_attention_over_chosen_entries_is_softmax_attention_over_those(length: i
     assert torch.equal(cache.k_LBKSH[1, 1, :, 15 : 15 + length], k_BKTH[1]), "new entries are where verification will put its own"
 
 
-def decoded(policy: str, kv_dtype: str | None = None, kv_budget: int = 24, gamma: int = 4) -> tuple[Batch, object]:
-    """A batch that has run with a self draft, prompts taking turns in two rows."""
-    prompts = [Prompt(str(row), tokens) for row, tokens in enumerate(random_prompts((40, 70, 55)))]
-    batch = Batch(tiny_model(), prompts, max_new_tokens=90, gamma=gamma, rows=2)
+def decoded(policy: str, kv_dtype: str = "int8", kv_budget: int = 24, gamma: int = 4) -> tuple[Batch, KvView]:
+    """A batch that has run with a self draft, three requests through two rows, and the draft's view."""
+    batch = Batch(tiny_model(), requests_of(random_prompts((40, 70, 55))), GenerationSettings(90), gamma=gamma, rows=2)
     batch.prefill()
-    drafter = make_drafter(Strategy("self", policy, None if kv_dtype else kv_budget, gamma, None, kv_dtype), batch, None)
-    decode(batch, steer=Always(drafter, gamma))
-    return batch, drafter.reading
+    drafter = make_drafter(strategy_of("self", policy, gamma, kv_budget, kv_dtype), batch, None)
+    assert isinstance(drafter, ModelDrafter)
+    decode_all(batch, FixedPolicy(drafter, gamma))
+    return batch, drafter.view
 
 
 @pytest.mark.parametrize(("kv_budget", "gamma"), [(24, 4), (500, 40)])  # the second verifies over two pages a round
 def test_quest_bounds_are_those_of_the_exact_keys_after_any_number_of_rounds(kv_budget: int, gamma: int) -> None:
-    batch, reading = decoded("quest", None, kv_budget, gamma)
-    assert isinstance(reading, QuestReading)
+    batch, view = decoded("quest", kv_budget=kv_budget, gamma=gamma)
+    assert isinstance(view, QuestView)
     for row, known in enumerate((batch.lengths_B - 1).tolist()):
-        for page in range(-(-known // PAGE)):
-            k_LKCH = batch.cache.k_LBKSH[:, row, :, page * PAGE : min(known, (page + 1) * PAGE)]
-            assert torch.equal(reading.low_LBKPH[:, row, :, page], k_LKCH.amin(2))
-            assert torch.equal(reading.high_LBKPH[:, row, :, page], k_LKCH.amax(2))
+        for page in range(-(-known // PAGE_SIZE)):
+            k_LKCH = batch.cache.k_LBKSH[:, row, :, page * PAGE_SIZE : min(known, (page + 1) * PAGE_SIZE)]
+            assert torch.equal(view.low_LBKPH[:, row, :, page], k_LKCH.amin(2))
+            assert torch.equal(view.high_LBKPH[:, row, :, page], k_LKCH.amax(2))
 
 
 def test_snapkv_keeps_the_queries_of_verification() -> None:
     """The ring holds, for the last 32 known positions, the queries that reading the text anew gives."""
-    batch, reading = decoded("snapkv")
-    assert isinstance(reading, SnapKvReading)
+    batch, view = decoded("snapkv")
+    assert isinstance(view, SnapKvView)
     for row, known in enumerate((batch.lengths_B - 1).tolist()):
         tokens_S = batch.tokens_BS[row, :known]
         wanted = {}
@@ -152,20 +153,20 @@ def test_snapkv_keeps_the_queries_of_verification() -> None:
             return torch.nn.functional.scaled_dot_product_attention(q_BNTH, k_BKTH, v_BKTH, is_causal=True, enable_gqa=True)
 
         batch.model(tokens_S[None], torch.arange(known)[None], attend)
-        ring = reading.queries_LBNWH.shape[3]
-        for position in range(known - OBSERVED, known):
+        ring = view.queries_LBNWH.shape[3]
+        for position in range(known - OBSERVED_QUERIES, known):
             for layer, q_NTH in wanted.items():
-                torch.testing.assert_close(reading.queries_LBNWH[layer, row, :, position % ring], q_NTH[:, position])
+                torch.testing.assert_close(view.queries_LBNWH[layer, row, :, position % ring], q_NTH[:, position])
 
 
 @pytest.mark.parametrize("kv_dtype", ["int8", "int4", "fp8"])
 def test_a_compressed_copy_holds_the_exact_entries_as_nearly_as_its_type_can(kv_dtype: str) -> None:
-    batch, reading = decoded("full", kv_dtype)
-    assert isinstance(reading, QuantisedReading)
+    batch, view = decoded("full", kv_dtype)
+    assert isinstance(view, QuantisedKvView)
     for row, known in enumerate((batch.lengths_B - 1).tolist()):
         for layer in range(TINY.num_layers):
-            for found, exact in zip(reading.copy.read(layer, known), batch.cache.read(layer, known), strict=True):
-                wanted = restore(*quantise(exact[row], kv_dtype), kv_dtype)
+            for found, exact in zip(view.copy.read(layer, known), batch.cache.read(layer, known), strict=True):
+                wanted = dequantise(*quantise(exact[row], kv_dtype), kv_dtype)
                 assert torch.equal(found[row], wanted)
 
 
@@ -175,53 +176,9 @@ def test_what_is_compressed_comes_back_within_half_a_step(kv_dtype: str, steps: 
     x[0, 0] = 0.0
     stored, scale = quantise(x, kv_dtype)
     largest = x.abs().amax(-1, keepdim=True)
-    assert bool(((restore(stored, scale, kv_dtype) - x).abs() <= largest / steps / 2 + 1e-12).all())
+    assert bool(((dequantise(stored, scale, kv_dtype) - x).abs() <= largest / steps / 2 + 1e-12).all())
     assert float((x.abs() / scale).max()) <= LARGEST[kv_dtype] * (1 + 1e-9)
     bits = {"int8": 8, "int4": 4, "fp8": 8}[kv_dtype]
     cache = QuantisedKv(TINY, 2, 10, CPU, torch.float64, kv_dtype)
     exact = KvCache(TINY, 2, 10, CPU, torch.float64)
     assert cache.nbytes == exact.nbytes * bits // 64 + exact.nbytes // TINY.head_dim, "the numbers and a scale for each vector"
-
-
-# N-grams.
-
-
-def proposed(tokens: list[list[int]], gamma: int) -> list[list[int]]:
-    longest = max(map(len, tokens))
-    tokens_BS = torch.tensor([row + [7] * (longest - len(row) + 5) for row in tokens])
-    sampler = Sampler(GREEDY, len(tokens), CPU)
-    draft_BG, probs = NgramDrafter().draft(tokens_BS, torch.tensor([len(row) for row in tokens]), gamma, sampler)
-    assert probs is None
-    found: list[list[int]] = draft_BG.tolist()
-    return found
-
-
-def lookup(tokens: list[int], gamma: int) -> list[int]:
-    """The same in plain Python."""
-    for n in (3, 2, 1):
-        for start in range(len(tokens) - n - 1, -1, -1):
-            if len(tokens) > n and tokens[start : start + n] == tokens[-n:]:
-                text = tokens[start + n :]
-                return [text[i % len(text)] for i in range(gamma)]
-    return [tokens[-1]] * gamma
-
-
-@pytest.mark.parametrize(
-    ("tokens", "wanted"),
-    [
-        ([1, 2, 3, 4, 9, 1, 2, 3], [4, 9, 1, 2]),  # three tokens
-        ([1, 2, 3, 4, 8, 2, 3, 5, 1, 2, 3], [4, 8, 2, 3]),  # three before a more recent two
-        ([2, 3, 4, 5, 6, 2, 3, 8, 8, 2, 3], [8, 8, 2, 3]),  # the most recent of two
-        ([5, 6, 5], [6, 5, 6, 5]),  # runs into the present and goes round
-        ([1, 2, 3], [3, 3, 3, 3]),  # nothing matches
-        ([4], [4, 4, 4, 4]),
-        ([7, 7], [7, 7, 7, 7]),
-    ],
-)
-def test_the_continuation_of_the_latest_longest_match_is_proposed(tokens: list[int], wanted: list[int]) -> None:
-    assert proposed([tokens], 4) == [wanted] == [lookup(tokens, 4)]
-
-
-def test_rows_of_unequal_length_are_looked_up_each_on_its_own() -> None:
-    rows = [row for seed in range(40) for row in random_prompts((1, 2, 3, 9, 30), 4, seed)]
-    assert proposed(rows, 6) == [lookup(row, 6) for row in rows]
