@@ -28,7 +28,7 @@ from magicdec.costmodel.planning.sweep import sweep
 from magicdec.costmodel.speculation.acceptance import published_curves
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft
-from magicdec.text import table
+from magicdec.render.tables import text_table as table
 
 GAMMAS, KV_BUDGETS = range(1, 17), [64 * 2**i for i in range(8)]
 CONTEXTS = np.linspace(1000, 128_000, 100).astype(int).tolist()
