@@ -22,7 +22,7 @@ from magicdec.executor.model.checkpoint import load_model
 from magicdec.executor.model.tokenizer import load_tokenizer
 from magicdec.executor.reference_model import reference_model_dir
 from magicdec.running import real_text
-from magicdec.render.tables import text_table as table
+from magicdec.text import table
 
 POLICIES = ("streaming_llm", "snapkv", "topk", "quest")
 
