@@ -55,7 +55,7 @@ from typing import Any
 import numpy as np
 
 from magicdec.costmodel.base.units import format_seconds
-from magicdec.costmodel.calibration.engine_fit import Observation, Pass, observations_of, predicted_s, published_rows
+from magicdec.costmodel.calibration.engine_fit import MeasuredPass, Observation, observations_of, predicted_s, published_rows
 from magicdec.costmodel.calibration.validation import NOT_FITTED, Comparison, left_out_comparisons, step_comparisons
 from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.hardware.profile import Calibration, EngineLaw, HardwareProfile
@@ -90,7 +90,7 @@ class Tool:
     """
 
     name: str
-    pass_s: Callable[[str, Pass], float]
+    pass_s: Callable[[str, MeasuredPass], float]
     quantities: tuple[str, ...] = QUANTITIES
     round_overhead_s: float = 0.0
 
@@ -205,7 +205,7 @@ def unfitted(hardware: str) -> HardwareProfile:
 def unfitted_tool() -> Tool:
     """magicdec with nothing fitted to the published rows."""
 
-    def pass_s(hardware: str, one: Pass) -> float:
+    def pass_s(hardware: str, one: MeasuredPass) -> float:
         return predicted_s(unfitted(hardware), Observation((replace(one, times=1),), 0.0))
 
     return Tool(UNFITTED, pass_s, round_overhead_s=EngineLaw().round_overhead_s)
@@ -222,7 +222,7 @@ def fitted_answers() -> list[Answers]:
 # Peers
 
 
-def entries_of(one: Pass) -> int:
+def entries_of(one: MeasuredPass) -> int:
     """KV entries per sequence that a pass reads, for tools without a KV budget."""
     return int(min(one.context_len, one.kv_budget))
 
@@ -254,7 +254,7 @@ def genz_tools() -> list[Tool]:
             head_dim=model.head_dim,
         )
 
-    def decode_s(system: str, one: Pass) -> float:
+    def decode_s(system: str, one: MeasuredPass) -> float:
         try:
             said = genz.decode_moddeling(
                 model=shape(one.model),
@@ -270,7 +270,7 @@ def genz_tools() -> list[Tool]:
             raise NotExpressibleError(str(error).partition(".")[0]) from None
         return float(said["Latency"]) / 1e3
 
-    def chunk_s(system: str, one: Pass) -> float:
+    def chunk_s(system: str, one: MeasuredPass) -> float:
         chunk = models.create_full_chunked_model(
             name=shape(one.model),
             prefill_kv_sizes=[(entries_of(one), one.query_len)],
@@ -282,7 +282,7 @@ def genz_tools() -> list[Tool]:
         )
         return float(genz.get_summary_table(operators, unit)[f"Latency ({unit.unit_time})"].iloc[0]) / 1e3
 
-    def pass_s(hardware: str, one: Pass) -> float:
+    def pass_s(hardware: str, one: MeasuredPass) -> float:
         return (decode_s if one.query_len == 1 else chunk_s)(known(GENZ_SYSTEMS, hardware), one)
 
     return [Tool(f"GenZ {version('genz-llm')}", cache(pass_s))]
@@ -307,7 +307,7 @@ def llm_analysis_tools() -> list[Tool]:
         dtypes, parallel = config.get_dtype_config_by_name("w16a16e16"), config.ParallelismConfig(tp_size=tensor_parallel)
         return analysis.LLMAnalysis(shape, config.get_gpu_config_by_name(gpu), dtypes, parallel)
 
-    def pass_s(hardware: str, one: Pass) -> float:
+    def pass_s(hardware: str, one: MeasuredPass) -> float:
         gpu = known(LLM_ANALYSIS_GPUS, hardware)
         if one.query_len > 1:
             raise NotExpressibleError("several new tokens behind a KV cache")
@@ -346,7 +346,7 @@ def aiconfigurator_tools() -> list[Tool]:
         return engine.EngineHandle.compile(config_folder(model), system, backend, tp_size=tensor_parallel, nextn=nextn)
 
     def tool(backend: str, *, mtp: bool) -> Tool:
-        def pass_s(hardware: str, one: Pass) -> float:
+        def pass_s(hardware: str, one: MeasuredPass) -> float:
             batch, entries, nextn = one.batch_size, entries_of(one), (one.query_len - 1) * mtp
             try:
                 handle = compiled(known(AIC_SYSTEMS, hardware), backend, one.model, one.tensor_parallel, nextn)
@@ -398,7 +398,7 @@ def median_s(evaluate: Callable[[int], object], times: int) -> float:
 def evaluation_times(tools: Iterable[Tool]) -> dict[str, float]:
     """Time of one target step (batch 64, context near 8000, 8 A100) by tool, once it is loaded. [s]"""
     gpu, model = "a100-sxm-80gb", resolve_model("Llama-2-7B-32K")
-    step = Pass(model, 64, 1, 8000, tensor_parallel=8)
+    step = MeasuredPass(model, 64, 1, 8000, tensor_parallel=8)
     taken = {"magicdec, a speculative round in a grid of 48,000": grid_point_s(gpu, model)}
     for tool in tools:
         if "target step" in tool.quantities:

@@ -111,7 +111,11 @@ def test_bad_prompts_are_refused(tmp_path: Path, text: str, expected: str) -> No
 
 @pytest.mark.parametrize(
     ("options", "policy", "kv_dtype", "points"),
-    [([], "streaming_llm", None, 4), (["--kv-policy", "topk"], "topk", None, 4), (["--kv-dtype", "int4"], "full", "int4", 2)],
+    [
+        ([], "streaming_llm", None, 4),
+        pytest.param(["--kv-policy", "topk"], "topk", None, 4, marks=pytest.mark.slow),
+        pytest.param(["--kv-dtype", "int4"], "full", "int4", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_acceptance_writes_a_curve_that_planning_reads_and_that_names_what_the_draft_read(
     tmp_path: Path, options: list[str], policy: str, kv_dtype: str | None, points: int
