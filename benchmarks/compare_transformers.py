@@ -22,15 +22,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from magicdec.demo import WISHES
-from magicdec.names import CPU, REFERENCE
-from magicdec.planning import make_plan
-from magicdec.running import real_text
-from magicdec.text import table
 from transformers import LlamaForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
-from magicdec.api import ask
+from magicdec.api.demo import SEARCH
+from magicdec.api.plan import make_plan
 from magicdec.costmodel.base.units import format_bytes
 from magicdec.costmodel.plans.strategy import Strategy
 from magicdec.costmodel.plans.workload import Workload
@@ -50,6 +46,11 @@ from magicdec.executor.model.checkpoint import load_model
 from magicdec.executor.model.tokenizer import load_tokenizer
 from magicdec.executor.model.transformer import Transformer
 from magicdec.executor.reference_model import reference_model_dir
+from magicdec.inputs.cpu_profile import CPU
+from magicdec.inputs.names import REFERENCE
+from magicdec.inputs.scenario import resolve_scenario
+from magicdec.render.tables import text_table
+from magicdec.running.checkpoints import tokenize_text
 
 CACHES = ("dynamic", "static")
 LONG = 16384  # tokens, more than the shipped model has positions for
@@ -175,8 +176,8 @@ def passes(model: Transformer, batch_size: int, context_len: int, gamma: int, re
 def measured(repeats: int, new_tokens: int) -> dict[str, Any]:
     folder = reference_model_dir()
     model = load_model(folder)
-    tokens = real_text(load_tokenizer(folder), None)[1]
-    plan = make_plan(ask(REFERENCE, CPU), Workload(16, 8192, new_tokens), WISHES)[0]
+    tokens = tokenize_text(load_tokenizer(folder), None)[1]
+    plan = make_plan(resolve_scenario(REFERENCE, CPU), Workload(16, 8192, new_tokens), SEARCH).plan
     beside = {
         f"{rows} x {context_len}": beside_transformers(model, evenly_cut(tokens, rows, context_len), new_tokens, repeats)
         for rows, context_len in ((16, 2048), (1, 8192))
@@ -220,7 +221,7 @@ def main() -> None:
     ]
     reads = format_bytes(found["read_bandwidth_bytes_per_s"])
     print(f"{found['machine']}, which reads {reads}/s; load {found['load_average'][0]:.1f} at the end\n")
-    print(table(["measured", "found"], rows))
+    print(text_table(["measured", "found"], rows))
 
 
 if __name__ == "__main__":

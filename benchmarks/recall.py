@@ -12,7 +12,6 @@ import random
 from collections.abc import Sequence
 
 import torch
-from magicdec.running import real_text
 from tokenizers import Tokenizer
 
 from magicdec.costmodel.plans.strategy import Strategy
@@ -25,7 +24,8 @@ from magicdec.executor.measuring.acceptance import acceptance_rates
 from magicdec.executor.model.checkpoint import load_model
 from magicdec.executor.model.tokenizer import load_tokenizer
 from magicdec.executor.reference_model import reference_model_dir
-from magicdec.render.tables import text_table as table
+from magicdec.render.tables import text_table
+from magicdec.running.checkpoints import tokenize_text
 
 POLICIES = ("streaming_llm", "snapkv", "topk", "quest")
 
@@ -68,7 +68,7 @@ def main() -> None:
     chosen = parser.parse_args()
     folder = reference_model_dir()
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    tokens = real_text(tokenizer, None)[1]
+    tokens = tokenize_text(tokenizer, None)[1]
     tasks = {
         "held-out text": held_out(tokens, chosen.rows, chosen.context_len),
         "passage": passage(tokens, chosen.rows, chosen.context_len),
@@ -82,7 +82,7 @@ def main() -> None:
         width = len(POLICIES)
         rows = [[str(budget), *cells[i * width : (i + 1) * width]] for i, budget in enumerate(chosen.budgets)]
         print(f"\n{name}, context {chosen.context_len}, {chosen.rows} rows of {chosen.new_tokens} tokens, gamma 4")
-        print(table(["KV budget", *POLICIES], rows))
+        print(text_table(["KV budget", *POLICIES], rows))
         if name == "passage":
             print(f"of its continuation, the model itself copies {copied_share(model, tokens, prompts, chosen.context_len):.0%}")
 

@@ -48,6 +48,10 @@ def acceptance(
     """
     dtype = one_of("kv_dtype", kv_dtype, COMPRESSED_DTYPES)
     policy = one_of("kv_policy", kv_policy, MEASURABLE_POLICIES) or ("full" if dtype else "streaming_llm")
+    if dtype and policy != "full":
+        raise bad("kv_dtype", "", "nothing beside a sparse `kv_policy`: a draft reads fewer KV entries or compressed ones", dtype)
+    if policy == "full" and not dtype:
+        raise bad("kv_policy", "", "a sparse policy or a `kv_dtype`: else a self draft costs what the target does", policy)
     grid = AcceptanceGrid(
         kv_budgets=whole_numbers("kv_budgets", kv_budgets),
         context_lens=whole_numbers("context_lens", context_lens),

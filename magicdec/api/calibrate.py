@@ -40,7 +40,8 @@ def calibrate(
         raise bad("from_published", "", "no `from_aiconfigurator` beside it: fit kernels first, engines on top", "both")
     if from_aiconfigurator is not None:
         folder = Path(text("from_aiconfigurator", from_aiconfigurator))
-        from magicdec.costmodel.calibration.kernel_tables import SYSTEMS, fit_tables
+        from magicdec.costmodel.calibration.kernel_fits import fit_tables
+        from magicdec.costmodel.calibration.kernel_tables import SYSTEMS
 
         if system is None or text("system", system) not in SYSTEMS:
             raise bad("system", "", f"a system whose tables are known ({', '.join(SYSTEMS)})", repr(system))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from .group import flags, with_flags
 from .options import TOKENS, emit, json_option, refuse_two_on_stdout
 
 
@@ -57,5 +58,6 @@ def export(
         result.save(output)
     if output != "-":
         emit(result, as_json=as_json)
+    known = flags(click.get_current_context().command)
     for note in result.notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {with_flags(note, known)}", err=True)

@@ -94,8 +94,13 @@ def messages(error: InputError, known: Mapping[str, str]) -> list[str]:
         where = known.get(problem.where, problem.where)
         place = f"{where}: {problem.key}" if problem.key else where
         line = f"error: {place}: expected {problem.expected}, found {problem.found}"
-        lines.append(re.sub(r"`(\w+)`", lambda match: known.get(match[1], match[0]), line))
+        lines.append(with_flags(line, known))
     return lines
+
+
+def with_flags(text: str, known: Mapping[str, str]) -> str:
+    """A text of the API, in which parameters stand in backticks, with their flags instead."""
+    return re.sub(r"`(\w+)`", lambda match: known.get(match[1], match[0]), text)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})

@@ -2,6 +2,7 @@
 
 import pytest
 
+from magicdec.costmodel.calibration import engine_fit
 from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.executor.measuring import cpu_probe
@@ -27,7 +28,7 @@ def test_a_measurement_in_which_memory_changed_is_made_again(reads: list[int], t
 
     monkeypatch.setattr(cpu_probe, "read_rate", lambda: next(rates) * 1e9)
     monkeypatch.setattr(cpu_probe, "probe_cpu", probe)
-    monkeypatch.setattr(cpu_profile, "fit_passes", unfitted)
+    monkeypatch.setattr(engine_fit, "fit_passes", unfitted)
     profile = cpu_profile.measure_cpu(find_model(REFERENCE).config)
     assert profile.peak.memory_bandwidth_bytes_per_s == probes[-1].memory_bandwidth_bytes_per_s
     assert len(probes) == tries

@@ -43,7 +43,8 @@ def test_the_command_is_on_stdout_and_what_it_loses_on_stderr(plan: Path) -> Non
     assert result.stdout.startswith("vllm serve Llama-3.1-8B")
     assert '"sparse_attn_min_tokens": 512' in result.stdout
     assert "note:" not in result.stdout
-    assert "note: Its only sink is block 0" in result.stderr
+    assert "note: Its only attention sinks are the 16 tokens of block 0" in result.stderr
+    assert "; --model-dir sets its checkpoint" in result.stderr, "options are called by their flags"
 
 
 def test_json_is_one_document_with_the_notes_in_it(plan: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_draft_that_never_pays_says_so() -> None:
     short = ["--batch-size", "1", "--context-len", "100"]
     words = shown("plan", *WHERE, *short, "--draft", "self", "--kv-policy", "pq")
     (row,) = [line for line in words.splitlines() if ", pq budget" in line]
-    assert re.search(r"never pays|at any acceptance rate", row)
+    assert "at any acceptance rate" in row
 
 
 def test_kv_policies_may_be_repeated() -> None:
@@ -166,7 +166,7 @@ def test_a_prediction_of_unknown_acceptance_says_what_pays() -> None:
 
 def test_a_borrowed_acceptance_is_said_and_widens_the_interval() -> None:
     borrowed = answered(*PREDICT, "--draft", "mtp", "--gamma", "1")
-    assert any("borrowed from DeepSeek-V3" in note for note in borrowed["notes"])
+    assert any("assumed equal to that of DeepSeek-V3" in note for note in borrowed["notes"])
     rate = str(borrowed["acceptance_rate"])
     given = answered(*PREDICT, "--draft", "mtp", "--gamma", "1", "--acceptance-rate", rate)
     assert borrowed["predicted_speedup_low"] < given["predicted_speedup_low"]
