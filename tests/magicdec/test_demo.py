@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from magicdec.demo import fastest_seen, hardware_as_it_is, memory_change
 
+from magicdec.api.demo import current_hardware, fastest_seen, memory_change
 from magicdec.cli import main
 from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.reports.runs import read_runs
 
 
+@pytest.mark.slow
 def test_demo_predicts_plans_runs_compares_and_keeps_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "demo"
@@ -34,7 +35,7 @@ def test_demo_predicts_plans_runs_compares_and_keeps_its_files(tmp_path: Path, m
 
 def test_the_demo_says_when_memory_is_not_what_it_was() -> None:
     assert memory_change(50e9, 52e9) == ""
-    assert memory_change(75e9, 50e9) == "memory gives 75.0 GB/s now and gave 50.0 GB/s when the profile was measured"
+    assert memory_change(75e9, 50e9) == "memory bandwidth is 75.0 GB/s now and was 50.0 GB/s when the profile was measured"
 
 
 def test_a_run_tells_of_memory_that_was_faster_in_it_unless_caches_were() -> None:
@@ -58,8 +59,8 @@ def test_the_demo_measures_the_machine_anew_when_memory_has_changed(
         asked.append(remeasure)
         return known
 
-    monkeypatch.setattr("magicdec.demo.find_hardware", find)
+    monkeypatch.setattr("magicdec.api.demo.find_hardware", find)
     said: list[str] = []
-    assert hardware_as_it_is(remeasure=remeasure, say=said.append, read_rate=lambda: reads) is known
+    assert current_hardware(remeasure=remeasure, say=said.append, bytes_per_s=reads) is known
     assert asked == measured
     assert len(said) == len(measured) - 1

@@ -174,7 +174,7 @@ def test_an_interrupted_run_says_that_the_same_command_goes_on(plan: Path, tmp_p
     monkeypatch.setattr(run, "decode", interrupted)
     result = call("run", str(plan), "--prompts", "-", "-o", str(tmp_path / "out.jsonl"), text="import os\n")
     assert result.exit_code == 130
-    assert "the same command goes on" in result.stderr
+    assert "the same command continues" in result.stderr
     assert "Traceback" not in result.output
 
 
