@@ -52,7 +52,7 @@ def run(command: str) -> list[str]:
 def examples(text: str) -> Iterator[tuple[list[str], re.Match[str] | None]]:
     """Commands of every `sh` block, and the match of the `text` block that shows their output, if one follows."""
     blocks = list(BLOCK.finditer(text))
-    for block, after in zip(blocks, [*blocks[1:], None], strict=True):
+    for block, after in zip(blocks, [*blocks[1:], None], strict=False):
         if block[1] == "sh" and (commands := commands_of(block[2])):
             adjacent = after is not None and after[1] == "text" and not text[block.end() : after.start()].strip()
             yield commands, after if adjacent else None

@@ -23,7 +23,7 @@ def main(checkpoint: str = "reference", context_len: int = 2048, **effort: int) 
     for point in curve.points:
         prediction = magicdec.predict(
             checkpoint,
-            "h100-sxm",
+            "l4",
             batch_size=256,
             context_len=context_len,
             kv_budget=point.kv_budget,
@@ -33,7 +33,7 @@ def main(checkpoint: str = "reference", context_len: int = 2048, **effort: int) 
 
     # 3. Saved beside the checkpoint, the curve is used by every later prediction and plan for that directory:
     #        curve.save(f"{checkpoint}/acceptance.yaml")
-    #        magicdec.plan(checkpoint, "h100-sxm", batch_size=64, context_len=16000)
+    #        magicdec.plan(checkpoint, "l4", batch_size=64, context_len=16000)
 
 
 if __name__ == "__main__":
