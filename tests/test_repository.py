@@ -1,14 +1,12 @@
-"""The repository as users meet it: its README commands, its files, its words."""
+"""The repository as users meet it: commands in its README and docs, its files, its words."""
 
+import importlib.util
 import re
-import shlex
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from click.testing import CliRunner
-
-from magicdec.cli import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,31 +18,42 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 
 
-def readme_commands() -> list[str]:
-    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [line.split("  #")[0].strip() for line in lines if line.startswith("magicdec ")]
+def shown_outputs() -> ModuleType:
+    """dev/shown_outputs.py, which finds commands and outputs in pages."""
+    spec = importlib.util.spec_from_file_location("shown_outputs", ROOT / "dev" / "shown_outputs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_the_readme_has_commands_to_check() -> None:
-    assert len(readme_commands()) >= 5
+    found = list(shown_outputs().examples((ROOT / "README.md").read_text(encoding="utf-8")))
+    assert sum(len(commands) for commands, _ in found) >= 5
+    assert sum(block is not None for _, block in found) >= 3
 
 
-def test_readme_commands_work_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_of_a_page_work_in_their_order_and_print_what_it_shows(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If only the wording has changed, `python dev/shown_outputs.py` updates the pages."""
+    tool = shown_outputs()
     monkeypatch.chdir(tmp_path)
-    for command in readme_commands():
-        if command.startswith("magicdec demo") or "--hardware cpu" in command:
+    for commands, block in tool.examples(page.read_text(encoding="utf-8")):
+        if any(map(tool.needs_this_machine, commands)):
             continue  # tests/magicdec/test_demo.py runs these, at a smaller size
-        result = CliRunner().invoke(main, shlex.split(command)[1:], catch_exceptions=False)
-        assert result.exit_code == 0, f"{command}\n{result.output}"
+        printed = [line for command in commands for line in tool.run(command)]
+        if block is not None:
+            assert tool.first_wrong_line(block[2].splitlines(), printed) is None
 
 
-def test_readme_names_every_module() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    modules = [p for p in tracked() if p.suffix == ".py" and p.parts[len(ROOT.parts)] not in ("tests", "benchmarks")]
-    missing = [str(p.relative_to(ROOT)) for p in modules if p.name != "__init__.py" and p.name not in readme]
-    assert modules
-    assert not missing
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
 
 
 def test_no_file_names_a_machine_path_and_none_is_a_pickle() -> None:
