@@ -23,7 +23,7 @@ from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import Evaluation, evaluate_grid
 
 kernels = st.sampled_from(VERIFY_KERNELS)
-fewer = settings(max_examples=30)
+fewer = settings(max_examples=20)
 
 
 @st.composite
@@ -187,7 +187,7 @@ def grid_and_points(deployment: Deployment, draft: Draft) -> list[tuple[str, flo
 
 
 @pytest.mark.parametrize("draft", DRAFTS)
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(deployment=deployments())
 def test_the_grid_equals_the_scalar_path_on_any_machine(deployment: Deployment, draft: str) -> None:
     for name, in_grid, alone in grid_and_points(deployment, DRAFTS[draft]):
