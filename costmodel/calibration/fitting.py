@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 LawT = TypeVar("LawT", bound="DataclassInstance")
 
 
+@cache
 def bounds_of(law: type, name: str) -> tuple[float, float]:
     """Return the physical range of a law's parameter, from its type annotation."""
     (interval,) = (item for item in get_type_hints(law, include_extras=True)[name].__metadata__ if isinstance(item, Interval))

@@ -37,7 +37,7 @@ def evaluate_best_gamma(
     ...     deployment, Draft("self", "streaming_llm"), batch_size=[1, 128], context_len=32000, kv_budget=512, acceptance_rate=0.8
     ... )
     >>> e.round.gamma.tolist()
-    [1, 4]
+    [1.0, 3.0]
     """
     if not draft.drafts:
         return evaluate_grid(deployment, draft, gamma=0, **inputs)

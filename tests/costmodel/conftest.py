@@ -17,7 +17,7 @@ hypothesis.settings.register_profile(
     deadline=None,  # a slow machine is no failure
     database=None,
     derandomize=True,
-    max_examples=60,
+    max_examples=30,
     phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate, hypothesis.Phase.shrink),
 )
 hypothesis.settings.load_profile("no-clock")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import cache
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -66,11 +67,16 @@ def models(draw: st.DrawFn, kinds: tuple[str, ...] = MODEL_KINDS) -> Transformer
     )
 
 
+@cache
+def _hints(law: type) -> dict[str, Any]:
+    return get_type_hints(law)
+
+
 @st.composite
 def laws(draw: st.DrawFn, law: type, **fixed: Any) -> Any:
     """A kernel law with every parameter anywhere within its physical range."""
     values: dict[str, Any] = {}
-    hints = get_type_hints(law)
+    hints = _hints(law)
     for field in fields(law):
         hint = hints[field.name]
         if hint is bool:

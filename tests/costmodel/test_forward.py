@@ -114,7 +114,7 @@ def test_verification_counts_the_flop_that_torch_counts(model: TransformerConfig
     assert_flop_as_counted(model, batch=3, query_len=5, cached=50)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(random_models(), st.integers(1, 4), st.integers(1, 6), st.integers(0, 40))
 def test_any_pass_of_any_model_counts_the_flop_that_torch_counts(
     model: TransformerConfig, batch: int, query_len: int, cached: int
@@ -135,7 +135,7 @@ def test_weight_bytes_are_those_of_the_tensors(model: TransformerConfig) -> None
     assert model.params == sum(p.numel() for p in parameters)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(random_models())
 def test_any_models_weight_bytes_are_those_of_its_tensors(model: TransformerConfig) -> None:
     assert model.weight_bytes == sum(p.numel() * p.element_size() for p in on_meta(model).parameters())

@@ -34,7 +34,7 @@ def by_name(cost: Cost) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("num_experts", "per_token"), [(8, 2), (128, 8), (256, 8), (4, 4), (32, 4)])
-@pytest.mark.parametrize("tokens", [1, 2, 7, 64, 500])
+@pytest.mark.parametrize("tokens", [1, 7, 150])
 def test_as_many_experts_are_touched_as_when_tokens_choose_at_random(num_experts: int, per_token: int, tokens: int) -> None:
     random, trials = np.random.default_rng(0), 400
     hit = np.zeros((trials, num_experts), dtype=bool)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import Evaluation, evaluate_grid
 
 kernels = st.sampled_from(VERIFY_KERNELS)
-fewer = settings(max_examples=30)
+fewer = settings(max_examples=20)
 
 
 @st.composite
@@ -187,7 +187,7 @@ def grid_and_points(deployment: Deployment, draft: Draft) -> list[tuple[str, flo
 
 
 @pytest.mark.parametrize("draft", DRAFTS)
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(deployment=deployments())
 def test_the_grid_equals_the_scalar_path_on_any_machine(deployment: Deployment, draft: str) -> None:
     for name, in_grid, alone in grid_and_points(deployment, DRAFTS[draft]):
@@ -209,7 +209,6 @@ QUERIES = np.arange(1, 18)
 ALIKE = ("Llama-3.1-8B", "Llama-2-7B-32K", "Qwen3-235B-A22B", "Qwen2-1.5B", "Yi-34B", "DeepSeek-V3", "gpt-oss-20b", "Gemma-3-27B")
 
 
-@cache
 def step_times(profile: str, model_name: str, kernel: VerifyKernel) -> np.ndarray:
     """Of every batch, number of queries and context, on 1 GPU and on 8. [s]"""
     hardware, model = resolve_profile(profile), resolve_model(model_name)
@@ -220,30 +219,14 @@ def step_times(profile: str, model_name: str, kernel: VerifyKernel) -> np.ndarra
 
 
 @pytest.mark.parametrize("profile", builtin_profiles())
-@pytest.mark.parametrize("kernel", VERIFY_KERNELS)
-def test_on_shipped_profiles_more_sequences_and_context_never_take_less(profile: str, kernel: VerifyKernel) -> None:
-    for model in ALIKE:
+def test_on_shipped_profiles_more_sequences_context_or_draft_tokens_never_take_less(profile: str) -> None:
+    for kernel, model in itertools.product(VERIFY_KERNELS, ALIKE):
         times = step_times(profile, model, kernel)
         for axis in (1, 3):
-            assert (np.diff(times, axis=axis) >= -1e-9 * times.min()).all(), (model, axis)
-
-
-@pytest.mark.parametrize("profile", builtin_profiles())
-@pytest.mark.parametrize("kernel", VERIFY_KERNELS)
-def test_on_shipped_profiles_verifying_is_never_cheaper_than_decoding(profile: str, kernel: VerifyKernel) -> None:
-    for model in ALIKE:
-        times = step_times(profile, model, kernel)
-        assert (times[:, :, 1:] >= times[:, :, :1] * (1 - 1e-9)).all(), model
-
-
-def test_on_shipped_profiles_more_draft_tokens_never_take_less() -> None:
-    gains = {}
-    for profile in builtin_profiles():
-        for kernel in VERIFY_KERNELS:
-            for model in ALIKE:
-                times = step_times(profile, model, kernel)[:, :, 1:]
-                gains[profile, kernel, model] = float((np.diff(times, axis=2) / times[:, :, :-1]).min())
-    assert {key: gain for key, gain in gains.items() if gain < -1e-9} == {}
+            assert (np.diff(times, axis=axis) >= -1e-9 * times.min()).all(), (kernel, model, axis)
+        assert (times[:, :, 1:] >= times[:, :, :1] * (1 - 1e-9)).all(), (kernel, model, "verification beside decoding")
+        verifying = times[:, :, 1:]
+        assert (np.diff(verifying, axis=2) / verifying[:, :, :-1]).min() >= -1e-9, (kernel, model, "draft tokens")
 
 
 @pytest.mark.parametrize("profile", builtin_profiles())

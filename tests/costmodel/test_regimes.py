@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ def eight(model: str, hardware: str) -> Deployment:
     return Deployment(resolve_model(model), resolve_profile(hardware), 8, 8)
 
 
+@cache
 def critical(model: str, hardware: str = "a100-sxm-80gb", **changes: Any) -> float:
     question: dict[str, Any] = {"gammas": GAMMAS, "kv_budget": 512, "curves": CURVES}
     found = critical_context_len(eight(model, hardware), STREAMING, **{**question, **changes})
@@ -162,7 +164,6 @@ def test_a_root_is_found_to_many_digits() -> None:
 
 
 @given(st.floats(2, 9e4))
-@settings(max_examples=40)
 def test_wherever_the_root_is_the_function_is_positive_there_and_not_just_below(root: float) -> None:
     found = first_root(lambda x: np.asarray(x) - root, 1, 1e5)
     assert found is not None
@@ -195,6 +196,7 @@ def test_an_unknown_stretch_is_not_positive() -> None:
 # The crossover.
 
 
+@cache
 def crossover(hardware: str, context_len: float, first: Draft = SMALL, second: Draft = STREAMING, **changes: Any) -> float | None:
     deployment = eight("Llama-2-7B-32K", hardware)
     return crossover_batch_size(
@@ -265,7 +267,7 @@ def test_more_speedup_needs_more_acceptance(deployment: Deployment) -> None:
     assert ((rates > 0) & (rates < 1)).all()
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.integers(1, 256), st.integers(600, 120_000), st.floats(0.5, 3), st.floats(0, 2))
 def test_wanting_more_never_needs_less(batch: int, context: int, speedup: float, more: float) -> None:
     deployment = eight("Llama-3.1-8B", "h100-sxm")

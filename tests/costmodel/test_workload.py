@@ -89,7 +89,7 @@ def test_csv_and_json_lines_say_the_same(tmp_path: Path, text: str) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 2**40), st.integers(1, 100_000)), min_size=1, max_size=20))
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, int]]) -> None:
     folder = tmp_path_factory.mktemp("traces")
     trace = RequestTrace(*(tuple(column) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
@@ -226,7 +226,6 @@ def test_a_mixture_of_one_length_is_that_length(deployment: Deployment, draft: D
             np.testing.assert_allclose(value, plainly[name], rtol=1e-12, err_msg=name)
 
 
-@settings(max_examples=40)
 @given(
     st.integers(1, 120_000),
     st.integers(1, 120_000),
@@ -248,7 +247,6 @@ def test_a_mixture_lies_between_its_parts(
         assert low * (1 - 1e-9) <= whole[name] <= high * (1 + 1e-9), name
 
 
-@settings(max_examples=40)
 @given(
     st.lists(st.integers(1, 128_000), min_size=1, max_size=5),
     st.integers(1, 200),

@@ -57,6 +57,7 @@ def test_the_script_is_a_program_that_uses_the_arguments(kind: str) -> None:
     assert "'org/target'" in export.files["generate.py"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["model", "ngram"])
 def test_the_exported_arguments_make_generate_draft_so_many_tokens(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
