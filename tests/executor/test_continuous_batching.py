@@ -33,7 +33,7 @@ from magicdec.executor.engine.stop_strings import StopStrings, truncate_at_stop
 from magicdec.executor.generate import RUNNABLE, generate, make_batch, run
 from magicdec.executor.kv.cache import KvCache
 from magicdec.executor.model.transformer import Transformer
-from magicdec.executor.system import memory
+from magicdec.executor.system import machine, memory
 
 LENGTHS = (1, 40, 7, 64, 2, 23, 50, 16, 33, 3, 90)
 LIMITS = (12, 5, 20, 1, 17, 9, 30, 13, 2, 26, 8)
@@ -316,7 +316,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_the_largest_that_would(monkey
         Batch(tiny_model(), prompts, GenerationSettings(5))
     assert "memory: expected a batch of at most 3" in str(caught.value)
     Batch(tiny_model(), prompts, GenerationSettings(5), rows=3)
-    with pytest.raises(InputError, match="not even one row"):
+    with pytest.raises(InputError, match="not even one sequence"):
         Batch(tiny_model(), [Request("a", [1] * 50)], GenerationSettings(50))
 
 
@@ -335,7 +335,7 @@ def test_a_containers_limit_counts_but_not_the_files_that_are_merely_cached(
 ) -> None:
     for name, text in {"memory.max": "1000", "memory.current": "700", "memory.stat": "anon 3\ninactive_file 500\n"}.items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
     assert memory.available_bytes(torch.device("cpu")) == 800
     (tmp_path / "memory.max").write_text("max\n")
     assert 800 < memory.available_bytes(torch.device("cpu")) < 1e16

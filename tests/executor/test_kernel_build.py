@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from magicdec.calibration import write_profile
-from magicdec.names import CPU, cpu_profile_file
 from tiny_models import save_checkpoint, tiny_model
 
-from magicdec.costmodel.hardware.profile import resolve_profile
+from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.executor.kernels import build
+from magicdec.inputs.cpu_profile import CPU, cpu_profile_file, write_profile
 
 needs_compiler = pytest.mark.skipif(build.compiler() is None or build.disabled(), reason="needs a C compiler and the kernels on")
 

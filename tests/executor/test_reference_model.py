@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from magicdec.costmodel.plans.strategy import NO_SPECULATION
-from magicdec.costmodel.speculation.acceptance import curves_beside
+from magicdec.costmodel.speculation.acceptance import load_checkpoint_curves
 from magicdec.executor.engine.request import Request
 from magicdec.executor.engine.sampling import Sampling
 from magicdec.executor.engine.settings import GenerationSettings
@@ -66,7 +66,7 @@ def test_sampled_text_hardly_ever_falls_into_a_loop(model: Transformer, tokenize
 
 
 def test_its_acceptance_was_measured_and_rises_with_the_budget() -> None:
-    (curve,) = curves_beside(FOLDER)
+    (curve,) = load_checkpoint_curves(FOLDER)
     rates = {budget: rate for budget, context, rate in curve.points if context == 8192}
     assert rates[1024] > rates[256] > rates[64]
     assert all(0.5 < rate < 1 for rate in rates.values())
