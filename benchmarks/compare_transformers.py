@@ -1,10 +1,10 @@
 """Decoding speed on the shipped model and this machine, taking turns within one run; medians over the turns.
 
-- Plain decoding beside transformers' `generate`, with the same weights, prompts and new tokens, both greedy in float32 and
+- Autoregressive decoding beside transformers' `generate`, with the same weights, prompts and new tokens, both greedy in float32 and
   uncompiled; the better of its dynamic and its static cache counts. Reading the prompts is left out of both.
-- Speculative beside plain decoding, with the planned StreamingLLM self draft, on text that the model was not trained on.
-- A verification of gamma + 1 tokens beside a plain step, alone.
-- What plain decoding reads a second, beside the fastest that this machine reads memory at all.
+- Speculative beside autoregressive decoding, with the planned StreamingLLM self draft, on text that the model was not trained on.
+- A verification of gamma + 1 tokens beside a autoregressive step, alone.
+- What autoregressive decoding reads a second, beside the fastest that this machine reads memory at all.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def speculation(
 
 @torch.inference_mode()
 def passes(model: Transformer, batch_size: int, context_len: int, gamma: int, repeats: int) -> dict[str, float]:
-    """Seconds of a plain step and of a verification over random keys and values, their ratio, and what the step reads a second.
+    """Seconds of a autoregressive step and of a verification over random keys and values, their ratio, and what the step reads a second.
 
     What the machine reads at best is measured in the same turns, for others may be using its memory.
     """
@@ -211,13 +211,14 @@ def main() -> None:
         print(json.dumps(found, indent=2))
         return
     rows = [
-        [f"plain decoding over transformers, {where}", f"{x:.2f}x"] for where, x in found["autoregressive_vs_transformers"].items()
+        [f"autoregressive decoding over transformers, {where}", f"{x:.2f}x"]
+        for where, x in found["autoregressive_vs_transformers"].items()
     ]
     gain = f"{found['speculative_vs_autoregressive']:.2f}x at acceptance {found['acceptance_rate']:.3f}"
     rows += [
-        [f"speculative over plain decoding, 16 x 8192 ({found['speculation']['strategy']})", gain],
-        ["verification of 5 tokens over a plain step, 16 x 8192", f"{found['verify_over_target']:.2f}"],
-        ["read bandwidth reached by plain decoding, 16 x 16384", f"{found['share_of_read_bandwidth']:.0%}"],
+        [f"speculative over autoregressive decoding, 16 x 8192 ({found['speculation']['strategy']})", gain],
+        ["verification of 5 tokens over a autoregressive step, 16 x 8192", f"{found['verify_over_target']:.2f}"],
+        ["read bandwidth reached by autoregressive decoding, 16 x 16384", f"{found['share_of_read_bandwidth']:.0%}"],
     ]
     reads = format_bytes(found["read_bandwidth_bytes_per_s"])
     print(f"{found['machine']}, which reads {reads}/s; load {found['load_average'][0]:.1f} at the end\n")

@@ -1,7 +1,7 @@
 """Step times and speedup of a model's shape on a device, with random weights and acceptance replayed at a given rate.
 
 SYNTHETIC: the weights are random, the cache holds noise, and which draft tokens are accepted is drawn by lot. What is measured is
-time alone: a plain step, its bytes a second beside those of a copy, draft and verification, and the speedup at that acceptance.
+time alone: a autoregressive step, its bytes a second beside those of a copy, draft and verification, and the speedup at that acceptance.
 So a plan can be tried on a GPU without any checkpoint, for instance:
 
     python benchmarks/replayed.py --model llama-3.1-8b --device cuda --batch-size 24 --context-len 32768 \
@@ -188,7 +188,7 @@ def main() -> None:
         end="",
     )
     print(f"context {chosen.context_len}, {found['strategy']}")
-    print(f"plain step {format_seconds(found['target_step_s'])}, {found['share_of_copy_bandwidth']:.0%} of the ", end="")
+    print(f"autoregressive step {format_seconds(found['target_step_s'])}, {found['share_of_copy_bandwidth']:.0%} of the ", end="")
     print(f"{format_bytes(found['copy_bytes_per_s'])}/s of a copy")
     print(f"draft step {format_seconds(found['draft_step_s'])}, verification {format_seconds(found['verify_step_s'])}")
     print(f"speedup {found['speedup']:.2f}x at {found['mean_acceptance_length']:.2f} tokens a verification")

@@ -17,7 +17,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def accuracy_figure(comparisons: Sequence[Comparison]) -> Drawing:
-    """Step times left, ratios right; hollow marks are rows whose model, or all of which, were left out of the fit."""
+    """Step times on the left, ratios on the right; hollow markers were not part of the fit."""
     figure, axes = new_figure(2)
     steps = [one for one in comparisons if "step" in one.quantity]
     ratios = [one for one in comparisons if one.quantity.startswith("speedup")]
@@ -53,5 +53,5 @@ def accuracy_figure(comparisons: Sequence[Comparison]) -> Drawing:
         ax.legend(frameon=False, fontsize=6.5)
     axes[0].set_title("step times", fontsize=10)
     axes[1].set_title("speedups", fontsize=10)
-    caption = "Each mark is a published row; the line is equality, the band 5 %. Hollow marks were not in the fit."
+    caption = "Each marker is a published row. The line is equality, the band is 5 %. Hollow markers were not part of the fit."
     return Drawing("accuracy", "Predicted against measured", caption, figure)

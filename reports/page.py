@@ -1,4 +1,4 @@
-"""Figures as files, and one HTML page that holds them all."""
+"""Write figures as files, and one self-contained HTML page with all of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ table { border-collapse: collapse } td, th { padding: .2rem .8rem; text-align: r
 def write_page(
     folder: Path, drawings: Sequence[Drawing], grid: PlanningGrid, runs: Sequence[Run], plans: Sequence[Plan] = ()
 ) -> list[Path]:
-    """Write every drawing as PNG and SVG, and `index.html`, which needs no other file.
+    """Write every figure as PNG and SVG, and a self-contained `index.html`.
 
     Raises:
         InputError: The folder cannot be written.

@@ -1,4 +1,4 @@
-"""Planning figures: for any model, machine and draft, what the paper's figures show."""
+"""Planning figures for any model, machine and draft, after the figures of the MagicDec paper."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class PlanningGrid:
 
     Attributes:
         deployment: Model and machine.
-        draft: What drafts.
-        batch_sizes, context_lens: The axes, rising. [sequences, tokens]
-        kv_budget: Entries the draft reads; inf for all. [tokens]
-        curves: Where acceptance is looked up.
+        draft: The draft.
+        batch_sizes, context_lens: Ascending axes. [sequences, tokens]
+        kv_budget: KV entries the draft reads; inf for all. [tokens]
+        curves: Acceptance curves to look up.
         ridges: Machines whose ridge point is grid.
     """
 
@@ -44,18 +44,18 @@ class PlanningGrid:
 
     @property
     def heading(self) -> str:
-        """Model and machine in words."""
+        """Model and machine, for titles."""
         s = self.deployment
         return f"{s.target.name} on {s.num_gpus} x {s.hardware.name}"
 
     @property
     def draft_words(self) -> str:
-        """The draft in words."""
+        """The draft, for titles."""
         who = self.draft.model.name if self.draft.model else "self draft"
         return f"{who}, " + ("full KV" if np.isinf(self.kv_budget) else f"{self.draft.kv_policy} budget {self.kv_budget:.0f}")
 
     def evaluate(self, batch_size: ArrayLike, context_len: ArrayLike, gamma: ArrayLike) -> Evaluation:
-        """The grid, priced."""
+        """Evaluate the grid."""
         return evaluate_grid(
             self.deployment,
             self.draft,
@@ -67,7 +67,7 @@ class PlanningGrid:
         )
 
     def best(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Speedup at the best gamma, that gamma, whether it fits in memory and whether it surely pays, each [batch, context]."""
+        """Speedup at the best gamma, that gamma, whether it fits in memory, and whether its whole interval is above 1; [batch, context]."""
         gammas = np.array(GAMMAS)
         e = self.evaluate(self.batch_sizes[:, None, None], self.context_lens[:, None], gammas)
         speedup = e.round.speedup
@@ -78,7 +78,7 @@ class PlanningGrid:
 
 
 def planning_figures(grid: PlanningGrid) -> list[Drawing]:
-    """All of them."""
+    """Draw all planning figures."""
     return [
         time_breakdown(grid),
         cost_ratios(grid),
@@ -89,7 +89,7 @@ def planning_figures(grid: PlanningGrid) -> list[Drawing]:
 
 
 def time_breakdown(grid: PlanningGrid) -> Drawing:
-    """What a decoding step spends its time on, against batch size, at the shortest and the longest context."""
+    """Breakdown of an autoregressive step against batch size, at the shortest and the longest context."""
     contexts = [int(grid.context_lens[0]), int(grid.context_lens[-1])]
     figure, axes = new_figure(len(contexts))
     for ax, context in zip(axes, contexts, strict=True):
@@ -106,14 +106,12 @@ def time_breakdown(grid: PlanningGrid) -> Drawing:
         ax.set_title(f"context {format_tokens(context)} tokens", fontsize=10)
     axes[0].legend(frameon=False)
     figure.suptitle(grid.heading, fontsize=11)
-    caption = (
-        "Exposed time: what one class spends while another is busy is hidden. Reading the KV cache grows with batch times context."
-    )
+    caption = "Overlapped time is counted once. KV-cache reads grow with batch size times context."
     return Drawing("time_breakdown", "Where the time of a decoding step goes", caption, figure)
 
 
 def cost_ratios(grid: PlanningGrid, gamma: int = 4) -> Drawing:
-    """T_D / T_T and T_V / T_T against batch size, a line a context."""
+    """T_D / T_T and T_V / T_T against batch size, one line per context."""
     figure, axes = new_figure(2)
     for colour, context in zip(cycle(LINE_COLOURS), grid.context_lens, strict=False):
         r = grid.evaluate(grid.batch_sizes, context, gamma).round
@@ -128,13 +126,13 @@ def cost_ratios(grid: PlanningGrid, gamma: int = 4) -> Drawing:
     axes[0].legend(title="context [tokens]", frameon=False, fontsize=8)
     figure.suptitle(f"{grid.heading}; {grid.draft_words}", fontsize=11)
     caption = (
-        "Speculation pays where the draft is cheap (left, low) and verification costs little more than decoding (right, near 1)."
+        "Speculation pays where drafts are cheap (left: low) and verification costs little more than decoding (right: near 1)."
     )
     return Drawing("cost_ratios", "What drafting and verifying cost, in target steps", caption, figure)
 
 
 def speedup_by_batch(grid: PlanningGrid) -> Drawing:
-    """Expected speedup at the best gamma against batch size, a line a context; hollow where memory does not suffice."""
+    """Expected speedup at the best gamma against batch size, one line per context; hollow markers do not fit in memory."""
     figure, (ax,) = new_figure()
     speedup, gamma, fits, _ = grid.best()
     for column, (colour, context) in enumerate(zip(cycle(LINE_COLOURS), grid.context_lens, strict=False)):
@@ -147,15 +145,15 @@ def speedup_by_batch(grid: PlanningGrid) -> Drawing:
         )
     ax.axhline(1, color="black", linewidth=0.8, linestyle="--")
     log2_axis(ax, grid.batch_sizes.tolist(), "batch size [sequences]")
-    ax.set_ylabel("speedup over plain decoding [ratio]")
+    ax.set_ylabel("speedup over autoregressive decoding [ratio]")
     ax.legend(title="context [tokens]", frameon=False, fontsize=8)
     ax.set_title(f"{grid.heading}; {grid.draft_words}", fontsize=10)
-    caption = "Above the dashed line speculation pays. Where a line rises, decoding is more and more bound by reading the KV cache."
+    caption = "Speculation pays above the dashed line. Where a line rises, KV-cache reads take a growing share of each step."
     return Drawing("speedup_by_batch", "Expected speedup at the best gamma", caption + " Hollow: does not fit in memory.", figure)
 
 
 def arithmetic_intensity(grid: PlanningGrid) -> Drawing:
-    """Arithmetic intensity of a decoding step against context, a line a batch size, with the ridge points of several GPUs."""
+    """Arithmetic intensity of a decoding step against context, one line per batch size, with the ridge points of several GPUs."""
     figure, (ax,) = new_figure()
     model = grid.deployment.target
     contexts = np.geomspace(max(grid.context_lens[0], 128), grid.context_lens[-1], 60)
@@ -172,12 +170,12 @@ def arithmetic_intensity(grid: PlanningGrid) -> Drawing:
     ax.legend(title="batch size [sequences]", frameon=False, fontsize=8, ncols=4, loc="lower right")
     ax.set_ylim(bottom=0.3)
     ax.set_title(f"{model.name}, one decoding step", fontsize=10)
-    caption = "Below a GPU's ridge line a step is memory-bound there: the longer the context, the further below."
+    caption = "A step below a GPU's ridge line is memory-bound on it; longer contexts are further below."
     return Drawing("arithmetic_intensity", "Arithmetic intensity falls with context", caption, figure)
 
 
 def speedup_map(grid: PlanningGrid) -> Drawing:
-    """Speedup over batch and context, each cell with its best gamma; off where the interval on the speedup reaches below 1."""
+    """Speedup over batch and context with the best gamma per cell; `off` where the interval on the speedup reaches below 1."""
     figure, (ax,) = new_figure()
     ax.grid(False)
     speedup, gamma, fits, sure = grid.best()
@@ -196,5 +194,5 @@ def speedup_map(grid: PlanningGrid) -> Drawing:
     ticks = np.linspace(-reach, reach, 5)
     bar.set_ticks(ticks.tolist(), labels=[f"{2**t:.2f}" for t in ticks])
     ax.set_title(f"{grid.heading}; {grid.draft_words}", fontsize=10)
-    caption = "The gamma to use, or off where the interval on the speedup reaches below 1."
+    caption = "Each cell shows the speedup and the gamma to use, or off where the interval on the speedup reaches below 1."
     return Drawing("speedup_map", "Speedup over batch and context, with the best gamma", caption, figure)

@@ -1,4 +1,4 @@
-"""How every figure looks, and the one way to make one."""
+"""Shared style of all figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Drawing:
     """A finished figure.
 
     Attributes:
-        name: Of its files.
+        name: Base name of its files.
         title: What it shows.
         caption: How to read it.
         figure: The drawing.
@@ -35,7 +35,7 @@ class Drawing:
 
 
 def new_figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with so many axes side by side."""
+    """Create a figure with `columns` axes side by side."""
     figure = Figure(figsize=(7.2 if columns == 1 else 5.4 * columns, 4.4), layout="constrained")
     axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
     for ax in axes:
@@ -46,7 +46,7 @@ def new_figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
 
 
 def log2_axis(ax: Axes, values: list[int], label: str) -> None:
-    """A logarithmic axis for sizes, with the values themselves as ticks."""
+    """Make the x axis logarithmic, with the values themselves as ticks."""
     ax.set_xscale("log", base=2)
     ax.set_xticks(values, [f"{v // 1000}k" if v >= 1000 and v % 1000 == 0 else str(v) for v in values])
     ax.minorticks_off()
