@@ -3,7 +3,7 @@
 - Autoregressive decoding beside transformers' `generate`, with the same weights, prompts and new tokens, both greedy in float32 and
   uncompiled; the better of its dynamic and its static cache counts. Reading the prompts is left out of both.
 - Speculative beside autoregressive decoding, with the planned StreamingLLM self draft, on text that the model was not trained on.
-- A verification of gamma + 1 tokens beside a autoregressive step, alone.
+- A verification of gamma + 1 tokens beside an autoregressive step, alone.
 - What autoregressive decoding reads a second, beside the fastest that this machine reads memory at all.
 """
 
@@ -146,9 +146,9 @@ def speculation(
 
 @torch.inference_mode()
 def passes(model: Transformer, batch_size: int, context_len: int, gamma: int, repeats: int) -> dict[str, float]:
-    """Seconds of a autoregressive step and of a verification over random keys and values, their ratio, and what the step reads a second.
+    """Time of an autoregressive step and of a verification pass over random keys and values, their ratio, and the read bandwidth.
 
-    What the machine reads at best is measured in the same turns, for others may be using its memory.
+    The machine's best read bandwidth is measured in the same turns, because other jobs may use its memory.
     """
     cache = KvCache(model.config, batch_size, context_len + gamma + 1, model.device, model.dtype)
     cache.k_LBKSH.normal_()
@@ -217,7 +217,7 @@ def main() -> None:
     gain = f"{found['speculative_vs_autoregressive']:.2f}x at acceptance {found['acceptance_rate']:.3f}"
     rows += [
         [f"speculative over autoregressive decoding, 16 x 8192 ({found['speculation']['strategy']})", gain],
-        ["verification of 5 tokens over a autoregressive step, 16 x 8192", f"{found['verify_over_target']:.2f}"],
+        ["verification of 5 tokens over an autoregressive step, 16 x 8192", f"{found['verify_over_target']:.2f}"],
         ["read bandwidth reached by autoregressive decoding, 16 x 16384", f"{found['share_of_read_bandwidth']:.0%}"],
     ]
     reads = format_bytes(found["read_bandwidth_bytes_per_s"])

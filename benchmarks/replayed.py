@@ -1,8 +1,8 @@
 """Step times and speedup of a model's shape on a device, with random weights and acceptance replayed at a given rate.
 
-SYNTHETIC: the weights are random, the cache holds noise, and which draft tokens are accepted is drawn by lot. What is measured is
-time alone: a autoregressive step, its bytes a second beside those of a copy, draft and verification, and the speedup at that acceptance.
-So a plan can be tried on a GPU without any checkpoint, for instance:
+SYNTHETIC: weights and KV cache are random, and acceptance is drawn at the given rate. Only time is measured: an autoregressive
+step, its bandwidth beside that of a copy, draft and verification, and the speedup at that acceptance rate. This tries a plan on a
+GPU without a checkpoint:
 
     python benchmarks/replayed.py --model llama-3.1-8b --device cuda --batch-size 24 --context-len 32768 \
         --kv-policy snapkv --kv-budget 2049 --gamma 4 --acceptance-rate 0.9

@@ -23,7 +23,7 @@ from .style import BOUND_COLOURS, LINE_COLOURS, Drawing, log2_axis, new_figure
 
 @dataclass(frozen=True)
 class PlanningGrid:
-    """What the planning figures are grid for.
+    """Model, machine, draft and axes of the planning figures.
 
     Attributes:
         deployment: Model and machine.
@@ -31,7 +31,7 @@ class PlanningGrid:
         batch_sizes, context_lens: Ascending axes. [sequences, tokens]
         kv_budget: KV entries the draft reads; inf for all. [tokens]
         curves: Acceptance curves to look up.
-        ridges: Machines whose ridge point is grid.
+        ridges: Machines whose ridge point is drawn.
     """
 
     deployment: Deployment
@@ -67,7 +67,7 @@ class PlanningGrid:
         )
 
     def best(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Speedup at the best gamma, that gamma, whether it fits in memory, and whether its whole interval is above 1; [batch, context]."""
+        """Speedup at the best gamma, that gamma, fits in memory, and interval above 1; each [batch, context]."""
         gammas = np.array(GAMMAS)
         e = self.evaluate(self.batch_sizes[:, None, None], self.context_lens[:, None], gammas)
         speedup = e.round.speedup

@@ -87,7 +87,7 @@ def test_the_line_is_equality_over_all_marks(drawing: Drawing) -> None:
 def test_it_can_be_saved_with_its_name_title_and_caption(drawing: Drawing) -> None:
     assert drawing.name == "accuracy"
     assert drawing.title
-    assert "Hollow marks were not in the fit" in drawing.caption
+    assert "Hollow markers were not part of the fit" in drawing.caption
     file = io.BytesIO()
     drawing.figure.savefig(file, format="svg")
     assert b"<svg" in file.getvalue()
