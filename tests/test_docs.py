@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib.util
 import re
 import subprocess
 import sys
@@ -77,6 +79,16 @@ def test_the_reference_renders_every_public_function_and_result() -> None:
             assert f"{module}.{name}" in rendered
 
 
+def test_shared_entries_of_docstrings_are_split() -> None:
+    pytest.importorskip("griffe")
+    spec = importlib.util.spec_from_file_location("griffe_shared_entries", ROOT / "dev" / "griffe_shared_entries.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert doctest.testmod(module) == (0, 1)
+
+
 @pytest.mark.parametrize(("gamma", "kv_budget"), [(1, 20), (3, 20), (5, 4), (4, 100)])
 def test_the_listing_decodes_as_the_executor_does(gamma: int, kv_budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "executor"))
@@ -100,6 +112,7 @@ def test_the_listing_can_be_read_in_one_go() -> None:
     assert len(listing().splitlines()) <= 60
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings_handlers.python")
