@@ -24,7 +24,7 @@ def command_reference() -> Iterator[str]:
     sys.path.insert(0, str(ROOT))
     from magicdec.cli import main
 
-    parent = click.Context(main, info_name="magicdec", terminal_width=80)
+    parent = click.Context(main, info_name="magicdec", terminal_width=80, help_option_names=["-h", "--help"])
     for name in main.list_commands(parent):
         command = main.get_command(parent, name)
         assert command is not None

@@ -2,8 +2,8 @@
 
     python examples/own_acceptance.py [CHECKPOINT]
 
-Without an argument it uses the shipped reference model and Python's standard library as text, and takes about a minute on a CPU.
-Needs the extra `run`. For your own model, pass its checkpoint directory, and a file of real text as `text=`.
+Without an argument it uses the shipped reference model and text of Python's standard library, and takes well under a minute on
+two cores. Needs the extra `run`. For your own model, pass its checkpoint directory, and a file of real text as `text=`.
 """
 
 import sys

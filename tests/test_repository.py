@@ -28,7 +28,7 @@ def shown_outputs() -> ModuleType:
     return module
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [pytest.param(ROOT / "README.md", marks=pytest.mark.slow), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_the_readme_has_commands_to_check() -> None:
@@ -37,7 +37,7 @@ def test_the_readme_has_commands_to_check() -> None:
     assert sum(block is not None for _, block in found) >= 3
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_of_a_page_work_in_their_order_and_print_what_it_shows(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
