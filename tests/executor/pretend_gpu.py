@@ -1,7 +1,7 @@
-"""A GPU that is not there: tensors that say they are on one and are kept and computed on the CPU.
+"""A simulated GPU: tensors that claim to be on a GPU but are stored and computed on the CPU.
 
-It holds a program to what a real one demands: host and device tensors do not mix, and whatever makes the host wait for the
-device is counted. What it computes is right, so that a whole run can be compared with the same run on the CPU.
+It enforces the rules of a real GPU: host and device tensors must not mix, and every operation that makes the host wait is counted.
+Results are correct, so a whole run can be compared with the same run on the CPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 GPU = torch.device("cuda:0")
 aten = torch.ops.aten
-UNBOUND: dict[Any, Any] = {  # others that want to select a real GPU
+UNBOUND: dict[Any, Any] = {  # functions that would select a real GPU in C++
     Tensor.__invert__: torch.bitwise_not,
     Tensor.copy_: aten.copy_.default,
     Tensor.__int__: aten._local_scalar_dense.default,
@@ -33,7 +33,7 @@ INDEXING = (aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.de
 
 
 class OnGpu(torch.Tensor):
-    """A tensor that is said to be on the GPU, and what is kept for it."""
+    """A tensor that claims to be on the GPU, with the CPU tensor behind it."""
 
     held: Tensor
 
@@ -46,7 +46,7 @@ class OnGpu(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in (Tensor.__getitem__, Tensor.__setitem__):  # which, in C++, want to select a real GPU
+        if function in (Tensor.__getitem__, Tensor.__setitem__):  # they would select a real GPU in C++
             return PretendedGpu.entered[-1].index(function, *args)
         with torch._C.DisableTorchFunctionSubclass():
             return UNBOUND.get(function, function)(*args, **(kwargs or {}))
@@ -57,12 +57,12 @@ class OnGpu(torch.Tensor):
 
 
 class PretendedGpu(TorchDispatchMode):
-    """While entered, tensors can be on the GPU.
+    """Context in which tensors can be on the simulated GPU.
 
     Attributes:
-        waits: What made the host wait, in order.
-        capturing: A graph is being captured: the host must not wait nor send anything.
-        replayed: How often a graph was replayed.
+        waits: Operations that made the host wait, in order.
+        capturing: Whether a graph is being captured: the host must neither wait nor send anything.
+        replayed: Number of graph replays.
     """
 
     entered: ClassVar[list[PretendedGpu]] = []
@@ -102,7 +102,7 @@ class PretendedGpu(TorchDispatchMode):
         if not ours and not to_gpu:
             return function(*args, **kwargs)
         if function is aten._fused_sdp_choice.default:
-            return 0  # plain products and a softmax, which the CPU has too
+            return 0  # the math backend, which the CPU has too
         self._check(function, args, kwargs, given, ours, to_gpu, to_host)
         if to_gpu:
             kwargs["device"] = torch.device("cpu")
@@ -135,7 +135,7 @@ class PretendedGpu(TorchDispatchMode):
 
 
 def moved(model: nn.Module) -> nn.Module:
-    """The model itself, its weights on the GPU. `Module.to` would make plain tensors of them."""
+    """Move the weights of a model to the GPU in place; `Module.to` would turn them into ordinary tensors."""
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
             tensors.update({name: OnGpu(x.detach()) for name, x in tensors.items() if x is not None})  # type: ignore[arg-type]
@@ -150,7 +150,7 @@ Captured = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
 
 
 def pretended_graphs(gpu: PretendedGpu) -> tuple[Callable[..., Captured], Callable[..., Tensor]]:
-    """`capture` and `replay` of `engine.model_runner`: a graph sees the tensors it was captured with, and no others."""
+    """Replacements for `capture` and `replay` of `engine.model_runner`: a graph sees only the tensors it was captured with."""
 
     def replay(captured: Captured, arguments: tuple[Tensor, ...]) -> Tensor:
         function, places = captured

@@ -1,4 +1,4 @@
-"""Measuring acceptance: a point for each sparse budget, and the rate that decoding itself gives."""
+"""Measuring acceptance: one point per sparse budget, with the rate that decoding gives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_there_is_a_point_for_every_budget_below_its_context() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4])
-def test_the_rate_is_that_of_decoding_from_places_spread_over_the_text(rows: int) -> None:
+def test_the_rate_is_that_of_decoding_from_evenly_spaced_places(rows: int) -> None:
     model = tiny_model()
     (point,) = measure_acceptance(model, TEXT, AcceptanceGrid((8,), (40,), rows=rows, gamma=3, max_new_tokens=12))
     starts = [round(row * 60 / max(rows - 1, 1)) for row in range(rows)]
@@ -51,7 +51,7 @@ def test_every_policy_is_measured_as_itself(policy: str) -> None:
     assert 0 < points[0].acceptance_rate < points[1].acceptance_rate < 1
 
 
-def test_compressed_entries_are_measured_once_a_context_and_more_bits_are_accepted_more() -> None:
+def test_quantised_entries_are_measured_once_per_context_and_more_bits_are_accepted_more() -> None:
     rates = {}
     for kv_dtype in ("int8", "int4", "fp8"):
         grid = AcceptanceGrid((4, 16), (30, 60), rows=4, gamma=3, max_new_tokens=24, kv_policy="full", kv_dtype=kv_dtype)

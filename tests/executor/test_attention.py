@@ -1,4 +1,4 @@
-"""Attention over cached keys and values is softmax attention, written out here slot by slot in float64."""
+"""Attention over cached keys and values equals softmax attention, computed here slot by slot in float64."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOLERANCE = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 2e-2, "float16": 3e-
 
 
 def softmax_attention(q_TH: Tensor, k_SH: Tensor, v_SH: Tensor, positions: list[int], window: int | None) -> Tensor:
-    """One head of one row: each query over the slots it may see, and no others."""
+    """Softmax attention of one head of one row: each query over its visible slots only."""
     rows = []
     for query_H, position in zip(q_TH.double(), positions, strict=True):
         first = 0 if window is None else max(0, position - window + 1)
@@ -32,7 +32,7 @@ def softmax_attention(q_TH: Tensor, k_SH: Tensor, v_SH: Tensor, positions: list[
 
 
 def reference(q_BNTH: Tensor, cache: KvCache, layer: int, slots_BT: list[list[int]], window: int | None) -> Tensor:
-    """Attention output in float64 of queries whose keys are in the cache already."""
+    """Float64 attention output of queries whose keys are already in the cache."""
     out = torch.empty(q_BNTH.shape, dtype=torch.float64)
     group = q_BNTH.shape[1] // cache.k_LBKSH.shape[2]
     for row in range(q_BNTH.shape[0]):
@@ -47,12 +47,12 @@ def shaped(num_heads: int, num_kv_heads: int, head_dim: int, dtype: str) -> Tran
 
 
 def consecutive(starts: list[int], count: int) -> Tensor:
-    """slots_BT of so many new tokens a row."""
+    """slots_BT of `count` new tokens per row."""
     return torch.tensor(starts)[:, None] + torch.arange(count)
 
 
 def check_slots(config: TransformerConfig, starts: list[int], query_len: int, window: int | None, spare: int = 3) -> None:
-    """A random cache, its unused slots included, against the reference."""
+    """Compare with the reference on a cache that is random everywhere, unused slots included."""
     dtype, batch_size = getattr(torch, config.dtype), len(starts)
     generator = torch.Generator().manual_seed(query_len)
     cache = KvCache(config, batch_size, max(starts) + query_len + spare, CPU, dtype)
@@ -99,7 +99,7 @@ def test_a_long_context_is_read_to_its_end(dtype: str) -> None:
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_work_split_over_threads_adds_up(threads: int) -> None:
-    """A long context is cut into parts, one for each thread, of which short rows leave some empty."""
+    """A long context is split over the threads; for short rows some splits are empty."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -127,7 +127,7 @@ def test_any_mix_of_starts_lengths_windows_and_heads_matches_the_reference(
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-def test_what_lies_in_stale_slots_does_not_matter(dtype: str) -> None:
+def test_stale_slots_do_not_matter(dtype: str) -> None:
     config = shaped(4, 2, 32, dtype)
     outputs = []
     for filling in (0.0, 1e4):
@@ -156,7 +156,7 @@ def test_one_attention_serves_every_layer(dtype: str) -> None:
         k_BKTH, v_BKTH = torch.randn(2, 2, 2, 2, 32, generator=generator).to(cache.k_LBKSH.dtype)
         kept.append(attend(layer, q_BNTH, k_BKTH, v_BKTH))
         wanted.append(reference(q_BNTH, cache, layer, [[0, 1], [7, 8]], None))
-    for found, expected in zip(kept, wanted, strict=True):  # the first is still intact after the second
+    for found, expected in zip(kept, wanted, strict=True):  # the second call must not overwrite the first
         torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
 
 
@@ -176,7 +176,7 @@ def test_a_second_cache_keeps_the_new_keys_at_their_positions() -> None:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_reading_a_cache_in_steps_or_at_once_is_the_same(dtype: str) -> None:
-    """Verifying several tokens gives each what decoding it alone would have given."""
+    """Verifying several tokens at once gives the same as decoding them one by one."""
     config = shaped(4, 2, 32, dtype)
     generator = torch.Generator().manual_seed(0)
     q_BNTH = torch.randn(2, 4, 5, 32, generator=generator).to(getattr(torch, dtype))
@@ -195,7 +195,7 @@ def test_reading_a_cache_in_steps_or_at_once_is_the_same(dtype: str) -> None:
     torch.testing.assert_close(torch.cat(steps, dim=2), at_once, atol=TOLERANCE[dtype], rtol=0)
 
 
-# Reading prompts.
+# Prefill.
 
 
 @pytest.mark.parametrize("window", [None, 1, 6, 100])
@@ -232,7 +232,7 @@ def test_a_prompt_read_in_chunks_is_as_one_read_at_once(chunk: int, window: int 
     assert bool((whole.k_LBKSH[:, 0] == 0).all())
 
 
-def test_reading_a_prompt_gives_the_logits_after_its_last_token() -> None:
+def test_prefill_gives_the_logits_after_the_last_token() -> None:
     model = tiny_model()
     prompt = random_prompts((33,))[0]
     cache = KvCache(model.config, 1, 40, CPU, torch.float64)

@@ -1,4 +1,4 @@
-"""Comparing a strategy with autoregressive decoding: in turns on the same prompts, and what is said of differences."""
+"""Comparing a strategy with autoregressive decoding: in turns on the same prompts, and where outputs differ."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL = Strategy("model", "full", None, 4, "small")
 def compared(
     target: Transformer, prompts: Sequence[Sequence[int]], strategy: Strategy, settings: GenerationSettings, repeats: int = 1
 ) -> tuple[Comparison, list[Request], list[Round]]:
-    """A comparison, the requests that were read for it, and the rounds that it told of."""
+    """A comparison, the requests that were prefilled for it, and the rounds that it reported."""
     read: list[Request] = []
     told: list[Round] = []
     batch = make_batch(target, requests_of(prompts), strategy, settings)

@@ -97,7 +97,7 @@ def test_a_free_row_is_refilled_at_once() -> None:
     log = RoundLog(list(generate(batch, None, NO_SPECULATION)))
     assert read == list(requests)
     waiting, rounds = sum(LIMITS), 0
-    for active in log.active_rows:  # autoregressive decoding emits a token a row: rows idle only when no request waits
+    for active in log.active_rows:  # one token per row and round: rows are idle only when no request waits
         rounds += active
         assert active == 4 or waiting - rounds < 4 * LONGEST
     assert rounds == waiting
@@ -105,7 +105,7 @@ def test_a_free_row_is_refilled_at_once() -> None:
 
 
 def test_a_completion_is_told_before_the_next_request_is_read_into_its_row() -> None:
-    """So that an interruption during a long prefill loses nothing that was finished."""
+    """An interruption during a long prefill must not lose finished completions."""
     target, _, requests, _ = scene()
     batch = make_batch(target, requests, NO_SPECULATION, SETTINGS, batch_size=2)
     read: list[Request] = []
@@ -137,15 +137,17 @@ def test_rows_that_are_done_are_dropped_when_no_request_waits(kind: str, policy:
         assert sizes[-1] <= 2
         assert sizes == sorted(set(sizes), reverse=True)
         sizes.clear()
-    if kind == "model" or (kind == "self" and policy != "full"):  # the drafters keep the right rows: who sees all is always right
+    if kind == "model" or (
+        kind == "self" and policy != "full"
+    ):  # compacting keeps the right rows: a draft that sees everything is always accepted
         asked = [replace(prompt, kv_budget=None) for prompt in prompts]
         result = run(target, target, asked, strategy_of(kind, policy, 3, 500), SETTINGS, batch_size=9)
         assert result.log.acceptance_rate == 1.0
         assert sizes
 
 
-def test_a_budget_of_a_prompts_own_is_that_rows_budget() -> None:
-    """With a budget that covers the context a row's drafts are always accepted; the others' are not."""
+def test_a_request_may_have_its_own_budget() -> None:
+    """A row whose own budget covers its context accepts all drafts; the others do not."""
     target, _, _, _ = scene()
     texts = random_prompts((40, 41), seed=6)
     for policy in ("streaming_llm", "snapkv", "topk", "quest"):
@@ -224,8 +226,8 @@ def test_a_policy_table_switches_while_running_and_changes_no_text() -> None:
     assert run(target, draft, prompts, table(), SETTINGS, batch_size=3).outputs == expected()
 
 
-def test_a_drafter_that_was_idle_catches_up() -> None:
-    """Drafters that see everything are always accepted, though they take turns with plain steps and with one another."""
+def test_an_idle_drafter_catches_up() -> None:
+    """Drafts that see everything are always accepted, although they take turns with autoregressive steps and other drafters."""
     target, _, prompts, _ = scene()
     for first in DRAFTS_THAT_SEE_ALL:
         batch = Batch(target, prompts, SETTINGS, gamma=3, rows=3)
@@ -252,8 +254,8 @@ def test_a_drafter_that_was_idle_catches_up() -> None:
         assert log.acceptance_rate == 1.0, first
 
 
-def test_a_small_models_own_cache_holds_what_was_said_whoever_drafted_it() -> None:
-    """After rejected drafts and rounds of others, the entries that it counts as read are those of the final text."""
+def test_a_draft_models_cache_holds_the_final_text_whoever_drafted_it() -> None:
+    """After rejected drafts and rounds of other drafters, the entries it counts as cached are those of the final text."""
     target, draft, prompts, _ = scene()
     batch = Batch(target, prompts[:4], SETTINGS, gamma=4)
     batch.prefill()
@@ -330,9 +332,7 @@ def test_running_out_of_memory_while_running_is_explained_and_other_errors_are_n
         raise RuntimeError("shapes differ")
 
 
-def test_a_containers_limit_counts_but_not_the_files_that_are_merely_cached(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_containers_limit_counts_but_cached_files_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in {"memory.max": "1000", "memory.current": "700", "memory.stat": "anon 3\ninactive_file 500\n"}.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(machine, "CGROUP", tmp_path)

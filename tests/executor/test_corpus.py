@@ -1,4 +1,4 @@
-"""The text of this Python's own library: what the model trains on and what is held back never meet."""
+"""The corpus from this Python's library: training text and held-out text never overlap."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from magicdec.executor.reference_model import corpus
 from magicdec.executor.reference_model.corpus import Document, documents, held_out_documents, training_stream
 
-BOILERPLATE_CHARS = 500  # packages share some empty-looking files shorter than this
+BOILERPLATE_CHARS = 500  # packages share some near-empty files shorter than this
 
 
 @cache
@@ -19,7 +19,7 @@ def all_documents() -> list[Document]:
 
 @pytest.fixture
 def library_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading it takes a second: streams are made of what was read before."""
+    """Make training streams from documents that were read before: reading takes a second."""
     monkeypatch.setattr(corpus, "documents", all_documents)
 
 
@@ -58,7 +58,7 @@ def test_about_one_document_in_twenty_is_held_out() -> None:
     ],
 )
 def test_the_split_depends_on_the_name_alone_and_never_moves(name: str, held_out: bool) -> None:
-    """The shipped model was trained with this split: another would hand it text it has seen."""
+    """The shipped model was trained with this split; another would evaluate it on text that it has seen."""
     assert Document(name, "any text", is_test=False).held_out is held_out
 
 
@@ -87,7 +87,7 @@ def test_three_epochs_show_everything_else_and_each_shows_all_but_the_tests() ->
 def test_an_epoch_is_the_same_every_time_and_each_is_shuffled_anew() -> None:
     first = list(training_stream(0))
     assert list(training_stream(0)) == first
-    assert list(training_stream(3)) != first  # the same tests
+    assert list(training_stream(3)) != first  # with the same third of the tests
     assert sorted(training_stream(3)) == sorted(first)
     assert list(training_stream(0, seed=1)) != first
 

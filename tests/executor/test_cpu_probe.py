@@ -1,4 +1,4 @@
-"""Probing this machine: a model that is the same every time, and every pass that was asked for."""
+"""Probing this machine: the model is reproducible, and every pass is measured."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_random_model_is_ready_for_inference_and_finite() -> None:
     assert float(logits.std()) > 0
 
 
-def test_every_pass_asked_for_is_measured_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_pass_is_measured_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "BATCH_SIZES", (1, 2))
     monkeypatch.setattr(probe, "CONTEXT_LENS", (8, 16))
     monkeypatch.setattr(probe, "QUERY_LENS", (1, 3))

@@ -35,11 +35,11 @@ def lookup(tokens: list[int], gamma: int) -> list[int]:
 @pytest.mark.parametrize(
     ("tokens", "wanted"),
     [
-        ([1, 2, 3, 4, 9, 1, 2, 3], [4, 9, 1, 2]),  # three tokens
-        ([1, 2, 3, 4, 8, 2, 3, 5, 1, 2, 3], [4, 8, 2, 3]),  # three before a more recent two
-        ([2, 3, 4, 5, 6, 2, 3, 8, 8, 2, 3], [8, 8, 2, 3]),  # the most recent of two
-        ([5, 6, 5], [6, 5, 6, 5]),  # runs into the present and goes round
-        ([1, 2, 3], [3, 3, 3, 3]),  # nothing matches
+        ([1, 2, 3, 4, 9, 1, 2, 3], [4, 9, 1, 2]),  # a match of three tokens
+        ([1, 2, 3, 4, 8, 2, 3, 5, 1, 2, 3], [4, 8, 2, 3]),  # a match of three before a more recent one of two
+        ([2, 3, 4, 5, 6, 2, 3, 8, 8, 2, 3], [8, 8, 2, 3]),  # the more recent of two matches
+        ([5, 6, 5], [6, 5, 6, 5]),  # reaches the end of the text and wraps around
+        ([1, 2, 3], [3, 3, 3, 3]),  # no match
         ([4], [4, 4, 4, 4]),
         ([7, 7], [7, 7, 7, 7]),
     ],

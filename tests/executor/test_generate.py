@@ -1,4 +1,4 @@
-"""Running a strategy on requests: what is refused, what just fits, which drafter is made and how batches are cut."""
+"""Running a strategy on requests: refusals, the longest prompt that fits, drafters and batches."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def random_requests(*lengths: int) -> list[Request]:
     return requests_of(random_prompts(lengths))
 
 
-# What is refused.
+# Refusals.
 
 
 @pytest.mark.parametrize(("kind", "policy"), RUNNABLE)
-def test_what_is_listed_as_runnable_is_not_refused(kind: str, policy: str) -> None:
+def test_runnable_strategies_are_not_refused(kind: str, policy: str) -> None:
     target = tiny_model()
     check_runnable(strategy_of(kind, policy, 4), target, perturbed(target, 0.1) if kind == "model" else None)
 
 
-def test_a_draft_that_is_not_listed_is_refused_and_the_listed_ones_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unlisted_draft_is_refused_and_the_listed_ones_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "RUNNABLE", (("none", "full"), ("model", "full")))
     with pytest.raises(InputError) as caught:
         check_runnable(SELF, tiny_model(), None)
@@ -55,7 +55,7 @@ def test_a_draft_that_is_not_listed_is_refused_and_the_listed_ones_are_named(mon
     ],
     ids=str,
 )
-def test_what_cannot_be_run_is_refused_in_one_sentence(strategy: Strategy, key: str) -> None:
+def test_unsupported_strategies_are_refused_by_key(strategy: Strategy, key: str) -> None:
     with pytest.raises(InputError) as caught:
         check_runnable(strategy, tiny_model(), None)
     (problem,) = caught.value.problems
@@ -111,7 +111,7 @@ def test_every_bad_prompt_is_named_at_once() -> None:
 
 @pytest.mark.parametrize("strategy", [NO_SPECULATION, SELF, SMALL, Strategy("model", "streaming_llm", 8, 4, "small")], ids=str)
 def test_a_prompt_that_just_fits_can_be_continued(strategy: Strategy) -> None:
-    """A round looks up to gamma tokens beyond the last one that is emitted, where the model knows no positions."""
+    """A round drafts up to gamma tokens beyond the last emitted one, where the model has no positions."""
     target = tiny_model(max_context_len=50)
     requests = random_requests(38, 44)
     check_requests(requests, target, 6, "-")

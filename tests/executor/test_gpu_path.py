@@ -1,4 +1,4 @@
-"""The path taken on a GPU, without one: tensors where they belong, one wait a round, passes that can be replayed."""
+"""The GPU path, tested without a GPU: no mixing of host and device tensors, one wait per round, replayable passes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SAMPLED = Sampling(temperature=0.8, top_p=0.9, seed=5)
 
 
 def plain_kernel(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, positions_BT: Tensor, window: int | None) -> Tensor:
-    """What the kernel of the GPU computes, of the whole cache at once."""
+    """What the GPU kernel computes, over the whole cache at once."""
     group = q_BNTH.shape[1] // k_BKSH.shape[1]
     seen_BTS = attention.visible(positions_BT, torch.arange(k_BKSH.shape[2], device=q_BNTH.device), window)
     k_BNSH, v_BNSH = k_BKSH.repeat_interleave(group, 1), v_BKSH.repeat_interleave(group, 1)
@@ -93,7 +93,7 @@ SAMPLED_RUNS = [
 
 
 @pytest.mark.parametrize(("kind", "policy", "sampling"), GREEDY_RUNS + SAMPLED_RUNS)
-def test_every_draft_says_on_a_gpu_what_it_says_on_a_cpu_and_waits_once_a_round(
+def test_every_draft_gives_the_same_on_a_gpu_as_on_a_cpu_and_waits_once_per_round(
     gpu: PretendedGpu, kind: str, policy: str, sampling: Sampling
 ) -> None:
     strategy = strategy_of(kind, policy)
@@ -138,7 +138,7 @@ def test_a_comparison_on_a_gpu_counts_no_turn_in_which_passes_are_captured(gpu: 
 
 
 def test_rows_come_and_go_on_a_gpu(gpu: PretendedGpu) -> None:
-    """Prompts of different lengths and limits take turns, and rows without one are dropped in the end."""
+    """Requests of different lengths and limits share rows; in the end idle rows are dropped."""
     strategy, (target, draft) = strategy_of("self", "snapkv"), models()
     requests = [Request(str(n), tokens, 3 + 5 * n) for n, tokens in enumerate(random_prompts((5, 33, 2, 48, 17)))]
     expected = run(target, draft, requests, strategy, GenerationSettings(30), batch_size=3).outputs
@@ -148,7 +148,7 @@ def test_rows_come_and_go_on_a_gpu(gpu: PretendedGpu) -> None:
     assert gpu.replayed > 20
 
 
-def test_the_pretended_gpu_holds_to_the_rules() -> None:
+def test_the_pretended_gpu_enforces_the_rules() -> None:
     host = torch.arange(4)
     with PretendedGpu() as gpu:
         there = torch.arange(4, device=GPU)

@@ -1,4 +1,4 @@
-"""The KV cache keeps every token at the slot of its position, and copies chosen slots to where sparse drafts read them."""
+"""The KV cache stores each token at the slot of its position, and copies selected slots for sparse drafts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_writing_a_row_touches_no_other_row_layer_or_slot() -> None:
 
 
 @pytest.mark.parametrize("slots", [[], [0], [0, 1, 5, 6], [8, 2]])
-def test_copying_a_row_puts_the_chosen_slots_first_in_their_order(slots: list[int]) -> None:
+def test_copying_a_row_puts_the_selected_slots_first_in_their_order(slots: list[int]) -> None:
     cache, other, before = filled(3, 9), filled(3, 6, seed=1), filled(3, 6, seed=1)
     cache.copy_row_to(other, 2, torch.tensor(slots, dtype=torch.long))
     count = len(slots)

@@ -1,4 +1,4 @@
-"""Which entries a sparse draft reads."""
+"""StreamingLLM reads attention sinks and the most recent entries."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ CPU = torch.device("cpu")
         (100, 40, [*range(16), *range(76, 100)]),
     ],
 )
-def test_the_first_few_and_the_most_recent_are_read(length: int, kv_budget: int, wanted: list[int]) -> None:
+def test_sinks_and_recent_entries_are_read(length: int, kv_budget: int, wanted: list[int]) -> None:
     assert streaming_llm_slots(length, kv_budget, CPU).tolist() == wanted
 
 
 @settings(deadline=None)
 @given(length=st.integers(0, 3000), kv_budget=st.integers(1, 3000))
-def test_as_many_as_the_budget_allows_are_read_in_order_and_once_each(length: int, kv_budget: int) -> None:
+def test_the_whole_budget_is_used_in_order_and_without_duplicates(length: int, kv_budget: int) -> None:
     slots = streaming_llm_slots(length, kv_budget, CPU)
     assert slots.dtype == torch.long
     assert len(slots) == min(length, kv_budget)
@@ -48,7 +48,7 @@ def test_everything_is_read_when_it_fits(kv_budget: int, fraction: float) -> Non
 
 @settings(deadline=None)
 @given(kv_budget=st.integers(1, 500), beyond=st.integers(1, 3000))
-def test_sinks_and_the_most_recent_are_among_them(kv_budget: int, beyond: int) -> None:
+def test_beyond_the_budget_there_are_sinks_and_the_most_recent_entries(kv_budget: int, beyond: int) -> None:
     length = kv_budget + beyond
     slots = streaming_llm_slots(length, kv_budget, CPU).tolist()
     sinks = min(SINK_TOKENS, kv_budget // 2)
@@ -57,7 +57,7 @@ def test_sinks_and_the_most_recent_are_among_them(kv_budget: int, beyond: int) -
     assert slots[-1] == length - 1
 
 
-def test_the_sinks_never_crowd_out_the_recent() -> None:
+def test_there_are_never_more_sinks_than_recent_entries() -> None:
     for kv_budget in range(1, 200):
         slots = streaming_llm_slots(1000, kv_budget, CPU)
         assert int((slots >= 500).sum()) >= int((slots < 500).sum())

@@ -1,4 +1,4 @@
-"""What sparse and quantised drafts read: selections against plain loops, page bounds and copies against the cache."""
+"""KV views: selections against plain Python loops, page bounds and copies against the exact cache."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_snapkv_keeps_its_window_and_what_the_window_attended_to_most(length: in
         assert found[head] == [*sorted(best), *range(length - kept, length)]
 
 
-def test_snapkv_reads_everything_that_fits_and_nothing_out_of_sight() -> None:
+def test_snapkv_reads_everything_that_fits_and_nothing_outside_the_window() -> None:
     q_NWH, k_KSH = normal(4, OBSERVED_QUERIES, 8), normal(2, 50, 8)
     positions_W = torch.arange(50 - OBSERVED_QUERIES, 50)
     assert snapkv_slots(q_NWH, positions_W, k_KSH, 50).tolist() == [list(range(50))] * 2
@@ -57,7 +57,7 @@ def test_snapkv_reads_everything_that_fits_and_nothing_out_of_sight() -> None:
     assert int(snapkv_slots(q_NWH, positions_W, k_KSH, 20, first=25).min()) >= 25
 
 
-def test_top_k_takes_the_largest_products_of_a_group_and_the_recent() -> None:
+def test_top_k_selects_the_largest_products_of_a_group_and_recent_entries() -> None:
     q_BKRH, k_BKSH = normal(2, 3, 2, 8), normal(2, 3, 30, 8, seed=1)
     known, budget, recent = (20, 27), (9, 40), (4, 4)
     slots_BKC = top_slots(
@@ -82,7 +82,7 @@ def test_top_k_takes_the_largest_products_of_a_group_and_the_recent() -> None:
             assert len(found) == len(wanted)
 
 
-def test_quest_bounds_the_products_of_a_page_and_takes_the_best_pages_whole() -> None:
+def test_quest_bounds_the_products_of_a_page_and_selects_the_best_pages() -> None:
     k_BKSH, q_BKRH = normal(1, 2, 5 * PAGE_SIZE, 8), normal(1, 2, 3, 8, seed=1)
     paged = k_BKSH.unflatten(2, (5, PAGE_SIZE))
     low, high = paged.amin(3), paged.amax(3)
@@ -100,7 +100,7 @@ def test_quest_bounds_the_products_of_a_page_and_takes_the_best_pages_whole() ->
 
 @pytest.mark.parametrize("length", [1, 2])
 @pytest.mark.parametrize("window", [None, 6])
-def test_attention_over_chosen_entries_is_softmax_attention_over_those(length: int, window: int | None) -> None:
+def test_gathered_attention_is_softmax_attention_over_the_selected_entries(length: int, window: int | None) -> None:
     cache = KvCache(TINY, 2, 20, CPU, torch.float64)
     cache.k_LBKSH.copy_(normal(*cache.k_LBKSH.shape))
     cache.v_LBKSH.copy_(normal(*cache.v_LBKSH.shape, seed=1))
@@ -120,7 +120,7 @@ def test_attention_over_chosen_entries_is_softmax_attention_over_those(length: i
 
 
 def decoded(policy: str, kv_dtype: str = "int8", kv_budget: int = 24, gamma: int = 4) -> tuple[Batch, KvView]:
-    """A batch that has run with a self draft, three requests through two rows, and the draft's view."""
+    """Decode three requests in two rows with a self draft; the batch and the draft's view."""
     batch = Batch(tiny_model(), requests_of(random_prompts((40, 70, 55))), GenerationSettings(90), gamma=gamma, rows=2)
     batch.prefill()
     drafter = make_drafter(strategy_of("self", policy, gamma, kv_budget, kv_dtype), batch, None)
@@ -129,7 +129,7 @@ def decoded(policy: str, kv_dtype: str = "int8", kv_budget: int = 24, gamma: int
     return batch, drafter.view
 
 
-@pytest.mark.parametrize(("kv_budget", "gamma"), [(24, 4), (500, 40)])  # the second verifies over two pages a round
+@pytest.mark.parametrize(("kv_budget", "gamma"), [(24, 4), (500, 40)])  # the second commits more than two pages per round
 def test_quest_bounds_are_those_of_the_exact_keys_after_any_number_of_rounds(kv_budget: int, gamma: int) -> None:
     batch, view = decoded("quest", kv_budget=kv_budget, gamma=gamma)
     assert isinstance(view, QuestView)
@@ -141,7 +141,7 @@ def test_quest_bounds_are_those_of_the_exact_keys_after_any_number_of_rounds(kv_
 
 
 def test_snapkv_keeps_the_queries_of_verification() -> None:
-    """The ring holds, for the last 32 known positions, the queries that reading the text anew gives."""
+    """The ring buffer holds the queries of the last 32 committed positions, as a fresh pass over the text computes them."""
     batch, view = decoded("snapkv")
     assert isinstance(view, SnapKvView)
     for row, known in enumerate((batch.lengths_B - 1).tolist()):
@@ -160,7 +160,7 @@ def test_snapkv_keeps_the_queries_of_verification() -> None:
 
 
 @pytest.mark.parametrize("kv_dtype", ["int8", "int4", "fp8"])
-def test_a_compressed_copy_holds_the_exact_entries_as_nearly_as_its_type_can(kv_dtype: str) -> None:
+def test_a_quantised_copy_holds_the_quantised_exact_entries(kv_dtype: str) -> None:
     batch, view = decoded("full", kv_dtype)
     assert isinstance(view, QuantisedKvView)
     for row, known in enumerate((batch.lengths_B - 1).tolist()):
@@ -171,7 +171,7 @@ def test_a_compressed_copy_holds_the_exact_entries_as_nearly_as_its_type_can(kv_
 
 
 @pytest.mark.parametrize(("kv_dtype", "steps"), [("int8", 127), ("int4", 7), ("fp8", 14)])
-def test_what_is_compressed_comes_back_within_half_a_step(kv_dtype: str, steps: int) -> None:
+def test_dequantised_entries_are_within_half_a_step(kv_dtype: str, steps: int) -> None:
     x = normal(3, 50, 8) * torch.logspace(-3, 3, 50, dtype=torch.float64)[:, None]
     x[0, 0] = 0.0
     stored, scale = quantise(x, kv_dtype)

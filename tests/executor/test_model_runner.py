@@ -13,15 +13,22 @@ from torch import Tensor
 from magicdec.costmodel.base.errors import InputError
 from magicdec.executor.engine.model_runner import ModelRunner
 from magicdec.executor.kernels import build as compiled
-from magicdec.executor.kernels import cpu_bindings
+from magicdec.executor.kernels import cpu_layers
 from magicdec.executor.kv.attention import SlotAttention
 from magicdec.executor.kv.cache import KvCache
-from magicdec.executor.model.dtypes import cpu_execution
+from magicdec.executor.model.dtypes import on_cpu
 from magicdec.executor.model.transformer import Transformer
 
 CPU = torch.device("cpu")
 SHAPE = {"d_model": 48, "head_dim": 32, "d_ff": 80, "vocab_size": 43, "dtype": "float32"}
 needs_compiler = pytest.mark.skipif(compiled.kernels() is None, reason="needs a C compiler")
+
+
+def test_with_a_compiler_there_are_kernels() -> None:
+    """Otherwise all tests of them would be skipped."""
+    if not any(map(compiled.shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("needs a C compiler")
+    assert compiled.kernels() is not None
 
 
 def noisy_cache(model: Transformer, rows: int, capacity: int = 90) -> KvCache:
@@ -41,10 +48,10 @@ def tokens_and_positions(model: Transformer, starts: list[int], length: int) -> 
 @pytest.mark.parametrize("even", [True, False])
 @pytest.mark.parametrize(("rows", "length"), [(1, 1), (2, 3), (16, 1), (40, 1), (6, 7), (3, 16)])
 def test_the_greedy_tokens_are_the_argmax_of_the_logits(rows: int, length: int, even: bool, dtype: str) -> None:
-    """Few and many tokens, rows alike, which threads share out, and unlike; matrices of 32 bits, of 16 and computed by torch."""
+    """Few and many tokens; rows of equal and unequal length; weights of 32 and 16 bits, and the torch fallback."""
     model = tiny_model(**{**SHAPE, "dtype": "float64"})
     if dtype != "float64":
-        narrow = Transformer(cpu_execution(model.config.with_dtype(dtype), kernels=compiled.kernels() is not None))
+        narrow = Transformer(on_cpu(model.config.with_dtype(dtype)))
         narrow.load_state_dict(model.state_dict())
         model = narrow.eval().requires_grad_(False)
     starts = [50] * rows if even else [(17 * row) % 60 for row in range(rows)]
@@ -61,7 +68,7 @@ def test_the_greedy_tokens_are_the_argmax_of_the_logits(rows: int, length: int, 
 
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
-    """Sets their number until the test is over."""
+    """Set the number of threads for the duration of a test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -75,7 +82,7 @@ def threads() -> Iterator[Callable[[int], None]]:
 def test_rows_are_the_same_whether_threads_share_products_or_rows(
     starts: list[int], window: int | None, threads: Callable[[int], None]
 ) -> None:
-    """One thread shares them with nobody; several have rows of their own and help each other, which must not change a bit."""
+    """Several threads take rows of their own and help each other; repeated passes must agree bit by bit."""
     model = tiny_model(**SHAPE)
     tokens_BT, positions_BT = tokens_and_positions(model, starts, 4)
     found = {}
@@ -93,12 +100,12 @@ def test_rows_are_the_same_whether_threads_share_products_or_rows(
 @needs_compiler
 def test_threads_take_rows_of_their_own_where_reading_all_weights_costs_little() -> None:
     def groups(rows: int, length: int = 1, *, threads: int = 2, bits: int = 16, d_ff: int = 64) -> int:
-        """Of rows of so many tokens, in a layer whose weights have so many bits."""
+        """Number of row groups for a pass, in a layer with weights of `bits` bits."""
         library = compiled.kernels()
         assert library is not None
         shape = {"d_model": 64, "num_heads": 4, "num_kv_heads": 4, "head_dim": 16, "d_ff": d_ff}
-        layer = cpu_bindings.LayerStruct(type={32: 0, 16: 1}[bits], **shape)
-        found: int = library.num_groups(ctypes.byref(layer), ctypes.byref(cpu_bindings.PassStruct(B=rows, T=length)), threads)
+        layer = cpu_layers._Layer(type={32: 0, 16: 1}[bits], **shape)
+        found: int = library.num_groups(ctypes.byref(layer), ctypes.byref(cpu_layers._Pass(B=rows, T=length)), threads)
         return found
 
     assert groups(16) == groups(4, 4) == groups(17) == 2
@@ -113,7 +120,7 @@ def test_threads_take_rows_of_their_own_where_reading_all_weights_costs_little()
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_only_ids_of_the_vocabulary_are_answered(dtype: str) -> None:
-    """A draft may know more ids than its target, or fewer; those are padding."""
+    """A draft model may have more or fewer ids than the target; the difference is padding."""
     model = tiny_model(**{**SHAPE, "dtype": dtype})
     tokens_BT, positions_BT = tokens_and_positions(model, [50] * 20, 3)
     for vocab_size in (5, 43, 50):

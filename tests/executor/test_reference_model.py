@@ -1,4 +1,4 @@
-"""The shipped model works at the lengths it is shown at, and is what its files say."""
+"""The shipped model works at the context lengths it is used with, and matches its files."""
 
 import json
 
@@ -40,24 +40,24 @@ def test_the_checkpoint_is_small_and_states_its_quality(model: Transformer) -> N
 
 
 @pytest.mark.slow
-def test_text_near_position_8192_is_predicted_no_worse_than_near_1024(model: Transformer, tokenizer: Tokenizer) -> None:
+def test_text_near_position_8192_is_predicted_as_well_as_near_1024(model: Transformer, tokenizer: Tokenizer) -> None:
     bits = evaluate(model, tokenizer, windows=3)
     assert bits["near_8192"] <= bits["near_1024"]
     assert bits["all"] < 1.2
 
 
 def loops(tokens: list[int], most: int = 16, last: int = 48) -> bool:
-    """The end repeats itself with a period of at most `most` tokens."""
+    """Whether the end repeats itself with a period of at most `most` tokens."""
     end = tokens[-last:]
     return any(end[period:] == end[:-period] for period in range(1, most + 1))
 
 
-def test_a_loop_is_seen() -> None:
+def test_a_loop_is_detected() -> None:
     assert loops([*range(60), *[1, 2, 3] * 20])
     assert not loops(list(range(100)))
 
 
-def test_sampled_text_hardly_ever_falls_into_a_loop(model: Transformer, tokenizer: Tokenizer) -> None:
+def test_sampled_text_rarely_falls_into_a_loop(model: Transformer, tokenizer: Tokenizer) -> None:
     prompts = ("The ", "import os\n\n\ndef ", 'class Reader:\n    """Reads ')
     requests = [Request(f"{prompt}/{copy}", tokenizer.encode(prompt).ids) for prompt in prompts for copy in range(3)]
     outputs = run(model, None, requests, NO_SPECULATION, GenerationSettings(100, sampling=Sampling(0.8))).outputs

@@ -25,7 +25,7 @@ VOCABULARY = 5
 NEW_TOKENS = 3
 ROWS = 2000
 PROMPT = random_prompts((24,), VOCABULARY)[0]
-# Of correct code one draft and setting in a million would fail this, over the choice of seeds; the seeds are fixed.
+# False-alarm rate of one draft and setting, over the choice of seeds; the seeds are fixed.
 FALSE_ALARM = 1e-6
 SETTINGS = [Sampling(1.3, seed=1), Sampling(1.0, top_p=0.85, min_p=0.02, seed=2)]
 
@@ -38,7 +38,7 @@ def models() -> tuple[Transformer, Transformer]:
 
 @cache
 def prefilled(sampling: Sampling) -> Batch:
-    """Many rows with the same prompt, read once for all tests: each rewinds them."""
+    """Many rows with the same prompt, prefilled once for all tests; each test rewinds them."""
     requests = [Request(str(row), PROMPT) for row in range(ROWS)]
     batch = Batch(models()[0], requests, GenerationSettings(NEW_TOKENS, sampling=sampling), gamma=2)
     batch.prefill()
@@ -46,7 +46,7 @@ def prefilled(sampling: Sampling) -> Batch:
 
 
 def joint(model: Transformer, sampling: Sampling) -> dict[tuple[int, ...], float]:
-    """The probability of every continuation, by enumeration without a cache."""
+    """The probability of each continuation, by enumeration without a cache."""
     found: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(NEW_TOKENS):
         longer = {}
@@ -58,12 +58,12 @@ def joint(model: Transformer, sampling: Sampling) -> dict[tuple[int, ...], float
     return found
 
 
-def assert_follows_the_joint_law(outputs: Sequence[Sequence[int]], sampling: Sampling) -> None:
-    """Chi-square over all continuations; those too rare for its approximation are one class together."""
+def assert_follows_the_joint_distribution(outputs: Sequence[Sequence[int]], sampling: Sampling) -> None:
+    """Chi-square test over all continuations; the rare ones are pooled into one class."""
     law = joint(models()[0], sampling)
     counts = dict.fromkeys(law, 0)
     for output in outputs:
-        counts[tuple(output)] += 1  # a KeyError here is a continuation that cannot be
+        counts[tuple(output)] += 1  # a KeyError here means a continuation of probability zero
     rare = [tokens for tokens, p in law.items() if p * len(outputs) < 5]
     seen = [counts[tokens] for tokens in law if tokens not in rare] + [sum(counts[tokens] for tokens in rare)] * bool(rare)
     wanted = [law[tokens] for tokens in law if tokens not in rare] + [sum(law[tokens] for tokens in rare)] * bool(rare)
@@ -71,32 +71,32 @@ def assert_follows_the_joint_law(outputs: Sequence[Sequence[int]], sampling: Sam
     assert stats.chisquare(seen, [p * len(outputs) / sum(wanted) for p in wanted]).pvalue > FALSE_ALARM
 
 
-# Every draft with one of the settings, in turns; those whose draft distributions differ in kind with both.
-LAW_CASES = [
+# Every draft with one of the settings, in turns; n-grams (certain drafts) and a full draft model (drawn ones) with both.
+DISTRIBUTION_CASES = [
     (kind, policy, sampling)
     for index, (kind, policy) in enumerate(RUNNABLE)
     for sampling in (SETTINGS if (kind, policy) in {("ngram", "full"), ("model", "full")} else SETTINGS[index % 2 :][:1])
 ]
 
 
-def assert_a_draft_keeps_the_law(kind: str, policy: str, sampling: Sampling) -> None:
+def assert_a_draft_keeps_the_distribution(kind: str, policy: str, sampling: Sampling) -> None:
     batch = prefilled(sampling)
     batch.rewind()
     log = decode_all(batch, make_policy(strategy_of(kind, policy, 2, 6), batch, models()[1]))
-    assert_follows_the_joint_law(log.outputs, sampling)
+    assert_follows_the_joint_distribution(log.outputs, sampling)
     if kind != "none":
         assert sum(log.drafted_by_position) > sum(log.accepted_by_position) > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "policy", "sampling"), LAW_CASES)
-def test_three_tokens_in_a_row_follow_the_targets_joint_law(kind: str, policy: str, sampling: Sampling) -> None:
-    assert_a_draft_keeps_the_law(kind, policy, sampling)
+@pytest.mark.parametrize(("kind", "policy", "sampling"), DISTRIBUTION_CASES)
+def test_three_tokens_follow_the_joint_distribution_of_the_target(kind: str, policy: str, sampling: Sampling) -> None:
+    assert_a_draft_keeps_the_distribution(kind, policy, sampling)
 
 
 @pytest.mark.slow
-def test_strategies_that_take_turns_leave_the_law_as_it_is() -> None:
-    """A position's numbers are used again after a draft was thrown away, here by another drafter: they decided nothing before."""
+def test_strategies_that_take_turns_keep_the_distribution() -> None:
+    """After a rejection another drafter reuses the random numbers of the same positions; they must not have influenced anything."""
     for sampling in SETTINGS:
         batch = prefilled(sampling)
         batch.rewind()
@@ -107,19 +107,19 @@ def test_strategies_that_take_turns_leave_the_law_as_it_is() -> None:
         calls = iter(range(100))
         policy = SimpleNamespace(select=lambda active, context: turns[next(calls) % 3].select(active, context))  # noqa: B023
         log = decode_all(batch, policy)
-        assert_follows_the_joint_law(log.outputs, sampling)
+        assert_follows_the_joint_distribution(log.outputs, sampling)
         assert sum(log.drafted_by_position) > sum(log.accepted_by_position) > 0
         assert len(log.rounds) == 3
 
 
 @pytest.mark.slow
-def test_the_check_notices_a_draft_that_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_notices_acceptance_that_is_too_generous(monkeypatch: pytest.MonkeyPatch) -> None:
     from magicdec.executor.engine import sampling
 
     honest = sampling.accept_sampled
     monkeypatch.setattr(sampling, "accept_sampled", lambda draft, q, p, u: honest(draft, q, p, u * 0.5))
     with pytest.raises(AssertionError):
-        assert_a_draft_keeps_the_law("model", "full", SETTINGS[0])
+        assert_a_draft_keeps_the_distribution("model", "full", SETTINGS[0])
 
 
 @pytest.mark.parametrize(("kind", "policy"), RUNNABLE)
@@ -140,7 +140,7 @@ def test_a_sampled_text_is_the_same_alone_in_a_batch_and_in_a_stream(kind: str, 
         assert sum(together.drafted_by_position) > sum(together.accepted_by_position) > 0
 
 
-def test_every_sampled_token_is_one_that_the_filters_leave() -> None:
+def test_every_sampled_token_is_one_that_the_filters_keep() -> None:
     target = tiny_model()
     sampling = Sampling(1.5, top_k=3, seed=5)
     requests = [Request("a", random_prompts((20,))[0])]

@@ -1,4 +1,4 @@
-"""Choosing tokens: filters by hand, draws that depend on row and position alone, and rejection sampling against its law."""
+"""Sampling: filters by hand, draws that depend only on row and position, and the distribution of rejection sampling."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOGITS = torch.tensor([math.log(p) for p in (0.4, 0.3, 0.15, 0.1, 0.05)], dtype=
 
 @dataclass(frozen=True)
 class Answered:
-    """A pass that has run."""
+    """Stub of a deferred pass with a fixed answer."""
 
     answer: torch.Tensor
 
@@ -67,21 +67,21 @@ def test_temperature_sharpens_and_flattens() -> None:
         ({"top_p": 0.8}, 3),
         ({"min_p": 0.3}, 3),
         ({"min_p": 1.0}, 1),
-        ({"top_k": 4, "top_p": 0.7, "min_p": 0.1}, 2),  # of what top-k leaves, two reach 0.7 of the probability
+        ({"top_k": 4, "top_p": 0.7, "min_p": 0.1}, 2),  # two of the tokens that top-k keeps reach 0.7
     ],
 )
-def test_filters_keep_the_likeliest_and_add_up_to_one(settings: dict[str, float], kept: int) -> None:
+def test_filters_keep_the_most_likely_tokens_and_sum_to_one(settings: dict[str, float], kept: int) -> None:
     found = probs(**settings)
     total = sum((0.4, 0.3, 0.15, 0.1, 0.05)[:kept])
     assert found == pytest.approx([p / total if place < kept else 0.0 for place, p in enumerate((0.4, 0.3, 0.15, 0.1, 0.05))])
 
 
-def test_a_temperature_near_zero_is_greedy_and_a_huge_one_is_even() -> None:
+def test_a_temperature_near_zero_is_greedy_and_a_huge_one_is_uniform() -> None:
     assert probs(temperature=1e-300) == [1.0, 0.0, 0.0, 0.0, 0.0]
     assert probs(temperature=1e300) == pytest.approx([0.2] * 5)
 
 
-def test_a_token_of_infinitely_small_logit_is_never_likely() -> None:
+def test_a_token_with_logit_minus_infinity_is_never_drawn() -> None:
     logits_V = torch.tensor([0.0, float("-inf"), 1.0])
     for sampling in (Sampling(1.0), Sampling(1.0, top_p=0.99), Sampling(1.0, min_p=0.1), Sampling(1.0, top_k=3)):
         assert logits_to_probs(logits_V, sampling)[1] == 0
@@ -99,17 +99,17 @@ def test_a_token_of_infinitely_small_logit_is_never_likely() -> None:
         ({"top_p": 0.9}, "temperature"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_by_name(settings: dict[str, float], parameter: str) -> None:
+def test_invalid_settings_are_refused_by_parameter_name(settings: dict[str, float], parameter: str) -> None:
     with pytest.raises(InputError) as caught:
         Sampling(**settings)
     assert [problem.where for problem in caught.value.problems] == [parameter]
 
 
-def test_draws_are_even_and_unrelated_between_rows_positions_and_purposes() -> None:
+def test_draws_are_uniform_and_uncorrelated_between_rows_positions_and_purposes() -> None:
     seeds_B = torch.tensor([row_seed(0, str(row)) for row in range(200)])
     numbers = torch.stack([uniform(seeds_B, torch.arange(100).expand(200, -1), purpose) for purpose in range(3)])
     assert bool(((numbers >= 0) & (numbers < 1)).all())
-    # False alarms: each of the three below, once in a million runs of other seeds; these never change.
+    # False-alarm rate of each check below: 1e-6 over the choice of seeds; the seeds are fixed.
     assert stats.kstest(numbers.flatten().numpy(), "uniform").pvalue > 1e-6
     for axis in range(3):
         there, shifted = numbers, numbers.roll(1, axis)
@@ -117,7 +117,7 @@ def test_draws_are_even_and_unrelated_between_rows_positions_and_purposes() -> N
         assert abs(float(correlation)) < 4.9 / math.sqrt(numbers.numel())
 
 
-def test_a_draw_is_the_same_alone_and_in_any_company() -> None:
+def test_a_draw_does_not_depend_on_the_other_rows() -> None:
     seeds_B, positions_BT = torch.tensor([5, -7, 5]), torch.tensor([[3, 4], [3, 4], [4, 3]])
     together = uniform(seeds_B, positions_BT, ACCEPT)
     assert together[0, 0] == together[2, 1] == uniform(torch.tensor([5]), torch.tensor([3]), ACCEPT)[0]
@@ -130,7 +130,7 @@ def test_seeds_differ_by_run_and_by_prompt() -> None:
     assert row_seed(3, "a") == row_seed(3, "a")
 
 
-def test_a_token_is_drawn_where_the_cumulated_weight_passes() -> None:
+def test_a_token_is_drawn_where_the_cumulative_weight_passes() -> None:
     weights_BV = torch.tensor([[0.0, 2.0, 0.0, 6.0, 0.0]]).expand(5, -1)
     numbers_B = torch.tensor([0.0, 0.2499, 0.2501, 0.9999, 1.0 - 2**-53], dtype=torch.float64)
     assert draw(weights_BV, numbers_B).tolist() == [1, 1, 3, 3, 3]
@@ -138,7 +138,7 @@ def test_a_token_is_drawn_where_the_cumulated_weight_passes() -> None:
 
 @settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(0, 6))
-def test_certain_distributions_are_accepted_as_greedy_ones_are(seed: int, gamma: int) -> None:
+def test_one_hot_distributions_are_accepted_as_in_greedy_decoding(seed: int, gamma: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     draft_BG = torch.randint(3, (4, gamma), generator=generator)
     target_BT = torch.randint(3, (4, gamma + 1), generator=generator)
@@ -153,7 +153,7 @@ def test_certain_distributions_are_accepted_as_greedy_ones_are(seed: int, gamma:
 @pytest.mark.parametrize("certain", [False, True], ids=["drawn", "certain"])
 @pytest.mark.parametrize("closeness", ["alike", "far apart", "disjoint"])
 def test_the_emitted_token_follows_the_target_whatever_the_draft(closeness: str, certain: bool) -> None:
-    """Chi-square over 40,000 rows, false alarm once in a million seeds; the seed is fixed."""
+    """Chi-square over 40,000 rows, false-alarm rate 1e-6 over the choice of seeds; the seed is fixed."""
     generator = torch.Generator().manual_seed(3)
     target_V = torch.tensor([0.0, 0.5, 1.0, -1.0, -30.0, 0.3])
     draft_V = {

@@ -1,4 +1,4 @@
-"""Which draft tokens stay, and how many tokens a row emits: by hand, and against a plain loop."""
+"""Acceptance of draft tokens, and how many tokens a row emits: by hand and against a plain Python loop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def emitted_of(target: list[int], accepted: int, remaining: int, stops: list[int
     [
         ([1, 2, 3], [1, 2, 3, 4], 3),
         ([1, 2, 3], [1, 2, 0, 4], 2),
-        ([1, 2, 3], [1, 0, 3, 4], 1),  # what agrees after a disagreement does not count
+        ([1, 2, 3], [1, 0, 3, 4], 1),  # matches after the first mismatch do not count
         ([1, 2, 3], [0, 2, 3, 4], 0),
         ([1, 2, 3], [2, 3, 4, 5], 0),
         ([5, 5, 5], [5, 5, 5, 5], 3),
@@ -37,9 +37,7 @@ def emitted_of(target: list[int], accepted: int, remaining: int, stops: list[int
         ([], [3], 0),
     ],
 )
-def test_draft_tokens_are_accepted_up_to_the_first_that_the_target_would_not_choose(
-    draft: list[int], target: list[int], wanted: int
-) -> None:
+def test_draft_tokens_are_accepted_up_to_the_first_mismatch(draft: list[int], target: list[int], wanted: int) -> None:
     assert accepted_of(draft, target) == wanted
 
 
@@ -54,7 +52,7 @@ def test_draft_tokens_are_accepted_up_to_the_first_that_the_target_would_not_cho
         ([1, STOP, 3, 4], 3, 10, (2, True)),
         ([1, 2, 3, STOP], 3, 10, (4, True)),
         ([STOP, STOP, STOP, STOP], 3, 10, (1, True)),
-        # as the target's own token after the accepted ones, and beyond it
+        # a stop token as the target's own token, and after it
         ([1, STOP, 3, 4], 1, 10, (2, True)),
         ([1, 2, STOP, 4], 1, 10, (2, False)),
         ([1, STOP, 3, 4], 0, 10, (1, False)),
@@ -83,7 +81,7 @@ def test_without_stop_tokens_only_the_limit_ends_a_row() -> None:
     assert emitted_of([1, STOP, 3, 4], 3, 4, []) == (4, True)
 
 
-def test_rows_are_counted_each_on_its_own() -> None:
+def test_rows_are_counted_independently() -> None:
     draft_BG = torch.tensor([[1, 2], [1, 2], [1, 2], [1, 2]])
     target_BT = torch.tensor([[1, 2, 3], [1, 0, 3], [0, 2, 3], [STOP, 2, 3]])
     accepted_B = count_accepted(draft_BG, target_BT)
@@ -94,7 +92,7 @@ def test_rows_are_counted_each_on_its_own() -> None:
 
 
 def loop(draft: list[int], target: list[int], remaining: int, stops: list[int]) -> tuple[int, int, bool]:
-    """Accepted, emitted and whether the row ends, a token at a time."""
+    """Accepted, emitted and whether the row ends, token by token."""
     accepted = 0
     while accepted < len(draft) and draft[accepted] == target[accepted]:
         accepted += 1
@@ -109,7 +107,7 @@ def loop(draft: list[int], target: list[int], remaining: int, stops: list[int]) 
 
 @st.composite
 def rounds(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]], list[int], list[int]]:
-    """Drafts and answers over few tokens, so that they often agree."""
+    """Drafts and targets over a small vocabulary, so that they often agree."""
     gamma, batch_size = draw(st.integers(0, 8)), draw(st.integers(1, 4))
     tokens = st.integers(0, 2)
     draft = draw(st.lists(st.lists(tokens, min_size=gamma, max_size=gamma), min_size=batch_size, max_size=batch_size))
@@ -125,7 +123,7 @@ def rounds(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]], list[int]
 
 @settings(deadline=None)
 @given(rounds())
-def test_counts_are_those_of_a_plain_loop(case: tuple[list[list[int]], list[list[int]], list[int], list[int]]) -> None:
+def test_counts_equal_those_of_a_plain_loop(case: tuple[list[list[int]], list[list[int]], list[int], list[int]]) -> None:
     draft, target, remaining, stops = case
     draft_BG = torch.tensor(draft, dtype=torch.long).view(len(draft), -1)
     accepted_B = count_accepted(draft_BG, torch.tensor(target))
