@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from magicdec.costmodel.base.errors import InputError, bad, from_pydantic
+from magicdec.costmodel.base.errors import InputError, bad
+from magicdec.costmodel.base.validation import from_pydantic
 from magicdec.costmodel.calibration.validation import NOT_FITTED, Accuracy, Comparison, accuracy, published_comparisons
 from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile
 from magicdec.costmodel.models.catalog import builtin_configs

@@ -82,7 +82,7 @@ def test_the_head_of_deepseek_is_a_layer_with_experts_and_its_published_size(dee
 @pytest.mark.parametrize("kind", ["eagle3", "mtp"])
 def test_the_one_layer_of_a_prediction_head_reaches_somewhere(name: str, kind: Any) -> None:
     head = prediction_head(resolve_model(name), kind)
-    assert [layers for layers, _ in head.reaches] == [1]
+    assert [layers for layers, _ in head.attention_windows] == [1]
     assert 0 < float(kv_bytes_per_gpu(head, 5000, 1)) <= 5000 * head.kv_bytes_per_token
 
 
@@ -260,7 +260,7 @@ def test_draft_memory_grows_with_context_and_budget_and_is_never_negative(
 def test_no_layer_keeps_more_than_its_window(model: TransformerConfig, context: int) -> None:
     for gpus in gpus_for(model):
         per_token = model.kv_width_per_gpu(gpus) * model.kv_bytes_per_element
-        expected = sum(layers * min(context, window or context) for layers, window in model.reaches) * per_token
+        expected = sum(layers * min(context, window or context) for layers, window in model.attention_windows) * per_token
         assert float(kv_bytes_per_gpu(model, context, gpus)) == pytest.approx(expected, rel=1e-12)
 
 

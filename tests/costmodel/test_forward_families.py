@@ -218,8 +218,8 @@ def test_each_reach_counts_the_pairs_and_entries_of_its_mask(windowed: int, quer
     model = replace(DENSE, sliding_window=8, num_window_layers=windowed)
     cost = forward_cost(model, batch_size=3, query_len=query_len, context_len=context_len)
     new, slots = torch.arange(context_len, context_len + query_len), torch.arange(context_len + query_len)
-    assert len(cost.attentions) == len(model.reaches) == (1 if windowed == 4 else 2)
-    for work, (layers, window) in zip(cost.attentions, model.reaches, strict=True):
+    assert len(cost.attentions) == len(model.attention_windows) == (1 if windowed == 4 else 2)
+    for work, (layers, window) in zip(cost.attentions, model.attention_windows, strict=True):
         seen = visible(new, slots, window)
         assert work.layers == layers
         assert work.flop == layers * 3 * int(seen.sum()) * 4 * model.d_attention

@@ -131,7 +131,7 @@ def forbidden_flop(model: TransformerConfig, batch: int, query_len: int, cached:
     pair = 4 * model.d_attention
     if model.latent is not None:
         pair = 2 * model.num_heads * (model.latent.nope_dim + model.latent.rope_dim + model.latent.value_dim)
-    for layers, window in model.reaches:
+    for layers, window in model.attention_windows:
         held = cached if window is None else min(cached, window - 1)
         new = torch.arange(cached, cached + query_len)
         slots = torch.arange(cached - held, cached + query_len)
@@ -182,7 +182,7 @@ def test_kv_bytes_are_those_of_the_cache_of_transformers(case: str) -> None:
     held = [layer.keys.nbytes + layer.values.nbytes for layer in cache_after.layers]
     tokens = CACHED + query_len
     per_layer = model.kv_bytes_per_token / model.num_layers
-    full = sum(layers for layers, window in model.reaches if window is None)
+    full = sum(layers for layers, window in model.attention_windows if window is None)
     assert sorted(held)[model.num_layers - full :] == [batch * tokens * per_layer] * full
     assert sorted(held)[: model.num_layers - full] == [batch * 7 * per_layer] * (model.num_layers - full)
     one_more = (model.num_layers - full) * per_layer

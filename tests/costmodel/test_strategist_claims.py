@@ -254,7 +254,7 @@ def test_a_prediction_head_is_one_layer_with_a_cache_of_its_own(name: str) -> No
     for kind in ("mtp", "eagle3"):
         head = Draft(kind).network(target)  # type: ignore[arg-type]
         assert head is not None
-        assert [layers for layers, _ in head.reaches] == [1]
+        assert [layers for layers, _ in head.attention_windows] == [1]
 
 
 def test_a_sparse_self_draft_reads_less_the_less_it_may(deployment: Deployment) -> None:

@@ -233,6 +233,6 @@ def test_kv_heads_split_over_the_gpus_until_each_has_one(model: TransformerConfi
             assert model.kv_heads_per_gpu(gpus) == 1
         else:
             assert width == 2 * model.head_dim * math.ceil(model.num_kv_heads / gpus)
-    layers = sum(layers for layers, _ in model.reaches)
+    layers = sum(layers for layers, _ in model.attention_windows)
     assert layers == model.num_layers
-    assert all(layers > 0 for layers, _ in model.reaches)
+    assert all(layers > 0 for layers, _ in model.attention_windows)
