@@ -1,4 +1,4 @@
-"""What drafts: the network of a step, what choosing entries costs (T_select), and the memory each kind takes."""
+"""Drafts: network of a draft step, cost of selecting KV entries (T_select), and memory."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_layers_that_slide_are_searched_no_further_than_their_window(gpt_oss: Tr
 
 
 def test_the_key_of_a_latent_entry_is_all_of_it(deepseek: TransformerConfig) -> None:
-    """Its values are made of the same vector: scores in the latent space are products with 512 + 64 elements, for each head."""
+    """Scores in the latent space are products with 512 + 64 elements for each head."""
     work = selection_work("topk", deepseek, batch_size=1, context_len=1000)
     assert work.bytes >= 61 * 1000 * 576 * 2
     assert work.flop == 61 * 1000 * 2 * 128 * 576

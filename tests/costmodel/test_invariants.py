@@ -1,4 +1,4 @@
-"""What must hold whatever the model, the machine and the workload: over random ones, and over the shipped profiles."""
+"""Invariants for any model, hardware and workload: on random ones, and on the shipped profiles."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def deployments(draw: st.DrawFn) -> Deployment:
 
 @fewer
 @given(deployments(), st.sampled_from(sorted(DRAFTS)), st.integers(1, 512), st.integers(1, 200_000), st.floats(0, 1))
-def test_gamma_zero_is_plain_decoding_on_any_machine(
+def test_gamma_zero_is_autoregressive_decoding_on_any_machine(
     deployment: Deployment, draft: str, batch: int, context: int, rate: float
 ) -> None:
     e = evaluate_grid(deployment, DRAFTS[draft], batch_size=batch, context_len=context, gamma=0, acceptance_rate=rate)

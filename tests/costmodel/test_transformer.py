@@ -1,4 +1,4 @@
-"""The facts of a model: parameters and bytes, against published numbers and against each other."""
+"""Parameters and bytes of models, compared with published numbers and checked for consistency."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ FAMILY_BY_NAME = {
 
 
 def size_in_name(name: str) -> float | None:
-    """Billions of parameters that a model's name promises."""
+    """Billions of parameters according to the model's name."""
     found = re.search(r"-(?:(\d+)x)?([0-9.]+)([BM])", name, flags=re.IGNORECASE)
     if found is None:
         return None

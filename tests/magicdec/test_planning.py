@@ -16,7 +16,7 @@ from magicdec.costmodel.planning.search import GAMMAS, KV_BUDGETS
 from magicdec.costmodel.planning.sweep import policy_table, sweep
 from magicdec.costmodel.plans.plan import Plan, load_plan, parse_plan, render_plan
 from magicdec.costmodel.plans.strategy import NO_SPECULATION
-from magicdec.costmodel.plans.workload import Trace, Workload
+from magicdec.costmodel.plans.workload import RequestTrace, Workload
 from magicdec.costmodel.speculation.acceptance import render_curves
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import evaluate_grid
@@ -32,7 +32,7 @@ def question() -> Question:
     return ask("llama-3.1-8b", "a100-sxm-80gb", num_gpus=8)
 
 
-def made(question: Question, workload: Workload = LONG, *, trace: Trace | None = None, **wishes: Any) -> Plan:
+def made(question: Question, workload: Workload = LONG, *, trace: RequestTrace | None = None, **wishes: Any) -> Plan:
     return make_plan(question, workload, Wishes(**wishes), trace=trace)[0]
 
 
@@ -234,7 +234,7 @@ def test_plain_decoding_serves_as_plain_decoding(question: Question) -> None:
 
 
 def test_a_trace_is_planned_for_its_mixture(question: Question) -> None:
-    trace = Trace((200, 200, 90_000), (400, 400, 400))
+    trace = RequestTrace((200, 200, 90_000), (400, 400, 400))
     mean = Workload(64, *trace.typical)
     mixed, alike = made(question, mean, trace=trace), made(question, mean)
     assert mixed.workload == Workload(64, 30_133, 400)
@@ -387,6 +387,6 @@ def test_a_question_knows_its_replicas(question: Question) -> None:
 
 def test_a_trace_with_requests_beyond_what_the_model_knows_says_so(question: Question) -> None:
     """The mean request is within the 131,072 positions of Llama-3.1-8B, the longest is not."""
-    trace = Trace((1000, 200_000), (100, 100))
+    trace = RequestTrace((1000, 200_000), (100, 100))
     found = made(question, Workload(4, *trace.typical), trace=trace)
     assert any("knows 131072 positions" in note for note in found.notes)
