@@ -103,7 +103,7 @@ def fit_passes(
     if len(observations) <= len(parameters):
         raise bad(data, "", f"more than {len(parameters)} measurements, to fit {len(parameters)} parameters", len(observations))
     start = {name: float(getattr(*_owner(profile.calibration, name))) for name in parameters}
-    bounds = {name: bounds_of(type(_owner(profile.calibration, name)[0]), name.split(".")[1]) for name in parameters}
+    bounds = {name: _bounds(profile.calibration, name) for name in parameters}
     values = fit_values(
         start,
         bounds,
@@ -125,6 +125,13 @@ def with_values(profile: HardwareProfile, values: Mapping[str, float]) -> Hardwa
         part, key = name.split(".")
         calibration = replace(calibration, **{part: with_parameters(getattr(calibration, part), {key: value})})
     return replace(profile, calibration=calibration)
+
+
+def _bounds(calibration: Calibration, name: str) -> tuple[float, float]:
+    """Physical range of a parameter with a name such as `gemm.launch_s`."""
+    law, key = _owner(calibration, name)
+    law_type: type = type(law)
+    return bounds_of(law_type, key)
 
 
 def _owner(calibration: Calibration, name: str) -> tuple[object, str]:

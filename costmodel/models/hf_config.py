@@ -9,8 +9,9 @@ from typing import Literal, TypeVar
 
 import pydantic
 
-from ..base.errors import InputError, Problem, bad, from_pydantic
+from ..base.errors import InputError, Problem, bad
 from ..base.files import read_text
+from ..base.validation import from_pydantic
 from .architecture import Experts, LatentAttention, RopeScaling
 from .transformer import Family, TransformerConfig
 

@@ -269,7 +269,7 @@ class TransformerConfig:
         return self.num_layers * self.kv_width_per_gpu() * self.kv_bytes_per_element
 
     @property
-    def reaches(self) -> tuple[tuple[int, int | None], ...]:
+    def attention_windows(self) -> tuple[tuple[int, int | None], ...]:
         """(number of layers, window) of each kind of attention layer; None for full attention. [tokens]"""
         if self.sliding_window is None:
             return ((self.num_layers, None),)

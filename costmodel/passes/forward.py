@@ -186,7 +186,9 @@ def forward_cost(
     *layer_matrices, head = model.matrices(tensor_parallel)
     if not head_sharded:
         head = model.matrices()[-1]
-    attentions = [_attention(model, layers, window, b, q, s, budget, tensor_parallel, rows) for layers, window in model.reaches]
+    attentions = [
+        _attention(model, layers, window, b, q, s, budget, tensor_parallel, rows) for layers, window in model.attention_windows
+    ]
     expansion = [extra for _, extra in attentions if extra is not None]
     products = [_products(matrix, rows, model.bytes_per_element) for matrix in layer_matrices]
     if expansion:

@@ -60,6 +60,9 @@ def critical_context_len(
     Returns:
         The context length, or None if the larger batch gains less up to 131,072 tokens.
 
+    Raises:
+        InputError: As `evaluate_grid`.
+
     Source:
         MagicDec (arXiv 2408.11049), section 3: the inflection S.
     """
@@ -107,6 +110,9 @@ def crossover_batch_size(
 
     Returns:
         The batch size, or None if the second draft never gains more.
+
+    Raises:
+        InputError: As `evaluate_grid`.
 
     Source:
         MagicDec (arXiv 2408.11049), Fig. 7: self-speculation overtakes a small draft.
@@ -173,6 +179,9 @@ def minimum_acceptance(
     Returns:
         One rate per budget; NaN where no rate suffices.
 
+    Raises:
+        InputError: As `evaluate_grid`.
+
     Source:
         MagicDec (arXiv 2408.11049), Fig. 5c.
     """
@@ -212,6 +221,9 @@ def admissible_budgets(
         kv_budgets: KV budgets to check. [tokens]
         speedup: Speedup to reach. [ratio]
         curve: Measured acceptance.
+
+    Raises:
+        InputError: As `evaluate_grid`.
     """
     required = minimum_acceptance(
         deployment, draft, batch_size=batch_size, context_len=context_len, gammas=gammas, kv_budgets=kv_budgets, speedup=speedup

@@ -152,8 +152,8 @@ def selection_work(
 
 def _kept(model: TransformerConfig, context_len: ArrayLike) -> Array:
     """KV entries of one sequence, summed over layers; sliding-window layers keep at most their window. [entries]"""
-    reaches = ((layers, np.inf if window is None else window) for layers, window in model.reaches)
-    return np.asarray(sum(layers * np.minimum(context_len, reach) for layers, reach in reaches), np.float64)
+    windows = ((layers, np.inf if window is None else window) for layers, window in model.attention_windows)
+    return np.asarray(sum(layers * np.minimum(context_len, window) for layers, window in windows), np.float64)
 
 
 def selects_at_every_step(policy: KvPolicy) -> bool:

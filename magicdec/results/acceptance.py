@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from magicdec.costmodel.base.json_types import JsonObject
 from magicdec.costmodel.speculation.acceptance import render_curves
 
 from ..files.writing import write_text
@@ -54,7 +55,7 @@ class AcceptanceResult(Result):
         Raises:
             InputError: It cannot be written.
         """
-        write_text(str(path), render_curves([self.to_dict()]))
+        write_text(str(path), render_curves([self._curve()]))
 
     @property
     def headline(self) -> str:
@@ -73,14 +74,19 @@ class AcceptanceResult(Result):
 
     def to_dict(self) -> dict[str, object]:
         """The curve as a curves file has it."""
+        return dict(self._curve())
+
+    def _curve(self) -> JsonObject:
+        points = [{key: value for key, value in row.items() if value is not None} for row in self.rows()]
+        dtype: JsonObject = {"kv_dtype": self.kv_dtype} if self.kv_dtype else {}
         return {
             "target": self.target,
             "task": self.task,
             "draft_kind": "self",
             "kv_policy": self.kv_policy,
-            **({"kv_dtype": self.kv_dtype} if self.kv_dtype else {}),
+            **dtype,
             "source": self.source,
-            "points": [{key: value for key, value in row.items() if value is not None} for row in self.rows()],
+            "points": points,
         }
 
     def __str__(self) -> str:

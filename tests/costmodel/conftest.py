@@ -1,4 +1,4 @@
-"""What the tests of the cost model share: a few models and machines, and hypothesis without a clock."""
+"""Shared fixtures of the cost model tests: models and hardware profiles, and hypothesis without deadlines."""
 
 from __future__ import annotations
 

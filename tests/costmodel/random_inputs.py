@@ -1,4 +1,4 @@
-"""Random models, machines and pass shapes: what the property tests of the cost model share."""
+"""Random models, hardware and pass shapes for the property tests of the cost model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODEL_KINDS = ("dense", "sliding", "half sliding", "experts", "latent")
 
 @st.composite
 def models(draw: st.DrawFn, kinds: tuple[str, ...] = MODEL_KINDS) -> TransformerConfig:
-    """Dense, with sliding layers, with experts, or with latent attention and experts; of any size and type."""
+    """A random model: dense, with sliding windows, with experts, or with latent attention and experts."""
     kind = draw(st.sampled_from(kinds))
     kv_heads, group = draw(st.sampled_from([1, 2, 4, 8])), draw(st.sampled_from([1, 2, 4, 8]))
     num_layers = draw(st.integers(2, 80))
@@ -74,7 +74,7 @@ def _hints(law: type) -> dict[str, Any]:
 
 @st.composite
 def laws(draw: st.DrawFn, law: type, **fixed: Any) -> Any:
-    """A kernel law with every parameter anywhere within its physical range."""
+    """A kernel law with all parameters within their physical ranges."""
     values: dict[str, Any] = {}
     hints = _hints(law)
     for field in fields(law):
@@ -89,7 +89,7 @@ def laws(draw: st.DrawFn, law: type, **fixed: Any) -> Any:
 
 @st.composite
 def machines(draw: st.DrawFn, **attention: Any) -> HardwareProfile:
-    """Any peaks and any kernel laws; parameters of the attention law may be fixed."""
+    """Random peaks and kernel laws; parameters of the attention law may be fixed."""
     rates = {"float32": draw(st.floats(1e12, 1e14)), "bfloat16": draw(st.floats(1e14, 5e15))}
     rates |= {"fp8": draw(st.floats(1e14, 1e16))} if draw(st.booleans()) else {}
     peak = Peak(

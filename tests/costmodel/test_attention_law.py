@@ -1,4 +1,4 @@
-"""The law of attention kernels: its formula by hand, waves and splits, and that no size is free."""
+"""The attention law: formula computed by hand, waves, split-KV, monotonicity and bounds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ shapes = st.fixed_dictionaries(sizes)
 
 
 def parts(law: AttentionLaw, b: float, k: float, rows: float, length: float, **changes: Any) -> tuple[np.ndarray, ...]:
-    """A call with heads of width 128 in 16 bits."""
+    """A call with head dimension 128 and 16-bit elements."""
     question: dict[str, Any] = {
         "sequences": b,
         "kv_heads": k,
@@ -73,7 +73,7 @@ def test_one_block_that_is_not_split_takes_what_one_sm_takes() -> None:
 
 
 def test_a_second_wave_takes_as_long_again() -> None:
-    """On a memory so fast that SMs alone count, and hidden behind them; a long context, so that first tiles are nothing."""
+    """With very fast memory only the SM time counts; the context is long, so the first tile is negligible."""
     law, quick = replace(ROUND, sharpness=400.0), {"bytes_per_s": 1e18, "flop": 0}
     one, two, full, three = (seconds(law, b, 1, 1, 100_000, **quick) - 1e-5 for b in (100, 101, 200, 201))
     assert one == pytest.approx(100_000 * ENTRY / 1e10, rel=0.002)
@@ -83,7 +83,7 @@ def test_a_second_wave_takes_as_long_again() -> None:
 
 
 def test_the_prologue_of_a_further_wave_depends_on_whether_queries_are_grouped() -> None:
-    """On SMs so fast that prologues alone count."""
+    """With very fast SMs only the prologues count."""
     law = replace(ROUND, sharpness=400.0, sm_bytes_per_s=1e18, ungrouped_wave_factor=0.5)
     times = [seconds(law, 250, 1, rows, 1000, bytes_per_s=1e18, flop=0) - 1e-5 for rows in (1, 2)]
     assert times == pytest.approx([2 * 1.5e-6, 2 * 3e-6], rel=1e-6)
@@ -123,7 +123,7 @@ def test_a_kernel_that_does_not_split_never_does(law: AttentionLaw) -> None:
 
 
 def test_draft_tokens_do_not_make_a_kernel_split_that_the_group_does_not() -> None:
-    """Four query heads a KV head, whether one token is decoded or five are verified."""
+    """Four query heads per KV head, for decoding one token and verifying five."""
     law = replace(ROUND, min_split_group=5)
     for rows in (4, 20):
         assert seconds(law, 1, 1, rows, 64_000, group=4) == seconds(ROUND, 1, 1, rows, 64_000, group=4, may_split=False)
@@ -131,7 +131,7 @@ def test_draft_tokens_do_not_make_a_kernel_split_that_the_group_does_not() -> No
 
 
 def test_further_tiles_of_queries_read_no_more_of_the_cache() -> None:
-    """On SMs so fast that the memory alone counts."""
+    """With very fast SMs only the memory time counts."""
     law = replace(ROUND, sm_bytes_per_s=1e18, wave_s=0.0)
     times = [seconds(law, 109, 1, rows, 50_000, flop=0, query_bytes=0) for rows in (1, 64, 65, 128, 129)]
     assert times == pytest.approx([times[0]] * 5, rel=1e-9)

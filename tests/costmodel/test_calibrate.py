@@ -1,4 +1,4 @@
-"""Calibrations: parameters that made the data are found again, and the shipped ones are what the published rows give."""
+"""Engine fits: they recover known parameters, and reproduce the shipped calibrations from the published rows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def value_of(profile: HardwareProfile, name: str) -> Any:
 
 
 def measured_on(truth: HardwareProfile, model: TransformerConfig, noise: float) -> list[Observation]:
-    """Passes as a machine with known parameters would time them; of two sizes, to tell weights from overhead."""
+    """Times of passes on hardware with known parameters; two model sizes separate weights from overhead."""
     random = np.random.default_rng(11049)
     models = (model, replace(model, d_model=512, d_ff=1024, num_heads=4, num_kv_heads=4))
     shapes = [(m, b, q, s) for m in models for b in (1, 64) for q in (1, 4, 512) for s in (100, 4000, 32_000)]
@@ -162,7 +162,7 @@ def test_the_shipped_calibration_is_the_published_fit_of_its_own_kernels(gpu: st
 
 @pytest.mark.parametrize("gpu", FITTED_GPUS)
 def test_a_fit_does_not_depend_on_the_one_before(gpu: str) -> None:
-    """It starts from the tables and from stated facts, wherever the last one ended."""
+    """A fit starts from kernel tables and known facts, not from the previous fit."""
     shipped = resolve_profile(gpu)
     moved = with_values(shipped, {name: 0.9 * value_of(shipped, name) for name in PUBLISHED_ENGINES[gpu].free})
     starts = [published_start(profile, rows_of(gpu)).calibration for profile in (shipped, moved)]
@@ -204,7 +204,7 @@ def test_a_model_that_was_left_out_of_the_fit_is_met_all_the_same(model: str) ->
 
 
 def test_the_h100_is_met_by_the_kernels_and_the_engine_it_starts_from() -> None:
-    """Nothing fitted to whole passes at all: kernel tables and a stated layer overhead."""
+    """Kernel tables and a default layer overhead; no fit to whole passes."""
     start = published_start(resolve_profile("h100-sxm"), rows_of("h100-sxm"))
     errors = errors_of_rows(start)
     assert max(found.mean() for found in errors.values()) <= 0.06

@@ -1,4 +1,4 @@
-"""The law of all-reduces: its two ways by hand, where they cross, and that no payload is free."""
+"""The all-reduce law: both algorithms computed by hand, their crossover, monotonicity and bounds."""
 
 from __future__ import annotations
 

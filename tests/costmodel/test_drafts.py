@@ -1,4 +1,4 @@
-"""What drafts: the network of a step, what choosing entries costs (T_select), and the memory each kind takes."""
+"""Drafts: network of a draft step, cost of selecting KV entries (T_select), and memory."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_head_of_deepseek_is_a_layer_with_experts_and_its_published_size(dee
 @pytest.mark.parametrize("kind", ["eagle3", "mtp"])
 def test_the_one_layer_of_a_prediction_head_reaches_somewhere(name: str, kind: Any) -> None:
     head = prediction_head(resolve_model(name), kind)
-    assert [layers for layers, _ in head.reaches] == [1]
+    assert [layers for layers, _ in head.attention_windows] == [1]
     assert 0 < float(kv_bytes_per_gpu(head, 5000, 1)) <= 5000 * head.kv_bytes_per_token
 
 
@@ -181,7 +181,7 @@ def test_layers_that_slide_are_searched_no_further_than_their_window(gpt_oss: Tr
 
 
 def test_the_key_of_a_latent_entry_is_all_of_it(deepseek: TransformerConfig) -> None:
-    """Its values are made of the same vector: scores in the latent space are products with 512 + 64 elements, for each head."""
+    """Scores in the latent space are products with 512 + 64 elements for each head."""
     work = selection_work("topk", deepseek, batch_size=1, context_len=1000)
     assert work.bytes >= 61 * 1000 * 576 * 2
     assert work.flop == 61 * 1000 * 2 * 128 * 576
@@ -260,7 +260,7 @@ def test_draft_memory_grows_with_context_and_budget_and_is_never_negative(
 def test_no_layer_keeps_more_than_its_window(model: TransformerConfig, context: int) -> None:
     for gpus in gpus_for(model):
         per_token = model.kv_width_per_gpu(gpus) * model.kv_bytes_per_element
-        expected = sum(layers * min(context, window or context) for layers, window in model.reaches) * per_token
+        expected = sum(layers * min(context, window or context) for layers, window in model.attention_windows) * per_token
         assert float(kv_bytes_per_gpu(model, context, gpus)) == pytest.approx(expected, rel=1e-12)
 
 

@@ -86,14 +86,14 @@ def test_every_argument_broadcasts_against_every_other(deployment: Deployment) -
 
 @settings(max_examples=20)
 @given(st.integers(1, 512), st.integers(1, 200_000), st.floats(0, 1), st.sampled_from(sorted(DRAFTS)))
-def test_gamma_zero_is_plain_decoding(batch: int, context: int, rate: float, kind: str) -> None:
+def test_gamma_zero_is_autoregressive_decoding(batch: int, context: int, rate: float, kind: str) -> None:
     deployment = Deployment(resolve_model("Llama-3.1-8B"), resolve_profile("a100"), 8, 8)
     e = evaluated(deployment, DRAFTS[kind], batch_size=batch, context_len=context, gamma=0, acceptance_rate=rate)
     assert e.round.speedup == e.speedup_low == e.speedup_high == 1
     assert e.round.speculative_tpot_s == e.round.target_step_s
 
 
-def test_gamma_zero_is_plain_decoding_whatever_length_was_given(deployment: Deployment) -> None:
+def test_gamma_zero_is_autoregressive_decoding_whatever_length_was_given(deployment: Deployment) -> None:
     e = evaluated(deployment, gamma=[0, 3], mean_acceptance_length=2.5)
     assert e.round.speedup[0] == 1
     assert e.round.speedup[1] == evaluated(deployment, mean_acceptance_length=2.5).round.speedup
@@ -106,7 +106,7 @@ def test_verifying_nothing_costs_the_same_as_decoding(deployment: Deployment, ke
 
 
 @pytest.mark.parametrize("kernel", VERIFY_KERNELS)
-def test_the_kernel_of_verification_does_not_touch_plain_decoding(deployment: Deployment, kernel: Any) -> None:
+def test_the_kernel_of_verification_does_not_touch_autoregressive_decoding(deployment: Deployment, kernel: Any) -> None:
     plain, other = (evaluated(replace(deployment, verify_kernel=k), batch_size=[1, 4, 64]) for k in ("shared_kv_splitkv", kernel))
     assert other.target.total_s.tolist() == plain.target.total_s.tolist()
     assert other.draft.total_s.tolist() == plain.draft.total_s.tolist()

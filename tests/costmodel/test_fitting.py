@@ -1,4 +1,4 @@
-"""Fits of named parameters: they find what made the data, stay in bounds, and leave alone what the data cannot tell."""
+"""Fits of named parameters: they recover the truth, respect bounds, and leave undetermined parameters unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The counts against three oracles: torch's FLOP counter, the size of real tensors, and the executor's own mask."""
+"""Counts compared with three oracles: the FLOP counter of torch, sizes of real tensors, and the mask of the executor."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def random_models(draw: st.DrawFn) -> TransformerConfig:
 
 
 def blocks(cost: Cost) -> float:
-    """(sequence, KV head) pairs of a model whose layers are alike."""
+    """(sequence, KV head) pairs of a model with equal layers."""
     (work,) = cost.attentions
     return float(work.sequences * work.kv_heads)
 
@@ -67,7 +67,7 @@ def on_meta(model: TransformerConfig) -> Transformer:
 
 
 def attend_over(cached: int) -> Callable[..., torch.Tensor]:
-    """Attention of the new tokens over `cached` slots and their own, with no mask: the counter would not see it."""
+    """Attention without a mask, because the counter ignores masks."""
 
     def attend(layer: int, q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor) -> torch.Tensor:
         batch, heads, length, width = k_BKTH.shape
@@ -78,7 +78,7 @@ def attend_over(cached: int) -> Callable[..., torch.Tensor]:
 
 
 def counted_flop(model: TransformerConfig, batch: int, query_len: int, cached: int) -> int:
-    """What torch counts of one pass, logits included."""
+    """FLOP that torch counts for one pass, logits included."""
     decoder = on_meta(model.with_dtype("float32"))
     tokens_BT = torch.zeros(batch, query_len, dtype=torch.long, device="meta")
     attend = attend_over(cached) if cached else attend_causal
@@ -88,7 +88,7 @@ def counted_flop(model: TransformerConfig, batch: int, query_len: int, cached: i
 
 
 def forbidden_flop(model: TransformerConfig, batch: int, query_len: int) -> int:
-    """What torch counts for pairs that causality forbids: new tokens that look at newer ones."""
+    """FLOP that torch counts for non-causal pairs."""
     return model.num_layers * batch * query_len * (query_len - 1) // 2 * 4 * model.d_attention
 
 

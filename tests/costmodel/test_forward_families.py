@@ -1,4 +1,4 @@
-"""Counts of what is not in a plain decoder: experts, latent attention, sliding layers. Against simulation, einsums and masks."""
+"""Counts for experts, latent attention and sliding windows, compared with simulation, einsums and masks."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_mixture_multiplies_each_token_with_its_experts_and_reads_those_that_a
 
 
 def test_one_token_reads_the_weights_that_are_active(deepseek: TransformerConfig) -> None:
-    """But for the embedding, of which it reads a row, and the norms."""
+    """Except norms and the embedding, of which one row is read."""
     model = deepseek.with_dtype("bfloat16")
     cost = forward_cost(model, batch_size=1, query_len=1, context_len=0)
     activations = sum(p.matrix.layers * p.copies * p.rows * (p.matrix.outputs + p.matrix.inputs) * 2 for p in cost.products)
@@ -135,7 +135,7 @@ def test_more_experts_of_the_same_width_are_more_traffic_and_not_more_arithmetic
 
 
 def einsum_flop(model: TransformerConfig, batch: int, query_len: int, cached: int, *, absorbed: bool) -> int:
-    """What torch counts of one layer's latent attention, written out: in the latent space, or with every entry expanded.
+    """FLOP of one layer of latent attention counted by torch: in the latent space, or with every entry expanded.
 
     Shapes: B batch, T new tokens, S all entries, D model, N heads, R rank, P rope, A nope, V value width.
     """
@@ -218,8 +218,8 @@ def test_each_reach_counts_the_pairs_and_entries_of_its_mask(windowed: int, quer
     model = replace(DENSE, sliding_window=8, num_window_layers=windowed)
     cost = forward_cost(model, batch_size=3, query_len=query_len, context_len=context_len)
     new, slots = torch.arange(context_len, context_len + query_len), torch.arange(context_len + query_len)
-    assert len(cost.attentions) == len(model.reaches) == (1 if windowed == 4 else 2)
-    for work, (layers, window) in zip(cost.attentions, model.reaches, strict=True):
+    assert len(cost.attentions) == len(model.attention_windows) == (1 if windowed == 4 else 2)
+    for work, (layers, window) in zip(cost.attentions, model.attention_windows, strict=True):
         seen = visible(new, slots, window)
         assert work.layers == layers
         assert work.flop == layers * 3 * int(seen.sum()) * 4 * model.d_attention

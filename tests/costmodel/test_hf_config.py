@@ -121,12 +121,12 @@ def test_what_a_family_needs_is_named_when_missing(family: str) -> None:
 def test_the_window_is_that_of_the_layers_that_slide() -> None:
     layers = ["sliding_attention", "full_attention", "sliding_attention"]
     some = read_family("gemma3", num_hidden_layers=3, layer_types=layers, sliding_window=32)
-    assert some.reaches == ((1, None), (2, 32))
-    assert read_family("mistral", sliding_window=32).reaches == ((2, 32),)
-    assert read_family("mistral", sliding_window=None).reaches == ((2, None),)
-    assert read_family("gemma3", layer_types=["sliding_attention"] * 2, sliding_window=32).reaches == ((2, 32),)
-    assert read_family("gemma3", layer_types=["full_attention"] * 2, sliding_window=32).reaches == ((2, None),)
-    assert read_family("qwen2", sliding_window=32).reaches == ((2, None),)
+    assert some.attention_windows == ((1, None), (2, 32))
+    assert read_family("mistral", sliding_window=32).attention_windows == ((2, 32),)
+    assert read_family("mistral", sliding_window=None).attention_windows == ((2, None),)
+    assert read_family("gemma3", layer_types=["sliding_attention"] * 2, sliding_window=32).attention_windows == ((2, 32),)
+    assert read_family("gemma3", layer_types=["full_attention"] * 2, sliding_window=32).attention_windows == ((2, None),)
+    assert read_family("qwen2", sliding_window=32).attention_windows == ((2, None),)
 
 
 def test_layers_must_be_as_many_as_their_types() -> None:

@@ -1,4 +1,4 @@
-"""Counts against the classes of Hugging Face transformers: parameters, KV entries and FLOP of tiny and of full-size models.
+"""Parameters, KV entries and FLOP compared with Hugging Face transformers, for tiny and full-size models.
 
 torch's FLOP counter sees the products of attention only where it is written out, so models run in eager mode, where
 forbidden pairs are computed too: those are taken off by the mask.
@@ -99,14 +99,14 @@ def hf_config(case: str) -> Any:
 
 @cache
 def hf_model(case: str) -> Any:
-    """A random model in float32 on the CPU: routing follows the data, which the meta device has not."""
+    """A random float32 model on the CPU, because expert routing needs data, which the meta device lacks."""
     torch.manual_seed(0)
     family = CASES[case][0].removesuffix("Text")
     return getattr(transformers, f"{family}ForCausalLM")(hf_config(case)).eval().requires_grad_(False)
 
 
 def ours(case: str) -> TransformerConfig:
-    """What is read from the config.json that transformers would write."""
+    """Our configuration, read from the config.json of transformers."""
     return parse_hf_config(json.loads(hf_config(case).to_json_string()), where=case, name=case)
 
 
@@ -126,12 +126,12 @@ def counted(case: str, batch: int, query_len: int, cached: int) -> tuple[int, An
 
 
 def forbidden_flop(model: TransformerConfig, batch: int, query_len: int, cached: int) -> int:
-    """What torch counts for pairs that the mask forbids; a sliding cache holds window - 1 entries, the others all."""
+    """FLOP that torch counts for masked pairs; a sliding-window cache keeps window - 1 entries."""
     flop = 0
     pair = 4 * model.d_attention
     if model.latent is not None:
         pair = 2 * model.num_heads * (model.latent.nope_dim + model.latent.rope_dim + model.latent.value_dim)
-    for layers, window in model.reaches:
+    for layers, window in model.attention_windows:
         held = cached if window is None else min(cached, window - 1)
         new = torch.arange(cached, cached + query_len)
         slots = torch.arange(cached - held, cached + query_len)
@@ -175,14 +175,14 @@ def test_latent_attention_never_counts_more_than_expanding_every_entry(case: str
 
 @every_case
 def test_kv_bytes_are_those_of_the_cache_of_transformers(case: str) -> None:
-    """Of layers that see everything; a sliding layer of transformers keeps one entry less than its window."""
+    """Full-attention layers; a sliding-window layer of transformers keeps one entry less than its window."""
     model = ours(case).with_dtype("float32")
     batch, query_len = 3, 5
     _, cache_after = counted(case, batch, query_len, CACHED)
     held = [layer.keys.nbytes + layer.values.nbytes for layer in cache_after.layers]
     tokens = CACHED + query_len
     per_layer = model.kv_bytes_per_token / model.num_layers
-    full = sum(layers for layers, window in model.reaches if window is None)
+    full = sum(layers for layers, window in model.attention_windows if window is None)
     assert sorted(held)[model.num_layers - full :] == [batch * tokens * per_layer] * full
     assert sorted(held)[: model.num_layers - full] == [batch * 7 * per_layer] * (model.num_layers - full)
     one_more = (model.num_layers - full) * per_layer

@@ -1,4 +1,4 @@
-"""What must hold whatever the model, the machine and the workload: over random ones, and over the shipped profiles."""
+"""Invariants for any model, hardware and workload: on random ones, and on the shipped profiles."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def deployments(draw: st.DrawFn) -> Deployment:
 
 @fewer
 @given(deployments(), st.sampled_from(sorted(DRAFTS)), st.integers(1, 512), st.integers(1, 200_000), st.floats(0, 1))
-def test_gamma_zero_is_plain_decoding_on_any_machine(
+def test_gamma_zero_is_autoregressive_decoding_on_any_machine(
     deployment: Deployment, draft: str, batch: int, context: int, rate: float
 ) -> None:
     e = evaluate_grid(deployment, DRAFTS[draft], batch_size=batch, context_len=context, gamma=0, acceptance_rate=rate)
@@ -235,7 +235,7 @@ def test_on_shipped_profiles_no_decoding_step_beats_reading_its_bytes(profile: s
     for name in builtin_configs():
         model = resolve_model(name)
         time_s = Deployment(model, hardware).pass_time(BATCHES[:, None], 1, CONTEXTS).total_s
-        window = [(layers, np.minimum(CONTEXTS, window or np.inf)) for layers, window in model.reaches]
+        window = [(layers, np.minimum(CONTEXTS, window or np.inf)) for layers, window in model.attention_windows]
         kv = sum(layers * read for layers, read in window) * model.kv_width_per_gpu() * model.kv_bytes_per_element
         active = sum(m.params * m.used / m.experts * BYTES_PER_ELEMENT[m.dtype] for m in model.matrices())
         least_s = (active + BATCHES[:, None] * (kv - model.num_layers)) / hardware.peak.memory_bandwidth_bytes_per_s

@@ -1,4 +1,4 @@
-"""Kernel laws from tables: what is read of a synthetic one, and that the law which made it is found again."""
+"""Kernel tables: reading synthetic tables, and recovering the laws that generated them."""
 
 from __future__ import annotations
 
@@ -321,7 +321,7 @@ def write_calls(folder: Path, path: str, columns: dict[str, Any]) -> None:
 
 
 def write_all(folder: Path, h100: HardwareProfile) -> None:
-    """The tables of an H100, whose kernels are the laws above."""
+    """Write tables of an H100 generated from the laws above."""
     write_products(folder, "h100_sxm/gemm/trtllm", gemm_columns(h100))
     write_calls(folder, "h100_sxm/attention/sglang", attention_columns(h100))
     reductions = allreduce_columns(h100)

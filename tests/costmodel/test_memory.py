@@ -17,7 +17,7 @@ from magicdec.costmodel.speculation.memory import USABLE_FRACTION, memory_of
 STREAMING = Draft("self", "streaming_llm")
 
 
-def test_plain_decoding_holds_weights_and_one_cache(llama: TransformerConfig) -> None:
+def test_autoregressive_decoding_holds_weights_and_one_cache(llama: TransformerConfig) -> None:
     memory = memory_of(llama, batch_size=16, max_context_len=32_000)
     assert memory.weights_bytes == llama.weight_bytes
     assert memory.kv_bytes == 16 * 32_000 * 131_072
@@ -77,7 +77,7 @@ def test_an_engine_that_does_not_shard_the_head_holds_that_of_a_small_draft_whol
 
 
 @pytest.mark.parametrize("policy", KV_POLICIES)
-def test_no_draft_takes_the_memory_of_plain_decoding(llama: TransformerConfig, policy: str) -> None:
+def test_no_draft_takes_the_memory_of_autoregressive_decoding(llama: TransformerConfig, policy: str) -> None:
     plain = memory_of(llama, batch_size=16, max_context_len=32_000)
     assert memory_of(llama, batch_size=16, max_context_len=32_000, draft=NO_DRAFT, kv_budget=512) == plain
     assert memory_of(llama, batch_size=16, max_context_len=32_000, draft=Draft("ngram")) == plain

@@ -1,4 +1,4 @@
-"""Models by name: every spelling people use leads to the built-in configuration, or to the names close to it."""
+"""Models by name: common spellings find the built-in configuration; unknown names list similar ones."""
 
 from __future__ import annotations
 

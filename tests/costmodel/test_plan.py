@@ -157,7 +157,7 @@ def test_a_fingerprint_knows_the_architecture_and_neither_name_nor_type(llama: T
 
 
 def test_a_fingerprint_stays_what_it_was_when_models_learn_new_facts(llama: TransformerConfig) -> None:
-    """Plans and measurements on disk hold it: what is changed here makes all of them strangers."""
+    """Plans and measurements on disk contain fingerprints, so they must not change."""
     assert fingerprint(llama) == "fb7e1ef73cd06264"
 
 

@@ -1,4 +1,4 @@
-"""Policy tables: which cell answers for a batch and a context, and what a malformed table is told."""
+"""Policy tables: cell lookup, and errors of malformed tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Critical lengths, crossovers, the acceptance that is needed, and what bounds a step."""
+"""Critical context lengths, crossovers, required acceptance rates, and bottlenecks."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_given_acceptance_is_used(deployment: Deployment) -> None:
 
 
 def test_a_draft_that_is_never_accepted_gains_from_no_batch_at_any_context() -> None:
-    """Each round of it costs more than a plain step: a larger batch loses a smaller share, but it loses."""
+    """Each round costs more than an autoregressive step, so every batch size loses."""
     deployment = eight("Llama-3.1-8B", "a100-sxm-80gb")
     assert (speedups(deployment, [SMALL_BATCH, LARGE_BATCH], [[1000], [32_000]], acceptance_rate=0.0) < 1).all()
 

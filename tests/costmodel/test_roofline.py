@@ -1,4 +1,4 @@
-"""Prices: a pass is the sum of its kernels, and every kernel is priced by its own law. By hand, on numbers that divide well."""
+"""Latency of a pass: the sum of its kernels, each from its own law, computed by hand."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def with_law(part: str, hardware: HardwareProfile = ROUND, **changes: Any) -> Ha
 
 
 def product(flop: float, moved: float, dtype: str = "bfloat16", layers: int = 1) -> Products:
-    """A product with one row of as many FLOP and bytes a layer; all its traffic is activations."""
+    """A product with one row and given FLOP and bytes per layer; all its traffic is activations."""
     outputs = flop / 2 / 4096
     matrix = Matrix("made up", "mlp", outputs, 4096, layers, dtype)
     weights = matrix.bytes / layers
@@ -47,7 +47,7 @@ def product(flop: float, moved: float, dtype: str = "bfloat16", layers: int = 1)
 
 
 def attention(flop: float, moved: float, **changes: Any) -> AttentionWork:
-    """Attention over a few hundred sequences that fill the machine evenly."""
+    """Attention over a few hundred sequences that fill the SMs evenly."""
     facts = {"layers": 1, "flop": flop, "bytes": moved, "query_bytes": 0.0, "sequences": 100.0, "kv_heads": 1.0, "query_len": 1.0}
     return AttentionWork(**{**facts, "query_rows": 16.0, "group": 16.0, "read_len": 1000.0, **changes})  # type: ignore[arg-type]
 

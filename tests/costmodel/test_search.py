@@ -28,7 +28,7 @@ def found(deployment: Deployment, workload: Workload = LONG, **changes: Any) -> 
     return candidates(deployment, [STREAMING], workload, **{"curves": published_curves(), **changes})
 
 
-def test_plain_decoding_is_always_a_candidate(deployment: Deployment) -> None:
+def test_autoregressive_decoding_is_always_a_candidate(deployment: Deployment) -> None:
     plain = [candidate for candidate in found(deployment, batch_sizes=[1, 8]) if candidate.strategy == NO_SPECULATION]
     assert [candidate.batch_size for candidate in plain] == [1, 8]
     assert {candidate.speedup for candidate in plain} == {1.0}
@@ -70,7 +70,7 @@ def test_budgets_that_read_everything_are_left_out(deployment: Deployment) -> No
     assert {candidate.strategy.kv_budget for candidate in found(deployment, Workload(4, 10, 100))} == {None, 64}
 
 
-def test_the_best_comes_first_at_long_context_and_plain_decoding_at_short(deployment: Deployment) -> None:
+def test_the_best_comes_first_at_long_context_and_autoregressive_decoding_at_short(deployment: Deployment) -> None:
     ranked = rank(found(deployment))
     assert ranked[0].strategy.draft_kind == "self"
 
@@ -81,7 +81,7 @@ def test_the_best_comes_first_at_long_context_and_plain_decoding_at_short(deploy
     assert rank(found(deployment, Workload(1, 1000, 128)))[0].strategy == NO_SPECULATION
 
 
-def test_a_gain_within_the_uncertainty_ranks_behind_plain_decoding(deployment: Deployment) -> None:
+def test_a_gain_within_the_uncertainty_ranks_behind_autoregressive_decoding(deployment: Deployment) -> None:
     ranked = rank(found(deployment, Workload(32, 32_000, 128), gammas=GAMMAS))
     place = next(i for i, candidate in enumerate(ranked) if candidate.strategy == NO_SPECULATION)
     assert all(candidate.speedup_low > 1 for candidate in ranked[:place])

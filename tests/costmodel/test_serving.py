@@ -1,4 +1,4 @@
-"""Whole requests: prompts read, tokens decoded, a batch that is kept full."""
+"""Whole requests under continuous batching: prefill and decoding."""
 
 from __future__ import annotations
 

@@ -55,7 +55,9 @@ def test_a_published_round_is_reproduced() -> None:
 
 
 @given(seconds, seconds, seconds, seconds, seconds)
-def test_drafting_nothing_is_plain_decoding(target: float, draft: float, verify: float, select: float, overhead: float) -> None:
+def test_drafting_nothing_is_autoregressive_decoding(
+    target: float, draft: float, verify: float, select: float, overhead: float
+) -> None:
     r = round_of(
         gamma=0,
         mean_acceptance_length=1,
@@ -85,7 +87,7 @@ def test_the_first_draft_step_of_a_round_may_take_longer() -> None:
 
 @given(st.integers(1, 10), seconds, st.floats(0.1, 12), st.floats(0.5, 3))
 def test_the_minimum_rate_yields_exactly_the_wanted_speedup(gamma: int, target: float, ratio: float, speedup: float) -> None:
-    """Of a round that takes `ratio` plain steps, all of it verification."""
+    """Of a round that takes `ratio` autoregressive steps, all of it verification."""
     r = round_of(gamma=gamma, target_step_s=target, verify_step_s=ratio * target, draft_step_s=0, select_step_s=0, overhead_s=0)
     rate = float(r.minimum_acceptance_rate(speedup))
     if np.isnan(rate):
@@ -105,7 +107,7 @@ def test_the_minimum_rate_of_one_draft_token_is_what_the_round_costs_beyond_a_st
     assert float(r.minimum_acceptance_rate()) == pytest.approx(rate, abs=1e-6, nan_ok=True)
 
 
-def test_minimum_rates_broadcast_and_plain_decoding_needs_none() -> None:
+def test_minimum_rates_broadcast_and_autoregressive_decoding_needs_none() -> None:
     r = round_of(gamma=[[0], [1], [4]], verify_step_s=[0.012, 0.024], mean_acceptance_length=[[1.0], [1.8], [4.0]])
     rates = r.minimum_acceptance_rate()
     assert rates.shape == (3, 2)

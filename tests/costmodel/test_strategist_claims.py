@@ -1,4 +1,4 @@
-"""What the strategist promises: the grid is the scalar path, every draft is priced soundly, the paper's claims, a field report."""
+"""Claims about the planner: grid equals scalar evaluation, sound costs of every draft, results of the paper, a field report."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def numbers(e: Evaluation) -> dict[str, Any]:
 
 
 def check_grid(deployment: Deployment, draft: Draft, given: dict[str, Any], points: int = 6) -> None:
-    """Some points of a grid beside the same questions alone."""
+    """Compare some points of a grid with scalar evaluations."""
     random = np.random.default_rng(2408)
     gammas = np.array([1, 2, 5])[:, None] if draft.drafts else np.zeros((1, 1))
     budgets = np.array([64, 700, np.inf]) if draft.sparse else np.array([np.inf])
@@ -254,7 +254,7 @@ def test_a_prediction_head_is_one_layer_with_a_cache_of_its_own(name: str) -> No
     for kind in ("mtp", "eagle3"):
         head = Draft(kind).network(target)  # type: ignore[arg-type]
         assert head is not None
-        assert [layers for layers, _ in head.reaches] == [1]
+        assert [layers for layers, _ in head.attention_windows] == [1]
 
 
 def test_a_sparse_self_draft_reads_less_the_less_it_may(deployment: Deployment) -> None:
@@ -347,7 +347,7 @@ def test_at_batch_one_an_8b_model_does_not_speculate_or_gains_next_to_nothing(ha
 
 @dataclass(frozen=True)
 class Row:
-    """What is said for one batch size: memory of a GPU [GB], the plain step [ms], the reported strategy's speedup and its
+    """What is said for one batch size: memory of a GPU [GB], the autoregressive step [ms], the reported strategy's speedup and its
     interval, and the draft that is chosen instead, with its speedup."""
 
     batch: int
@@ -432,7 +432,7 @@ def test_up_to_batch_8_no_gain_is_sure_and_at_48_one_is(hardware: str) -> None:
 
 @pytest.mark.parametrize("hardware", ["a100-sxm-40gb", "a100-sxm-80gb"])
 def test_a_kernel_that_reads_the_cache_once_per_token_gives_what_was_reported(hardware: str) -> None:
-    """No speedup at any batch size: verification then costs nearly gamma + 1 steps, and no acceptance can pay for it."""
+    """No speedup at any batch size: verification costs nearly gamma + 1 steps, which no acceptance rate can recover."""
     e = field(hardware, "per_token")
     assert (e.round.speedup < 0.95).all()
     assert (e.round.verify_cost[3:] > 1.5).all()

@@ -1,4 +1,4 @@
-"""The map over batch size and context: every cell against the scalar path, and what simple choices lose."""
+"""Sweeps over batch size and context: every cell compared with scalar evaluation, and the regret of simple policies."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def alone(deployment: Deployment, draft: Draft, batch: int, context: int, gamma:
 def by_hand(
     deployment: Deployment, best: BestOfDraft, batch: int, context: int, limit: float = math.inf, **given: Any
 ) -> dict[tuple[int, float], Any]:
-    """Every gamma and budget of a cell, one question at a time: (lower end, whether it qualifies, evaluation)."""
+    """All gammas and budgets of a cell, evaluated one by one: (lower end, feasible, evaluation)."""
     budgets = BUDGETS if best.draft.sparse else [math.inf]
     points = {}
     for gamma in GRID["gammas"]:
@@ -101,7 +101,7 @@ def cells(found: Sweep) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 
 def test_every_cell_is_the_best_of_all_its_strategies_asked_one_by_one(deployment: Deployment, found: Sweep) -> None:
     check_against_scalars(deployment, found)
-    assert {-2, -1} < set(found.choice.ravel().tolist()), "some cells do not fit, some decode plainly, some speculate"
+    assert {-2, -1} < set(found.choice.ravel().tolist()), "some cells do not fit, some do not speculate, some do"
 
 
 def test_what_is_chosen_is_what_is_reported(found: Sweep) -> None:
@@ -141,7 +141,7 @@ def test_chunks_do_not_change_a_number(deployment: Deployment, found: Sweep, poi
     asked: list[int] = []
 
     def counted(*arguments: Any, **where: Any) -> Evaluation:
-        if "gamma" in where:  # not the one plain step of every cell
+        if "gamma" in where:  # not the one autoregressive step of every cell
             axes = ("batch_size", "context_len", "gamma", "kv_budget")
             asked.append(np.broadcast(*(where[name] for name in axes)).size)
         return evaluate_grid(*arguments, **where)
@@ -180,7 +180,7 @@ def test_a_map_of_one_cell(deployment: Deployment) -> None:
     assert found.strategy(0, 0).draft_kind == "self"
 
 
-def test_without_drafts_every_cell_decodes_plainly(deployment: Deployment) -> None:
+def test_without_drafts_no_cell_speculates(deployment: Deployment) -> None:
     found = swept(deployment)
     assert set(found.choice.ravel().tolist()) == {-2, -1}
     assert (found.speedup == 1).all()
@@ -198,7 +198,7 @@ def test_a_cell_that_does_not_fit_is_marked_and_has_no_speedup(deployment: Deplo
         assert np.isnan(best.tpot_s[1, 0])
 
 
-def test_where_only_plain_decoding_fits_it_is_chosen(
+def test_where_only_autoregressive_decoding_fits_it_is_chosen(
     llama: TransformerConfig, small_llama: TransformerConfig, a100: HardwareProfile
 ) -> None:
     whole = Draft("model", "full", small_llama)

@@ -1,4 +1,4 @@
-"""The facts of a model: parameters and bytes, against published numbers and against each other."""
+"""Parameters and bytes of models, compared with published numbers and checked for consistency."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ FAMILY_BY_NAME = {
 
 
 def size_in_name(name: str) -> float | None:
-    """Billions of parameters that a model's name promises."""
+    """Billions of parameters according to the model's name."""
     found = re.search(r"-(?:(\d+)x)?([0-9.]+)([BM])", name, flags=re.IGNORECASE)
     if found is None:
         return None
@@ -233,6 +233,6 @@ def test_kv_heads_split_over_the_gpus_until_each_has_one(model: TransformerConfi
             assert model.kv_heads_per_gpu(gpus) == 1
         else:
             assert width == 2 * model.head_dim * math.ceil(model.num_kv_heads / gpus)
-    layers = sum(layers for layers, _ in model.reaches)
+    layers = sum(layers for layers, _ in model.attention_windows)
     assert layers == model.num_layers
-    assert all(layers > 0 for layers, _ in model.reaches)
+    assert all(layers > 0 for layers, _ in model.attention_windows)

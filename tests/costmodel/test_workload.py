@@ -1,4 +1,4 @@
-"""Workloads and traces: what a request asks, how files are read, and what mixed lengths cost."""
+"""Workloads and request traces: validation, reading files, and the cost of mixed lengths."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_what_is_no_trace_is_refused_and_never_a_traceback(tmp_path: Path, text:
 
 
 def test_a_trace_with_long_texts_is_read_or_refused_in_words(tmp_path: Path) -> None:
-    """Texts of long prompts are longer than what Python's csv module takes by default."""
+    """Prompt texts may exceed the default field size limit of Python's csv module."""
     with contextlib.suppress(InputError):
         assert load_trace(written(tmp_path, f"prompt_len,output_len,text\n5,6,{'x' * 200_000}\n")) == RequestTrace((5,), (6,))
 
@@ -220,10 +220,10 @@ def numbers(e: Evaluation) -> dict[str, Any]:
 @pytest.mark.parametrize("draft", [STREAMING, Draft("self", "snapkv"), Draft("self", "quest"), Draft("mtp"), Draft()])
 @pytest.mark.parametrize("length", [100, 512, 4000, 32_000])
 def test_a_mixture_of_one_length_is_that_length(deployment: Deployment, draft: Draft, length: int) -> None:
-    plainly = numbers(alike(deployment, draft, length, gamma=3 if draft.drafts else 0))
+    uniform = numbers(alike(deployment, draft, length, gamma=3 if draft.drafts else 0))
     for lengths, shares in (([length], [1.0]), ([length] * 3, [0.5, 0.25, 0.25])):
         for name, value in numbers(mixed(deployment, draft, lengths, shares, gamma=3 if draft.drafts else 0)).items():
-            np.testing.assert_allclose(value, plainly[name], rtol=1e-12, err_msg=name)
+            np.testing.assert_allclose(value, uniform[name], rtol=1e-12, err_msg=name)
 
 
 @given(
@@ -310,7 +310,7 @@ def test_a_trace_of_equal_requests_is_planned_as_the_request(deployment: Deploym
 
 
 def test_steps_of_a_trace_are_priced_at_what_the_batch_holds(deployment: Deployment) -> None:
-    """A long request stays for 1000 steps, a short one for 10: nearly every place holds a long one."""
+    """A long request stays for 1000 steps, a short one for 10, so nearly all running requests are long."""
     trace = RequestTrace((100, 100_000), (10, 1000))
     (plain, *_) = traced(deployment, trace, 16)
     long = evaluate_grid(deployment, Draft(), batch_size=16, context_len=100_500)
@@ -318,7 +318,7 @@ def test_steps_of_a_trace_are_priced_at_what_the_batch_holds(deployment: Deploym
 
 
 def test_memory_holds_what_the_batch_holds(deployment: Deployment) -> None:
-    """Requests that stay longer are met more often: the mean request of the file is not that of the batch."""
+    """Long requests stay longer, so the mean of the running batch differs from the mean of the file."""
     trace = RequestTrace((100, 100_000), (10, 1000))
     for candidate in traced(deployment, trace, 16):
         held = float(trace.context_lens @ trace.weights) * 16 * deployment.target.kv_bytes_per_token / 8

@@ -1,4 +1,4 @@
-"""What engines document about their options, kept as data in fields/, and whether an export keeps to it."""
+"""Documented options of engines, stored in fields/, and a check that an export uses only these."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fields(engine: str) -> dict[str, Any]:
 
 
 def check_values(values: dict[str, Any], known: dict[str, Any]) -> None:
-    """Every value is of a documented field, of its type and in its range."""
+    """Check that every value belongs to a documented field, with its type and range."""
     for name, value in values.items():
         assert name in known, f"{name} is not documented"
         facts = known[name]
@@ -43,7 +43,7 @@ def check_values(values: dict[str, Any], known: dict[str, Any]) -> None:
 
 
 def from_text(text: str, facts: dict[str, Any]) -> Any:
-    """The value that a command line or an environment variable means."""
+    """Parse a value of a command line or an environment variable."""
     return text if facts["type"] == "string" else json.loads(text)
 
 
@@ -66,7 +66,7 @@ def flags(export: Export) -> dict[str, Any]:
 
 
 def checked(plan: Plan, engine: str, **options: Any) -> Export:
-    """An export that keeps to what the engine documents on the command line, in its environment and in its files."""
+    """Export a plan and check command line, environment and files against the documentation."""
     export = export_plan(plan, engine, Options(**options))
     found, known = flags(export), fields(engine)
     environment = known.get("environment", {})

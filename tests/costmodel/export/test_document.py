@@ -1,4 +1,4 @@
-"""Exports as text: what a shell makes of them is what they say."""
+"""Exports as shell text: a shell parses them back to the same arguments and files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_files_of_real_exports_survive_the_script(tmp_path: Path) -> None:
         assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in export.files} == export.files
 
 
-def test_every_engine_runs_plain_decoding_without_speculation() -> None:
+def test_every_engine_runs_autoregressive_decoding_without_speculation() -> None:
     for engine in ENGINES:
         export = export_plan(plan_of(STRATEGIES["none"]), engine)
         assert not any("speculative-config" in word for word in export.arguments)

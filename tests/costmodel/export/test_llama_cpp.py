@@ -1,4 +1,4 @@
-"""Exports to llama.cpp, held against its documented flags."""
+"""Export to llama.cpp, compared with its documented options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports to SGLang, held against its documented flags and adaptive configuration."""
+"""Export to SGLang, compared with its documented options and adaptive configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports to TensorRT-LLM, held against the fields of both meanings of draft_len_schedule."""
+"""Export to TensorRT-LLM, compared with the fields of both versions of draft_len_schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports to transformers, held against its documented arguments and the installed release."""
+"""Export to transformers, compared with its documented arguments and the installed release."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports to vLLM and its vegas fork, held against their documented fields."""
+"""Export to vLLM and its vegas fork, compared with their documented fields."""
 
 from __future__ import annotations
 
