@@ -11,12 +11,17 @@ from magicdec.api.demo import current_hardware, fastest_seen, memory_change
 from magicdec.cli import main
 from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.hardware.profile import HardwareProfile
+from magicdec.executor.measuring import cpu_probe
+from magicdec.inputs import cpu_profile
 from magicdec.reports.runs import read_runs
 
 
 @pytest.mark.slow
 def test_demo_predicts_plans_runs_compares_and_keeps_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cpu_profile, "TRIES", 1)  # other tests use memory meanwhile
+    monkeypatch.setattr(cpu_probe, "CONTEXT_LENS", (512, 1024))
+    monkeypatch.setattr(cpu_probe, "QUERY_LENS", (1, 2, 5))
     folder = tmp_path / "demo"
     arguments = ["demo", "--batch-size", "4", "--context-len", "1024", "--max-new-tokens", "8", "--folder", str(folder), "--json"]
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)

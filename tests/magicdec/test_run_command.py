@@ -49,6 +49,7 @@ def write_prompts(file: Path, count: int) -> None:
     file.write_text("".join(json.dumps({"id": f"p{i}", "prompt": text}) + "\n" for i, text in enumerate(texts)))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_where_it_was_and_ends_as_if_nothing_had_been(plan: Path, tmp_path: Path) -> None:
     prompts, whole, killed = tmp_path / "prompts.jsonl", tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     write_prompts(prompts, 200)
