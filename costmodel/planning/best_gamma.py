@@ -1,4 +1,4 @@
-"""The best draft length gamma at every point of a grid."""
+"""The best gamma at every point of a grid."""
 
 from __future__ import annotations
 

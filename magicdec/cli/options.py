@@ -150,7 +150,10 @@ def refuse_two_on_stdout(as_json: bool, output: str | None) -> None:
 
 
 def emit(result: Result, *, as_json: bool, output: str | None = None) -> None:
-    """Print a result: text on stdout, or JSON on stdout and the text on stderr; `output` gets the JSON document too."""
+    """Print a result: its text (`str(result)`, see `magicdec/results/`), or JSON on stdout and the text on stderr.
+
+    `output` gets the JSON document too.
+    """
     from ..files.writing import write_text
 
     refuse_two_on_stdout(as_json, output)

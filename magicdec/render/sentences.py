@@ -40,10 +40,11 @@ def verdict(best: Candidate, runner_up: Candidate | None = None, served: Predict
         if runner_up is None:
             return f"Autoregressive decoding takes {format_seconds(best.tpot_s)} per token: {why}."
         other = f"the best draft, {runner_up.strategy}, would decode at {runner_up.speedup:.2f}x"
-        return f"Do not speculate: {other}, which is no certain gain; {why}."
+        return f"Do not speculate: {other}, and that gain is not certain; {why}."
+    r = best.evaluation.round
     costs = (
-        f"{why}; verification costs {best.at(best.evaluation.round.verify_cost):.2f} "
-        f"and a draft step {best.at(best.evaluation.round.draft_step_s) / best.at(best.evaluation.round.target_step_s):.2f} of it"
+        f"{why}; verification takes {best.at(r.verify_cost):.2f} times as long as such a step, "
+        f"a draft step {best.at(r.draft_cost):.2f} times"
     )
     if best.speedup_low > 1:
         return f"Speculate: {best.strategy} decodes {speedup} as fast as autoregressive decoding{_whole(served)}; {costs}."
