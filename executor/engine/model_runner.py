@@ -16,7 +16,6 @@ from torch import Tensor
 
 from magicdec.costmodel.base.errors import bad
 
-from ..kernels.cpu_bindings import argmax
 from ..kv.attention import SlotAttention
 from ..model.attend import Attend
 from ..model.transformer import Transformer
@@ -62,12 +61,12 @@ class Passes:
 
     def _likeliest(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend, last_B: Tensor | None) -> Tensor:
         if last_B is not None and tokens_BT.shape[1] > 1:  # the LM head is for the asked ones alone
-            return argmax(self._logits(tokens_BT, positions_BT, attend, last_B))
+            return self._logits(tokens_BT, positions_BT, attend, last_B).argmax(-1)
         try:
             found_BT = self.model.greedy_tokens(tokens_BT, positions_BT, attend, min(self.vocab_size, self.model.config.vocab_size))
         except FloatingPointError:
             raise self._damaged() from None
-        return argmax(self._logits(tokens_BT, positions_BT, attend, last_B)) if found_BT is None else self._of(found_BT, last_B)
+        return self._logits(tokens_BT, positions_BT, attend, last_B).argmax(-1) if found_BT is None else self._of(found_BT, last_B)
 
     def _logits(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Attend, last_B: Tensor | None) -> Tensor:
         logits = self.model.logits(self._of(self._hidden(tokens_BT, positions_BT, attend), last_B))[..., : self.vocab_size]
