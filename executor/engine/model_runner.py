@@ -16,7 +16,6 @@ from torch import Tensor
 
 from magicdec.costmodel.base.errors import InputError, bad
 
-from ..kernels.cpu_bindings import argmax
 from ..kv.attention import SlotAttention
 from ..model.attend import Attend
 from ..model.transformer import Transformer
@@ -96,13 +95,13 @@ class ModelRunner:
             InputError: A logit is infinite or NaN.
         """
         if forward.last_B is not None and forward.tokens_BT.shape[1] > 1:  # run the LM head for one token per row only
-            return argmax(self.logits(forward))
+            return self.logits(forward).argmax(-1)
         vocab_size = min(self.vocab_size, self.model.config.vocab_size)
         try:
             fused_BT = self.model.greedy_tokens(forward.tokens_BT, forward.positions_BT, forward.attend, vocab_size)
         except FloatingPointError:
             raise self._not_finite() from None
-        return argmax(self.logits(forward)) if fused_BT is None else _select_last(fused_BT, forward.last_B)
+        return self.logits(forward).argmax(-1) if fused_BT is None else _select_last(fused_BT, forward.last_B)
 
     def logits(self, forward: ForwardPass) -> Tensor:
         """Run a pass and return the logits, see `ForwardPass.logits`.

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from magicdec.costmodel.base.errors import InputError, Problem
 
-from ..kernels.cpu_bindings import argmax
 from ..system.device import to_device
 from .verification import accept_sampled, count_accepted
 
@@ -75,7 +74,7 @@ def logits_to_probs(logits: Tensor, sampling: Sampling) -> Tensor:
     Temperature is applied first, then top-k, top-p and min-p, each to the result of the one before, as serving engines do.
     """
     if sampling.greedy:
-        return F.one_hot(argmax(logits), logits.shape[-1]).to(logits.dtype)
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
     scaled = (logits.double() - logits.amax(-1, keepdim=True)) / sampling.temperature  # the largest is 0, so exp cannot overflow
     if sampling.top_k is not None and sampling.top_k < scaled.shape[-1]:
         least = scaled.topk(sampling.top_k, -1).values[..., -1:]

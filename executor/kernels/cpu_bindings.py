@@ -1,4 +1,4 @@
-"""Python bindings of cpu_layers.c: decoder layers, matrix products and argmax on a CPU.
+"""Python bindings of cpu_layers.c: decoder layers and matrix products on a CPU.
 
 torch spends most of a decoding step between its operators, a dozen small ones per layer. Its products of few rows are far from
 memory speed, and those of many rows take twice as long. Without a C compiler torch computes everything, with the same results.
@@ -60,8 +60,11 @@ class PassStruct(ctypes.Structure):
     """`Pass` of cpu_layers.c: inputs, outputs and workspace of one forward pass."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("tokens", "positions", "slots", "x", "k", "v", "likeliest", "attended", "scratch")),
-        *((name, ctypes.c_int64) for name in ("B", "T", "stride_l", "stride_b", "stride_k", "window", "splits", "answers")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("tokens", "positions", "slots", "x", "k", "v", "greedy", "attention_workspace", "workspace")
+        ),
+        *((name, ctypes.c_int64) for name in ("B", "T", "stride_l", "stride_b", "stride_k", "window", "splits", "vocab_limit")),
         ("scale", ctypes.c_float),
     ]
 
@@ -93,26 +96,12 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return y
 
 
-def argmax(logits: Tensor) -> Tensor:
-    """Index of the largest entry of the last dimension, the first of equals, as `logits.argmax(-1)`; in half of torch's time.
-
-    Entries must not be NaN.
-    """
-    fits = logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.is_contiguous() and logits.numel() > 0
-    library = kernels() if fits else None
-    if library is None:
-        return logits.argmax(-1)
-    places = torch.empty(logits.shape[:-1], dtype=torch.long, device="cpu")
-    library.likeliest(*_pointers(logits, places), *_int64s((places.numel(), logits.shape[-1])), torch.get_num_threads())
-    return places
-
-
 def rms_norm(x_MD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """Divide float32 rows by their root mean square and multiply them with a weight vector."""
     x_MD = x_MD.contiguous()
     out_MD = torch.empty_like(x_MD)
     sizes = _int64s((x_MD.shape[:-1].numel(), x_MD.shape[-1]))
-    _library().normalise_all(*_pointers(x_MD, weight_D, out_MD), *sizes, ctypes.c_float(eps), torch.get_num_threads())
+    _library().rms_norm(*_pointers(x_MD, weight_D, out_MD), *sizes, ctypes.c_float(eps), torch.get_num_threads())
     return out_MD
 
 
@@ -153,7 +142,7 @@ def layer_rest(layer: LayerStruct, x_MD: Tensor, attended_MNH: Tensor, out_MD: T
     _library().layer_rest(ctypes.byref(layer), *tensors, *tokens, torch.get_num_threads())
 
 
-def whole_pass(stack: StackStruct, tensors: Sequence[Tensor], sizes: Sequence[int], scale: float) -> int:
+def forward_pass(stack: StackStruct, tensors: Sequence[Tensor], sizes: Sequence[int], scale: float) -> int:
     """Run a whole forward pass.
 
     Args:
@@ -165,7 +154,7 @@ def whole_pass(stack: StackStruct, tensors: Sequence[Tensor], sizes: Sequence[in
         0; 1 if a token or a position is out of range and nothing was done; 2 if a logit is infinite or NaN.
     """
     arguments = PassStruct(*(tensor.data_ptr() for tensor in tensors), *sizes, scale)
-    status: int = _library().whole_pass(ctypes.byref(stack), ctypes.byref(arguments), torch.get_num_threads())
+    status: int = _library().forward_pass(ctypes.byref(stack), ctypes.byref(arguments), torch.get_num_threads())
     return status
 
 

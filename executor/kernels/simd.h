@@ -1,4 +1,4 @@
-/* Vectors of floats for the kernels of this folder, and the exponential; written so that compilers keep them in registers. */
+/* Vectors of floats and functions on them. They are written with vector types, so that compilers keep them in registers. */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -11,55 +11,58 @@ enum { LANES = 16 };
 #else
 enum { LANES = 8 };
 #endif
-typedef float lanes __attribute__((vector_size(LANES * 4)));
-typedef int32_t wholes __attribute__((vector_size(LANES * 4)));
+typedef float vec_f32 __attribute__((vector_size(LANES * 4)));
+typedef int32_t vec_i32 __attribute__((vector_size(LANES * 4)));
 
-static inline lanes load(const float *from) { lanes x; memcpy(&x, from, sizeof x); return x; }
-static inline void store(float *to, lanes x) { memcpy(to, &x, sizeof x); }
-static inline lanes all(float x) { return x - (lanes){0}; } /* not 0 + x, which would turn -0 into 0 */
+#define INLINE static inline __attribute__((always_inline))
 
-/* a * b + c, rounded once where the processor can. Written out because GCC, tuning for Zen, fuses some sums of a source and leaves others:
- * the same product would then depend on the type of its weights. */
-static inline lanes mul_add(lanes a, lanes b, lanes c) {
+INLINE vec_f32 load(const float *from) { vec_f32 x; memcpy(&x, from, sizeof x); return x; }
+INLINE void store(float *to, vec_f32 x) { memcpy(to, &x, sizeof x); }
+INLINE vec_f32 splat(float x) { return x - (vec_f32){0}; } /* x + 0 would need an addition, because it turns -0 into 0 */
+
+/* a * b + c. FMA is explicit because GCC, when it tunes for Zen, fuses some of these expressions and not others: the same product would be
+ * rounded differently in copies of a function for different weight types. */
+INLINE vec_f32 mul_add(vec_f32 a, vec_f32 b, vec_f32 c) {
 #if defined(__AVX512F__)
-    return (lanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+    return (vec_f32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__FMA__)
-    return (lanes)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+    return (vec_f32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #else
     return a * b + c;
 #endif
 }
 
-/* How numbers lie in memory; they are computed with in float32, which holds each of the others exactly. */
+/* Storage types of weights. Arithmetic is in float32, which represents all values of the other types exactly. */
 enum { FLOAT32, FLOAT16, BFLOAT16 };
 
-static inline int size_of(int type) { return type == FLOAT32 ? 4 : 2; }
+static inline int bytes_of(int type) { return type == FLOAT32 ? 4 : 2; }
 
-/* LANES numbers of a type, from place i on. */
-static inline __attribute__((always_inline)) lanes load_as(const int type, const void *from, int64_t i) {
+/* Loads LANES numbers of a storage type, starting with element i. */
+INLINE vec_f32 load_as(const int type, const void *from, int64_t i) {
     if (type == FLOAT32) return load((const float *)from + i);
-    const uint16_t *halves = (const uint16_t *)from + i;
+    const uint16_t *bits = (const uint16_t *)from + i;
 #if defined(__AVX512F__)
-    __m256i x = _mm256_loadu_si256((const __m256i *)halves);
-    return type == FLOAT16 ? (lanes)_mm512_cvtph_ps(x) : (lanes)_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16);
+    __m256i x = _mm256_loadu_si256((const __m256i *)bits);
+    return type == FLOAT16 ? (vec_f32)_mm512_cvtph_ps(x) : (vec_f32)_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16);
 #elif defined(__AVX2__) && defined(__F16C__)
-    __m128i x = _mm_loadu_si128((const __m128i *)halves);
-    return type == FLOAT16 ? (lanes)_mm256_cvtph_ps(x) : (lanes)_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16);
+    __m128i x = _mm_loadu_si128((const __m128i *)bits);
+    return type == FLOAT16 ? (vec_f32)_mm256_cvtph_ps(x) : (vec_f32)_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16);
 #else
-    wholes x;
-    for (int l = 0; l < LANES; l++) x[l] = halves[l];
-    if (type == BFLOAT16) return (lanes)(x << 16);
-    wholes magnitude = (x & 0x7fff) << 13, endless = ((x & 0x7c00) == 0x7c00) & 0x7f800000; /* infinite, or no number */
-    lanes value = (lanes)magnitude * 0x1p112f;
-    return (lanes)((wholes)value | endless | (x & 0x8000) << 16);
+    vec_i32 x;
+    for (int l = 0; l < LANES; l++) x[l] = bits[l];
+    if (type == BFLOAT16) return (vec_f32)(x << 16);
+    vec_i32 magnitude = (x & 0x7fff) << 13, nonfinite = ((x & 0x7c00) == 0x7c00) & 0x7f800000;
+    vec_f32 value = (vec_f32)magnitude * 0x1p112f; /* adapts the bias of the exponent; denormal numbers become normal ones */
+    return (vec_f32)((vec_i32)value | nonfinite | (x & 0x8000) << 16);
 #endif
 }
 
-/* Lanes of two vectors: first and second half of each group of four, alternating one by one or in pairs; groups of four. */
+/* Shuffles of two vectors. LOW and HIGH interleave the first and the second half of each group of four lanes, element by element or in pairs;
+ * the FOURS macros select whole groups of four. */
 #ifdef __clang__
 #define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define PICK(a, b, ...) __builtin_shuffle(a, b, (wholes){__VA_ARGS__})
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (vec_i32){__VA_ARGS__})
 #endif
 #ifdef __AVX512F__
 #define LOW(a, b) PICK(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
@@ -79,53 +82,52 @@ static inline __attribute__((always_inline)) lanes load_as(const int type, const
 #define ODD_FOURS(a, b) PICK(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
 #endif
 
-/* Neighbouring lanes of four vectors added up until each group of four lanes holds a part of each total. */
-static inline lanes parts_of_totals(const lanes *x) {
-    lanes first = LOW(x[0], x[1]) + HIGH(x[0], x[1]), second = LOW(x[2], x[3]) + HIGH(x[2], x[3]);
+/* Reduces four vectors to one: lane j of each group of four holds a part of the sum of x[j]. */
+INLINE vec_f32 partial_sums(const vec_f32 *x) {
+    vec_f32 first = LOW(x[0], x[1]) + HIGH(x[0], x[1]), second = LOW(x[2], x[3]) + HIGH(x[2], x[3]);
     return LOW_PAIRS(first, second) + HIGH_PAIRS(first, second);
 }
 
-static inline float total_of(lanes x) {
+static inline float horizontal_sum(vec_f32 x) {
     float part[8];
     for (int i = 0; i < 8; i++) part[i] = LANES == 16 ? x[i] + x[i + LANES - 8] : x[i];
     for (int i = 0; i < 4; i++) part[i] += part[i + 4];
     return (part[0] + part[2]) + (part[1] + part[3]);
 }
 
-/* The larger of each pair of lanes; b where either is NaN. */
-static inline lanes larger(lanes a, lanes b) {
+/* Maximum of each lane; b where one of the two is NaN. */
+INLINE vec_f32 vec_max(vec_f32 a, vec_f32 b) {
 #if defined(__AVX512F__)
-    return (lanes)_mm512_max_ps((__m512)a, (__m512)b);
+    return (vec_f32)_mm512_max_ps((__m512)a, (__m512)b);
 #elif defined(__AVX__)
-    return (lanes)_mm256_max_ps((__m256)a, (__m256)b);
+    return (vec_f32)_mm256_max_ps((__m256)a, (__m256)b);
 #else
-    wholes first = a > b;
-    return (lanes)((first & (wholes)a) | (~first & (wholes)b));
+    vec_i32 greater = a > b;
+    return (vec_f32)((greater & (vec_i32)a) | (~greater & (vec_i32)b));
 #endif
 }
 
-static inline float largest_of(lanes x) {
-#ifdef __AVX512F__
-    return _mm512_reduce_max_ps((__m512)x);
-#else
-    float best = x[0];
-    for (int i = 1; i < LANES; i++) best = x[i] > best ? x[i] : best;
-    return best;
-#endif
+static inline float horizontal_max(vec_f32 x) {
+    float part[8];
+    for (int i = 0; i < 8; i++) part[i] = LANES == 16 && x[i + LANES - 8] > x[i] ? x[i + LANES - 8] : x[i];
+    for (int i = 0; i < 4; i++) part[i] = part[i] > part[i + 4] ? part[i] : part[i + 4];
+    for (int i = 0; i < 2; i++) part[i] = part[i] > part[i + 2] ? part[i] : part[i + 2];
+    return part[0] > part[1] ? part[0] : part[1];
 }
 
 #define LOG2_E 1.44269504f
 
-/* 2^x of each lane for x <= 0: relative error below 2e-7 down to -126, exactly 0 from -127 on. The polynomial is that of Cephes' exp2f. */
-static inline lanes exp2_of(lanes x) {
-    x = larger(all(-127.0f), x);
-    wholes n = __builtin_convertvector(x - 0.5f, wholes);
-    lanes r = x - __builtin_convertvector(n, lanes);
-    lanes p = mul_add(r, all(1.535336188319500e-4f), all(1.339887440266574e-3f));
-    p = mul_add(p, r, all(9.618437357674640e-3f));
-    p = mul_add(p, r, all(5.550332471162809e-2f));
-    p = mul_add(p, r, all(2.402264791363012e-1f));
-    p = mul_add(p, r, all(6.931472028550421e-1f));
-    p = mul_add(p, r, all(1.0f));
-    return (lanes)((wholes)p + (n << 23));
+/* 2^x in each lane for x <= 0. The relative error is below 2e-7 down to -126; from -127 on the result is exactly 0. The polynomial is that of
+ * Cephes' exp2f. */
+INLINE vec_f32 vec_exp2(vec_f32 x) {
+    x = vec_max(splat(-127.0f), x);
+    vec_i32 n = __builtin_convertvector(x - 0.5f, vec_i32);
+    vec_f32 r = x - __builtin_convertvector(n, vec_f32);
+    vec_f32 p = mul_add(r, splat(1.535336188319500e-4f), splat(1.339887440266574e-3f));
+    p = mul_add(p, r, splat(9.618437357674640e-3f));
+    p = mul_add(p, r, splat(5.550332471162809e-2f));
+    p = mul_add(p, r, splat(2.402264791363012e-1f));
+    p = mul_add(p, r, splat(6.931472028550421e-1f));
+    p = mul_add(p, r, splat(1.0f));
+    return (vec_f32)((vec_i32)p + (n << 23));
 }

@@ -47,7 +47,7 @@ class CpuDecoder:
             IndexError: A token, a position or a slot is out of range.
         """
         if self._fuses(attend):
-            return self._whole_pass(tokens_BT, positions_BT, rope, attend)[0]
+            return self._forward_pass(tokens_BT, positions_BT, rope, attend)[0]
         positions_BT = positions_BT.expand(tokens_BT.shape).long().contiguous()
         if positions_BT.numel() and not 0 <= int(positions_BT.min()) <= int(positions_BT.max()) < len(rope[0]):
             raise IndexError(f"a position beyond {len(rope[0])}")
@@ -65,13 +65,13 @@ class CpuDecoder:
             FloatingPointError: A logit is infinite or NaN.
             IndexError: A token, a position or a slot is out of range.
         """
-        return self._whole_pass(tokens_BT, positions_BT, rope, attend, vocab_size)[1] if self._fuses(attend) else None
+        return self._forward_pass(tokens_BT, positions_BT, rope, attend, vocab_size)[1] if self._fuses(attend) else None
 
     def _fuses(self, attend: Attend) -> TypeGuard[SlotAttention]:
         """Whether a pass with this attention is a single C call."""
         return isinstance(attend, SlotAttention) and attend.only_reads_cache and self.config.head_dim in cpu_attention.HEAD_DIMS
 
-    def _whole_pass(
+    def _forward_pass(
         self, tokens_BT: Tensor, positions_BT: Tensor, rope: RopeTables, attend: SlotAttention, vocab_size: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Final hidden states x_BTD, and greedy next tokens if `vocab_size` is not 0."""
@@ -95,7 +95,7 @@ class CpuDecoder:
         caches = (cache.k_LBKSH, cache.v_LBKSH)
         tensors = (tokens_BT, positions_BT, slots_BT, x_BTD, *caches, greedy_BT, workspace, workspace[attended:])
         sizes = (batch, length, *strides[:3], attend.window or 0, splits, vocab_size)
-        status = cpu_bindings.whole_pass(self._struct_with(rope), tensors, sizes, width**-0.5)
+        status = cpu_bindings.forward_pass(self._struct_with(rope), tensors, sizes, width**-0.5)
         if status == 1:
             raise IndexError(f"a token beyond {config.vocab_size} or a position beyond {len(rope[0])}")
         if status == 2:

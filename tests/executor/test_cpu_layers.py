@@ -165,16 +165,20 @@ def test_a_slot_beyond_the_cache_is_refused() -> None:
         model(torch.tensor([[1, 2]]), torch.tensor([[7, 8]]), SlotAttention(cache, torch.tensor([[7, 8]])))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (2, 3, 16), (16, 1, 2048), (5, 37)])
-def test_the_likeliest_is_the_first_of_the_largest(shape: tuple[int, ...]) -> None:
-    """Few different numbers, so that there are equals, and rows with infinities."""
-    logits = torch.randint(-3, 3, shape, generator=torch.Generator().manual_seed(0)).float()
-    logits.view(-1, shape[-1])[-1, 0] = float("-inf")
-    found = cpu_bindings.argmax(logits)
-    assert found.shape == shape[:-1]
-    rows = logits.view(-1, shape[-1]).tolist()
-    assert found.view(-1).tolist() == [row.index(max(row)) for row in rows]
-    assert torch.equal(cpu_bindings.argmax(logits.double()), logits.double().argmax(-1))
+@pytest.mark.parametrize(("rows", "vocab_size"), [(1, 1), (3, 5), (16, 16), (5, 37)])
+def test_the_greedy_token_is_the_first_of_the_largest_logits(rows: int, vocab_size: int) -> None:
+    """Few different weights in the LM head, so that there are equal logits."""
+    model = tiny_model(dtype="float32", **{**SHAPE, "head_dim": 32, "vocab_size": 40})
+    model.lm_head.weight.copy_(
+        torch.randint(0, 3, (40, 1), generator=torch.Generator().manual_seed(0)).expand(-1, SHAPE["d_model"])
+    )
+    cache = KvCache(model.config, rows, 8, torch.device("cpu"), torch.float32)
+    tokens_BT, positions_BT = torch.arange(rows)[:, None], torch.zeros(rows, 1, dtype=torch.long)
+    with torch.inference_mode():
+        found_BT = model.greedy_tokens(tokens_BT, positions_BT, SlotAttention(cache, positions_BT), vocab_size)
+        logits_BTV = model.logits(model(tokens_BT, positions_BT, SlotAttention(cache, positions_BT)))[..., :vocab_size]
+    assert found_BT is not None
+    assert found_BT.flatten().tolist() == [row.index(max(row)) for row in logits_BTV[:, 0].tolist()]
 
 
 @pytest.mark.parametrize("wrong", ["token", "position"])

@@ -13,10 +13,10 @@ from torch import Tensor
 from magicdec.costmodel.base.errors import InputError
 from magicdec.executor.engine.model_runner import ModelRunner
 from magicdec.executor.kernels import build as compiled
-from magicdec.executor.kernels import cpu_layers
+from magicdec.executor.kernels import cpu_bindings
 from magicdec.executor.kv.attention import SlotAttention
 from magicdec.executor.kv.cache import KvCache
-from magicdec.executor.model.dtypes import on_cpu
+from magicdec.executor.model.dtypes import cpu_execution
 from magicdec.executor.model.transformer import Transformer
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def test_the_greedy_tokens_are_the_argmax_of_the_logits(rows: int, length: int, 
     """Few and many tokens; rows of equal and unequal length; weights of 32 and 16 bits, and the torch fallback."""
     model = tiny_model(**{**SHAPE, "dtype": "float64"})
     if dtype != "float64":
-        narrow = Transformer(on_cpu(model.config.with_dtype(dtype)))
+        narrow = Transformer(cpu_execution(model.config.with_dtype(dtype), kernels=compiled.kernels() is not None))
         narrow.load_state_dict(model.state_dict())
         model = narrow.eval().requires_grad_(False)
     starts = [50] * rows if even else [(17 * row) % 60 for row in range(rows)]
@@ -99,19 +99,26 @@ def test_rows_are_the_same_whether_threads_share_products_or_rows(
 
 @needs_compiler
 def test_threads_take_rows_of_their_own_where_reading_all_weights_costs_little() -> None:
-    def groups(rows: int, length: int = 1, *, threads: int = 2, bits: int = 16, d_ff: int = 64) -> int:
-        """Number of row groups for a pass, in a layer with weights of `bits` bits."""
+    def groups(
+        rows: int, length: int = 1, *, threads: int = 2, bits: int = 16, d_ff: int = 64, last: int = 0, window: int = 0
+    ) -> int:
+        """Number of row groups of a pass whose rows see one slot, the last one `last` more; weights have `bits` bits."""
         library = compiled.kernels()
         assert library is not None
         shape = {"d_model": 64, "num_heads": 4, "num_kv_heads": 4, "head_dim": 16, "d_ff": d_ff}
-        layer = cpu_layers._Layer(type={32: 0, 16: 1}[bits], **shape)
-        found: int = library.num_groups(ctypes.byref(layer), ctypes.byref(cpu_layers._Pass(B=rows, T=length)), threads)
+        layer = cpu_bindings.LayerStruct(type={32: 0, 16: 1}[bits], **shape)
+        slots_BT = torch.zeros(rows, length, dtype=torch.int64)
+        slots_BT[-1] = last
+        one = cpu_bindings.PassStruct(B=rows, T=length, slots=slots_BT.data_ptr(), window=window)
+        found: int = library.num_groups(ctypes.byref(layer), ctypes.byref(one), threads)
         return found
 
     assert groups(16) == groups(4, 4) == groups(17) == 2
     assert groups(24, threads=3) == 3
     assert groups(14) == groups(16, threads=3) == 1, "products of so few tokens are as fast as weights are read"
     assert groups(3, 9) == 1, "one thread would have twice as many products as the other"
+    assert groups(16, last=200) == groups(16, last=9_000, window=200) == 2
+    assert groups(16, last=9_000) == 1, "one thread would have a longer context to read"
     assert groups(16, bits=32) == 1
     assert groups(32, bits=32) == 2
     assert groups(1, 64) == 1
