@@ -1,21 +1,24 @@
-"""Strict validation of files that users write."""
+"""Strict validation of files that users write. Slow to import because of pydantic: import it where such a file is read."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pydantic
+from pydantic_core import ErrorDetails
 
-from .errors import from_pydantic
+from .errors import InputError, Problem
 
-ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
+RecordT = TypeVar("RecordT")
+_ADAPTERS: dict[type, pydantic.TypeAdapter[Any]] = {}  # building one takes a few milliseconds
 
 
 class StrictModel(pydantic.BaseModel):
-    """Base of everything read from files: no unknown keys, no type conversion, no NaN, immutable.
+    """Base of records that exist only in files: no unknown keys, no type conversion, no NaN, immutable.
 
     Validators are built on first use, which keeps start-up fast.
     """
@@ -23,21 +26,54 @@ class StrictModel(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
 
-def validate_mapping(model: type[ModelT], raw: Mapping[str, object], where: str | Path) -> ModelT:
-    """Validate the mapping parsed from a YAML file.
+def validate_mapping(record: type[RecordT], raw: object, where: str | Path) -> RecordT:
+    """Validate the content of a YAML or JSON file.
 
     Validation goes through JSON text. Strict validation of Python objects would accept only instances of a nested dataclass;
-    strict validation of JSON accepts the mappings that YAML contains.
+    strict validation of JSON accepts the mappings that files contain.
 
     Args:
-        model: The pydantic model of the file.
-        raw: Content of the file. Dates become ISO strings.
+        record: The dataclass or pydantic model of the file.
+        raw: Parsed content of the file. Dates become ISO strings.
         where: The file, for error messages.
 
     Raises:
         InputError: Lists every problem with its key.
     """
+    if record not in _ADAPTERS:
+        _ADAPTERS[record] = pydantic.TypeAdapter(record)
+    adapter: pydantic.TypeAdapter[RecordT] = _ADAPTERS[record]
     try:
-        return model.model_validate_json(json.dumps(raw, default=str), strict=True)
+        return adapter.validate_json(json.dumps(raw, default=str), strict=True)
     except pydantic.ValidationError as error:
         raise from_pydantic(error, where) from None
+
+
+def from_pydantic(error: pydantic.ValidationError, where: str | Path) -> InputError:
+    """Convert all problems of a pydantic error to one `InputError` about the file `where`."""
+    return InputError(*(problem for detail in error.errors() for problem in _problems(detail, str(where))))
+
+
+def _problems(detail: ErrorDetails, where: str) -> Iterator[Problem]:
+    key = ".".join(str(part) for part in detail["loc"])
+    found, kind = detail["input"], detail["type"]
+    inner = detail.get("ctx", {}).get("error")
+    if isinstance(inner, InputError):
+        for problem in inner.problems:
+            yield Problem(where, ".".join(filter(None, (key, problem.key))), problem.expected, problem.found)
+    elif kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        yield Problem(where, key, "no such key", repr(found))
+    elif kind == "missing":
+        yield Problem(where, key, "a value", "nothing")
+    else:
+        expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        if kind in ("model_type", "dataclass_type"):
+            expected = "a mapping"
+        if isinstance(found, str) and kind in ("float_type", "int_type") and re.fullmatch(r"[-+]?[0-9.]+[eE][-+]?[0-9]+", found):
+            expected += " (YAML reads 4.8e12 and 3e-6 as text: write 4.8e+12 and 3.0e-6)"
+        yield Problem(where, key, expected, f"{_short(found)} ({type(found).__name__})")
+
+
+def _short(found: object) -> str:
+    text = repr(found)
+    return text if len(text) <= 80 else text[:77] + "..."

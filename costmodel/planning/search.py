@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from ..base.errors import bad
 from ..base.units import format_bytes, format_seconds
 from ..passes.forward import Array
-from ..passes.roofline import BOUNDS
+from ..passes.roofline import BOUNDS, Bound
 from ..plans.strategy import NO_SPECULATION, Strategy
 from ..plans.workload import RequestTrace, Workload
 from ..speculation.acceptance import AcceptanceCurve
@@ -84,7 +84,7 @@ class Candidate:
         return self.at(self.evaluation.acceptance_rate)
 
     @property
-    def bound(self) -> str:
+    def bound(self) -> Bound:
         """Largest part of an autoregressive step, one of `roofline.BOUNDS`."""
         parts = self.breakdown["target"]
         return max(BOUNDS, key=lambda name: parts[name])

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from ..base.errors import bad, from_pydantic
+from ..base.errors import bad
 from ..base.files import read_text
-from ..base.validation import StrictModel
+from ..base.validation import StrictModel, from_pydantic
 from .plan import Plan
 from .strategy import Strategy
 from .workload import Workload

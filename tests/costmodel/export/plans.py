@@ -27,7 +27,7 @@ def plan_of(
     strategy: Strategy, policy: PolicyTable | None = None, *, batch_size: int = 16, num_gpus: int = 4, rate: float | None = 0.8
 ) -> Plan:
     """A plan at context 32000 on GPUs that share the model four by four (or all of them)."""
-    numbers = {name: 0.5 for name in PredictedRound.model_fields if name not in ("bound", "breakdown")}
+    numbers = {name: 0.5 for name in PredictedRound.__dataclass_fields__ if name not in ("bound", "breakdown")}
     numbers["predicted_mean_acceptance_length"] = 2.952  # of rate 0.8 at gamma 3
     return Plan(
         workload=Workload(batch_size, 32_000, 128),
