@@ -16,7 +16,7 @@ RopeType = Literal["default", "linear", "llama3", "yarn"]
 STRICT_KEYS: dict[str, object] = {"extra": "ignore", "strict": True}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Kind:
     """Architecture of a model family, where it differs from Llama and config.json does not say so.
 
@@ -75,12 +75,12 @@ KINDS: dict[Family, Kind] = {
 }
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class HfRope:
     """`rope_scaling`, called `rope_parameters` in newer checkpoints. `type` is the old name of `rope_type`."""
 
-    rope_type: RopeType | None = None
-    type: RopeType | None = None
+    rope_type: RopeType = "default"
+    type: RopeType = "default"
     rope_theta: Annotated[float, Limits(gt=0.0)] | None = None
     factor: Annotated[float, Limits(ge=1.0)] = 1.0
     original_max_position_embeddings: Annotated[int, Limits(gt=0)] | None = None
@@ -98,10 +98,10 @@ class HfRope:
     @property
     def kind(self) -> RopeType:
         """The scaling, by its new or old key."""
-        return self.rope_type or self.type or "default"
+        return self.type if self.rope_type == "default" else self.rope_type
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class HfQuantization:
     """`quantization_config`, limited to the formats of the built-in models."""
 
@@ -110,7 +110,7 @@ class HfQuantization:
     __pydantic_config__ = STRICT_KEYS
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class HfConfig:
     """The relevant keys of a `config.json`; all others are ignored.
 

@@ -41,7 +41,8 @@ class Candidate:
 
     def at(self, values: object) -> float:
         """Return this candidate's entry of an array of `evaluation`."""
-        return float(np.broadcast_to(np.asarray(values), self.evaluation.round.speedup.shape)[self.index])
+        array, shape = np.asarray(values), self.evaluation.round.speedup.shape
+        return float((array if array.shape == shape else np.broadcast_to(array, shape))[self.index])
 
     @property
     def speedup(self) -> float:

@@ -29,8 +29,8 @@ from ..inputs.checks import finite, names, one_of, probabilities, text, whole_nu
 from ..inputs.names import executed
 from ..inputs.plan_search import OBJECTIVES, PlanSearch
 from ..inputs.scenario import Scenario, resolve_scenario
+from ..render.sentences import prediction_notes
 from ..results.plan import PlanResult
-from ..results.prediction import prediction_notes
 
 if TYPE_CHECKING:
     from ..results.speedup_map import SpeedupMap
