@@ -1,23 +1,24 @@
-"""Strict validation of files that users write."""
+"""Strict validation of files that users write. Slow to import because of pydantic: import it where such a file is read."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pydantic
 from pydantic_core import ErrorDetails
 
 from .errors import InputError, Problem
 
-ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
+RecordT = TypeVar("RecordT")
+_ADAPTERS: dict[type, pydantic.TypeAdapter[Any]] = {}  # building one takes a few milliseconds
 
 
 class StrictModel(pydantic.BaseModel):
-    """Base of everything read from files: no unknown keys, no type conversion, no NaN, immutable.
+    """Base of records that exist only in files: no unknown keys, no type conversion, no NaN, immutable.
 
     Validators are built on first use, which keeps start-up fast.
     """
@@ -25,22 +26,25 @@ class StrictModel(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
 
-def validate_mapping(model: type[ModelT], raw: Mapping[str, object], where: str | Path) -> ModelT:
-    """Validate the mapping parsed from a YAML file.
+def validate_mapping(record: type[RecordT], raw: object, where: str | Path) -> RecordT:
+    """Validate the content of a YAML or JSON file.
 
     Validation goes through JSON text. Strict validation of Python objects would accept only instances of a nested dataclass;
-    strict validation of JSON accepts the mappings that YAML contains.
+    strict validation of JSON accepts the mappings that files contain.
 
     Args:
-        model: The pydantic model of the file.
-        raw: Content of the file. Dates become ISO strings.
+        record: The dataclass or pydantic model of the file.
+        raw: Parsed content of the file. Dates become ISO strings.
         where: The file, for error messages.
 
     Raises:
         InputError: Lists every problem with its key.
     """
+    if record not in _ADAPTERS:
+        _ADAPTERS[record] = pydantic.TypeAdapter(record)
+    adapter: pydantic.TypeAdapter[RecordT] = _ADAPTERS[record]
     try:
-        return model.model_validate_json(json.dumps(raw, default=str), strict=True)
+        return adapter.validate_json(json.dumps(raw, default=str), strict=True)
     except pydantic.ValidationError as error:
         raise from_pydantic(error, where) from None
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -147,7 +147,7 @@ def published_rows(name: str) -> tuple[dict[str, str], ...]:
     Args:
         name: `magicdec_timings` or `magicdec_optimal_gamma`; sources are in published/README.md.
     """
-    file = resources.files("magicdec.costmodel") / "published" / f"{name}.csv"
+    file = Path(__file__).parents[1] / "published" / f"{name}.csv"
     return tuple(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
 
 

@@ -8,8 +8,8 @@ from functools import cache
 from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
 import numpy as np
-from annotated_types import Interval
 
+from ..base.records import Limits
 from ..passes.forward import Array
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ LawT = TypeVar("LawT", bound="DataclassInstance")
 @cache
 def bounds_of(law: type, name: str) -> tuple[float, float]:
     """Return the physical range of a law's parameter, from its type annotation."""
-    (interval,) = (item for item in get_type_hints(law, include_extras=True)[name].__metadata__ if isinstance(item, Interval))
-    low, high = interval.ge, interval.le
-    assert isinstance(low, int | float)
-    assert isinstance(high, int | float)
-    return float(low), float(high)
+    (limits,) = (item for item in get_type_hints(law, include_extras=True)[name].__metadata__ if isinstance(item, Limits))
+    low, high = limits.ge, limits.le
+    assert low is not None
+    assert high is not None
+    return low, high
 
 
 def with_parameters(law: LawT, values: Mapping[str, float]) -> LawT:

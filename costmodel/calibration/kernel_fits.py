@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from annotated_types import Interval
 from numpy.typing import NDArray
 
+from ..base.records import Limits
 from ..hardware.profile import Calibration, Fit, FitPart, HardwareProfile
 from ..kernels.attention import AttentionLaw, attention_s
 from ..kernels.collectives import AllreduceLaw, allreduce_s
@@ -43,10 +43,10 @@ class CacheReuse:
         weight_share: Share of the L2 that keeps weights between repetitions. [ratio]
     """
 
-    kv_share: Annotated[float, Interval(ge=0.2, le=1.6)] = 0.8
-    kv_ratio: Annotated[float, Interval(ge=1.0, le=15.0)] = 2.0
-    sm_ratio: Annotated[float, Interval(ge=1.0, le=10.0)] = 1.0
-    weight_share: Annotated[float, Interval(ge=0.02, le=1.2)] = 0.4
+    kv_share: Annotated[float, Limits(ge=0.2, le=1.6)] = 0.8
+    kv_ratio: Annotated[float, Limits(ge=1.0, le=15.0)] = 2.0
+    sm_ratio: Annotated[float, Limits(ge=1.0, le=10.0)] = 1.0
+    weight_share: Annotated[float, Limits(ge=0.02, le=1.2)] = 0.4
 
 
 def fit_tables(folder: Path, system: str, profile: HardwareProfile) -> HardwareProfile:

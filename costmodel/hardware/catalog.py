@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from ..base.errors import bad
 from .profile import HardwareProfile
-from .profile_file import load_profile, parse_profile
+from .profile_file import load_profile, shipped_profile
 
 
 @cache
-def builtin_profiles() -> dict[str, Traversable]:
+def builtin_profiles() -> dict[str, Path]:
     """Return the files of the shipped profiles, by name."""
-    folder = resources.files("magicdec.hardware_profiles")
-    files = {entry.name.removesuffix(".yaml"): entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}
-    return dict(sorted(files.items()))
+    folder = Path(__file__).parents[2] / "hardware_profiles"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"), key=lambda file: file.stem)}
 
 
 def resolve_profile(name: str, where: str = "hardware") -> HardwareProfile:
@@ -41,6 +37,8 @@ def resolve_profile(name: str, where: str = "hardware") -> HardwareProfile:
         known |= dict.fromkeys((profile_name, *_builtin(profile_name).aliases), profile_name)
     if wanted in known:
         return _builtin(known[wanted])
+    import difflib
+
     close = difflib.get_close_matches(wanted, known, n=4, cutoff=0.3)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     expected = f"a shipped profile ({hint}`magicdec profiles` lists all), `cpu`, or a path to a profile file"
@@ -49,5 +47,4 @@ def resolve_profile(name: str, where: str = "hardware") -> HardwareProfile:
 
 @cache
 def _builtin(name: str) -> HardwareProfile:
-    file = builtin_profiles()[name]
-    return parse_profile(file.read_text(encoding="utf-8"), where=f"hardware_profiles/{name}.yaml")
+    return shipped_profile(builtin_profiles()[name].read_text(encoding="utf-8"))

@@ -5,13 +5,10 @@ The fields of a profile file are listed in `hardware_profiles/README.md`.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-import pydantic
-from annotated_types import Interval
-
+from ..base.records import STRICT, Limits
 from ..kernels.attention import AttentionLaw
 from ..kernels.collectives import AllreduceLaw
 from ..kernels.gemm import GemmLaw
@@ -66,15 +63,15 @@ class EngineLaw:
         verify_wait: Share of the verification time that passes before the next draft step starts, waiting for slower GPUs. [0-1]
     """
 
-    layer_overhead_s: Annotated[float, Interval(ge=0.0, le=1e-2)] = 3e-5
-    step_overhead_s: Annotated[float, Interval(ge=0.0, le=1e-1)] = 0.0
-    round_overhead_s: Annotated[float, Interval(ge=0.0, le=1e-1)] = 1e-3
-    logit_passes: Annotated[float, Interval(ge=1.0, le=200.0)] = 3.0
+    layer_overhead_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 3e-5
+    step_overhead_s: Annotated[float, Limits(ge=0.0, le=1e-1)] = 0.0
+    round_overhead_s: Annotated[float, Limits(ge=0.0, le=1e-1)] = 1e-3
+    logit_passes: Annotated[float, Limits(ge=1.0, le=200.0)] = 3.0
     head_sharded: bool = True
     draft_rereads_last: bool = False
-    verify_wait: Annotated[float, Interval(ge=0.0, le=0.2)] = 0.0
+    verify_wait: Annotated[float, Limits(ge=0.0, le=0.2)] = 0.0
 
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = pydantic.ConfigDict(extra="forbid")  # in profile files
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ class Fit:
     large_mean_error: float | None = None
     benchmark: dict[str, float] = field(default_factory=dict)
 
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = pydantic.ConfigDict(extra="forbid")  # in profile files
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ class Calibration:
     table_attention: AttentionLaw | None = None
     fits: tuple[Fit, ...] = ()
 
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+    __pydantic_config__ = STRICT
 
     def fit_of(self, part: FitPart) -> Fit | None:
         """Return the fit of one part, or None if the part has default values."""
@@ -159,6 +156,8 @@ class HardwareProfile:
     @property
     def sha256(self) -> str:
         """Digest of the profile file; plans record it."""
+        import hashlib  # slow to import
+
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property

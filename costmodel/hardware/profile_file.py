@@ -6,54 +6,18 @@ import re
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import pydantic
 import yaml
 
 from ..base.files import read_text
-from ..base.validation import StrictModel, validate_mapping
 from ..base.yaml_text import load_mapping
-from .profile import Calibration, HardwareProfile, Peak
+from ..kernels.attention import AttentionLaw
+from ..kernels.collectives import AllreduceLaw
+from ..kernels.gemm import GemmLaw
+from .profile import Calibration, EngineLaw, Fit, HardwareProfile, Peak
 
 SCHEMA_VERSION = 2
-Positive = pydantic.PositiveFloat
-AtLeastGiga = pydantic.Field(ge=1e9)  # a smaller value lacks its prefix
-
-
-class _PeakFile(StrictModel):
-    flop_per_s: dict[Literal["float64", "float32", "tf32", "bfloat16", "float16", "fp8", "fp4", "int8", "int4"], Positive]
-    memory_bandwidth_bytes_per_s: float = AtLeastGiga
-    memory_bytes: float = AtLeastGiga
-    interconnect_bandwidth_bytes_per_s: Positive
-    num_sms: pydantic.PositiveInt
-    l2_cache_bytes: Positive
-
-    @pydantic.field_validator("flop_per_s")
-    @classmethod
-    def _has_float32(cls, rates: dict[str, float]) -> dict[str, float]:
-        if "float32" not in rates:
-            raise ValueError("rates that include float32")
-        return rates
-
-
-class _ProfileFile(StrictModel):
-    schema_version: Literal[2]
-    name: str
-    description: str
-    aliases: tuple[str, ...] = ()
-    peak: _PeakFile
-    sources: dict[str, str]
-    sources_read: date
-    calibration: Calibration | None = None
-
-    @pydantic.field_validator("sources")
-    @classmethod
-    def _every_peak_has_a_source(cls, sources: dict[str, str]) -> dict[str, str]:
-        missing = set(_PeakFile.model_fields) - set(sources)
-        if missing:
-            raise ValueError(f"a source for every key of peak (missing: {', '.join(sorted(missing))})")
-        return sources
 
 
 def parse_profile(text: str, *, where: str) -> HardwareProfile:
@@ -66,8 +30,11 @@ def parse_profile(text: str, *, where: str) -> HardwareProfile:
     Raises:
         InputError: Lists every problem with its key.
     """
+    from ..base.validation import validate_mapping  # pydantic is slow to import
+    from .profile_schema import ProfileFile
+
     raw = load_mapping(text, where, "a hardware profile: a mapping with name, peak and sources")
-    file = validate_mapping(_ProfileFile, raw, where)
+    file = validate_mapping(ProfileFile, raw, where)
     return HardwareProfile(
         name=file.name,
         description=file.description,
@@ -76,6 +43,36 @@ def parse_profile(text: str, *, where: str) -> HardwareProfile:
         sources=file.sources,
         aliases=file.aliases,
         text=text,
+    )
+
+
+def shipped_profile(text: str) -> HardwareProfile:
+    """Parse the YAML text of a shipped profile. Tests validate all of them, so that a start does not have to.
+
+    Args:
+        text: Content of the file.
+    """
+    raw: dict[str, Any] = load_mapping(text, "a shipped profile", "a hardware profile")
+    return HardwareProfile(
+        name=raw["name"],
+        description=raw["description"],
+        peak=Peak(**raw["peak"]),
+        calibration=_shipped_calibration(raw.get("calibration", {})),
+        sources=raw["sources"],
+        aliases=tuple(raw.get("aliases", ())),
+        text=text,
+    )
+
+
+def _shipped_calibration(raw: dict[str, Any]) -> Calibration:
+    table_attention = raw.get("table_attention")
+    return Calibration(
+        gemm=GemmLaw(**raw.get("gemm", {})),
+        attention=AttentionLaw(**raw.get("attention", {})),
+        allreduce=AllreduceLaw(**raw.get("allreduce", {})),
+        engine=EngineLaw(**raw.get("engine", {})),
+        table_attention=None if table_attention is None else AttentionLaw(**table_attention),
+        fits=tuple(Fit(**{**fit, "fitted": tuple(fit["fitted"])}) for fit in raw.get("fits", ())),
     )
 
 

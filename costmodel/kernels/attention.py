@@ -14,11 +14,12 @@ multiprocessors (SMs). The latency is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
-from annotated_types import Interval
 from numpy.typing import ArrayLike, NDArray
+
+from ..base.records import STRICT, Limits
 
 Array = NDArray[np.float64]
 TILE = 128.0  # KV tokens that a thread block (CTA) processes at a time
@@ -46,23 +47,23 @@ class AttentionLaw:
         min_split_group: Smallest number of query heads per KV head for which they may.
     """
 
-    launch_s: Annotated[float, Interval(ge=0.0, le=1e-3)] = 1e-5
-    memory_efficiency: Annotated[float, Interval(ge=0.05, le=1.0)] = 0.9
-    compute_efficiency: Annotated[float, Interval(ge=0.02, le=1.0)] = 0.5
-    sm_bytes_per_s: Annotated[float, Interval(ge=1e9, le=1e12)] = 1e11
-    wave_s: Annotated[float, Interval(ge=0.0, le=2e-5)] = 3e-6
-    merge_s: Annotated[float, Interval(ge=0.0, le=3e-5)] = 2e-6
-    split_s: Annotated[float, Interval(ge=0.0, le=2e-6)] = 2e-7
-    sharpness: Annotated[float, Interval(ge=1.0, le=12.0)] = 1.7
-    transpose_s: Annotated[float, Interval(ge=0.0, le=2e-5)] = 0.0
-    ungrouped_wave_factor: Annotated[float, Interval(ge=0.05, le=1.5)] = 1.0
-    ctas_per_sm: Annotated[int, Interval(ge=1, le=32)] = 1
-    tile_rows: Annotated[int, Interval(ge=1, le=4096)] = 64
-    instruction_rows: Annotated[int, Interval(ge=1, le=64)] = 16
+    launch_s: Annotated[float, Limits(ge=0.0, le=1e-3)] = 1e-5
+    memory_efficiency: Annotated[float, Limits(ge=0.05, le=1.0)] = 0.9
+    compute_efficiency: Annotated[float, Limits(ge=0.02, le=1.0)] = 0.5
+    sm_bytes_per_s: Annotated[float, Limits(ge=1e9, le=1e12)] = 1e11
+    wave_s: Annotated[float, Limits(ge=0.0, le=2e-5)] = 3e-6
+    merge_s: Annotated[float, Limits(ge=0.0, le=3e-5)] = 2e-6
+    split_s: Annotated[float, Limits(ge=0.0, le=2e-6)] = 2e-7
+    sharpness: Annotated[float, Limits(ge=1.0, le=12.0)] = 1.7
+    transpose_s: Annotated[float, Limits(ge=0.0, le=2e-5)] = 0.0
+    ungrouped_wave_factor: Annotated[float, Limits(ge=0.05, le=1.5)] = 1.0
+    ctas_per_sm: Annotated[int, Limits(ge=1, le=32)] = 1
+    tile_rows: Annotated[int, Limits(ge=1, le=4096)] = 64
+    instruction_rows: Annotated[int, Limits(ge=1, le=64)] = 16
     splits_kv: bool = True
-    min_split_group: Annotated[int, Interval(ge=1, le=64)] = 1
+    min_split_group: Annotated[int, Limits(ge=1, le=64)] = 1
 
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}  # in profile files
+    __pydantic_config__ = STRICT
 
 
 def attention_s(

@@ -11,11 +11,12 @@ the faster one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
-from annotated_types import Interval
 from numpy.typing import ArrayLike, NDArray
+
+from ..base.records import STRICT, Limits
 
 Array = NDArray[np.float64]
 
@@ -37,16 +38,16 @@ class AllreduceLaw:
         one_shot: Whether the library implements the one-shot algorithm.
     """
 
-    latency_s: Annotated[float, Interval(ge=0.0, le=1e-3)] = 6e-6
-    peer_latency_s: Annotated[float, Interval(ge=0.0, le=1e-4)] = 2e-7
-    one_shot_efficiency: Annotated[float, Interval(ge=0.02, le=1.0)] = 0.55
-    two_shot_efficiency: Annotated[float, Interval(ge=0.02, le=1.0)] = 0.6
-    two_shot_latency_factor: Annotated[float, Interval(ge=1.0, le=6.0)] = 1.8
-    pipeline_fill: Annotated[float, Interval(ge=0.0, le=4.0)] = 0.2
-    shared_bytes_per_s: Annotated[float, Interval(ge=1e9, le=1e15)] = 1e15
+    latency_s: Annotated[float, Limits(ge=0.0, le=1e-3)] = 6e-6
+    peer_latency_s: Annotated[float, Limits(ge=0.0, le=1e-4)] = 2e-7
+    one_shot_efficiency: Annotated[float, Limits(ge=0.02, le=1.0)] = 0.55
+    two_shot_efficiency: Annotated[float, Limits(ge=0.02, le=1.0)] = 0.6
+    two_shot_latency_factor: Annotated[float, Limits(ge=1.0, le=6.0)] = 1.8
+    pipeline_fill: Annotated[float, Limits(ge=0.0, le=4.0)] = 0.2
+    shared_bytes_per_s: Annotated[float, Limits(ge=1e9, le=1e15)] = 1e15
     one_shot: bool = True
 
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}  # in profile files
+    __pydantic_config__ = STRICT
 
 
 def allreduce_s(law: AllreduceLaw, payload_bytes: ArrayLike, num_gpus: int, link_bytes_per_s: float) -> Array:

@@ -9,11 +9,12 @@ reducing s partial sums. The optimal s gives 2 sqrt(a c k).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
-from annotated_types import Interval
 from numpy.typing import ArrayLike, NDArray
+
+from ..base.records import STRICT, Limits
 
 Array = NDArray[np.float64]
 DEPTH_REFERENCE = 4096.0
@@ -33,14 +34,14 @@ class GemmLaw:
         tile_rows: Rows of the largest tile; rows are padded to full tiles. 1 for no padding.
     """
 
-    launch_s: Annotated[float, Interval(ge=0.0, le=1e-3)] = 4e-6
-    depth_s: Annotated[float, Interval(ge=0.0, le=4e-5)] = 2.5e-6
-    compute_efficiency: Annotated[float, Interval(ge=0.02, le=1.0)] = 0.7
-    memory_efficiency: Annotated[float, Interval(ge=0.05, le=1.0)] = 0.8
-    sharpness: Annotated[float, Interval(ge=1.0, le=12.0)] = 2.7
-    tile_rows: Annotated[int, Interval(ge=1, le=256)] = 1
+    launch_s: Annotated[float, Limits(ge=0.0, le=1e-3)] = 4e-6
+    depth_s: Annotated[float, Limits(ge=0.0, le=4e-5)] = 2.5e-6
+    compute_efficiency: Annotated[float, Limits(ge=0.02, le=1.0)] = 0.7
+    memory_efficiency: Annotated[float, Limits(ge=0.05, le=1.0)] = 0.8
+    sharpness: Annotated[float, Limits(ge=1.0, le=12.0)] = 2.7
+    tile_rows: Annotated[int, Limits(ge=1, le=256)] = 1
 
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}  # in profile files
+    __pydantic_config__ = STRICT
 
 
 def gemm_s(

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from functools import cache
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from ..base.errors import bad
-from .hf_config import load_config, parse_hf_config
+from .hf_config import load_config, shipped_config
 from .transformer import TransformerConfig
 
 
 @cache
-def builtin_configs() -> dict[str, Traversable]:
+def builtin_configs() -> dict[str, Path]:
     """Return the config files of the built-in models, by name."""
-    folder = resources.files("magicdec.costmodel") / "model_configs"
-    files = {entry.name.removesuffix(".json"): entry for entry in folder.iterdir() if entry.name.endswith(".json")}
-    return dict(sorted(files.items()))
+    folder = Path(__file__).parents[1] / "model_configs"
+    return {file.stem: file for file in sorted(folder.glob("*.json"), key=lambda file: file.stem)}
 
 
 def resolve_model(name: str, where: str = "model") -> TransformerConfig:
@@ -38,11 +34,12 @@ def resolve_model(name: str, where: str = "model") -> TransformerConfig:
     spelled = {_normalised(known): known for known in builtin_configs()}
     known = spelled.get(_normalised(name))
     if known is None:
+        import difflib
+
         close = [spelled[match] for match in difflib.get_close_matches(_normalised(name), spelled, n=4, cutoff=0.4)]
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise bad(where, "", f"a built-in name ({hint}`magicdec models` lists all) or a path to a config.json", repr(name))
-    file = builtin_configs()[known]
-    return parse_hf_config(json.loads(file.read_text(encoding="utf-8")), where=str(file), name=known)
+    return shipped_config(json.loads(builtin_configs()[known].read_text(encoding="utf-8")), name=known)
 
 
 def _normalised(name: str) -> str:

@@ -20,7 +20,7 @@ BoolArray = NDArray[np.bool_]
 LOGITS_BYTES = 4.0  # engines hold logits in float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Work:
     """FLOP and memory traffic.
 
@@ -33,7 +33,7 @@ class Work:
     bytes: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Products:
     """Products with one weight matrix, over all its layers.
 
@@ -62,7 +62,7 @@ class Products:
         return m.layers * self.copies * (weights + self.rows * (m.outputs + m.inputs) * self.activation_bytes_per_element)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttentionWork:
     """Attention over all layers with the same window.
 
@@ -91,7 +91,7 @@ class AttentionWork:
     read_len: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cost:
     """Cost of one forward pass on one GPU; arrays broadcast.
 

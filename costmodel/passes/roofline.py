@@ -20,7 +20,8 @@ from .forward import Array, AttentionWork, Cost, Products, Work
 
 VerifyKernel = Literal["shared_kv_splitkv", "shared_kv_no_split", "per_token"]
 VERIFY_KERNELS: tuple[VerifyKernel, ...] = get_args(VerifyKernel)
-BOUNDS = ("compute", "weights", "kv", "communication", "overhead")
+Bound = Literal["compute", "weights", "kv", "communication", "overhead"]
+BOUNDS: tuple[Bound, ...] = get_args(Bound)
 EXPERT_LAYER_OVERHEAD = 1.0  # routing about doubles the number of small kernels per layer
 
 

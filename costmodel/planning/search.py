@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from ..base.errors import bad
 from ..base.units import format_bytes, format_seconds
 from ..passes.forward import Array
-from ..passes.roofline import BOUNDS
+from ..passes.roofline import BOUNDS, Bound
 from ..plans.strategy import NO_SPECULATION, Strategy
 from ..plans.workload import RequestTrace, Workload
 from ..speculation.acceptance import AcceptanceCurve
@@ -41,7 +41,8 @@ class Candidate:
 
     def at(self, values: object) -> float:
         """Return this candidate's entry of an array of `evaluation`."""
-        return float(np.broadcast_to(np.asarray(values), self.evaluation.round.speedup.shape)[self.index])
+        array, shape = np.asarray(values), self.evaluation.round.speedup.shape
+        return float((array if array.shape == shape else np.broadcast_to(array, shape))[self.index])
 
     @property
     def speedup(self) -> float:
@@ -84,7 +85,7 @@ class Candidate:
         return self.at(self.evaluation.acceptance_rate)
 
     @property
-    def bound(self) -> str:
+    def bound(self) -> Bound:
         """Largest part of an autoregressive step, one of `roofline.BOUNDS`."""
         parts = self.breakdown["target"]
         return max(BOUNDS, key=lambda name: parts[name])

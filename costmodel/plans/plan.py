@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import pydantic
 import yaml
 
-from ..base.errors import bad
+from ..base.errors import InputError, Problem, bad
 from ..base.files import read_text
-from ..base.validation import StrictModel, validate_mapping
+from ..base.records import STRICT, Limits, to_document
 from ..base.yaml_text import load_mapping
 from ..models.transformer import TransformerConfig
 from .policy import PolicyTable
@@ -26,13 +24,16 @@ def fingerprint(model: TransformerConfig) -> str:
 
     Fields with default values are left out, so that adding a field does not change existing fingerprints.
     """
+    import hashlib  # slow to import
+
     defaults = {known.name: known.default for known in fields(TransformerConfig)}
     hidden = ("name", "dtype", "embedding_dtype", "linear_dtype", "expert_dtype", "kv_dtype")
     facts = {key: value for key, value in asdict(model).items() if key not in hidden and value != defaults[key]}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class PlannedModel(StrictModel):
+@dataclass(frozen=True, kw_only=True)
+class PlannedModel:
     """A model of a plan.
 
     Attributes:
@@ -46,8 +47,11 @@ class PlannedModel(StrictModel):
     weight_dtype: str | None = None
     kv_dtype: str | None = None
 
+    __pydantic_config__ = STRICT
 
-class PlannedHardware(StrictModel):
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedHardware:
     """The hardware of a plan.
 
     Attributes:
@@ -59,11 +63,14 @@ class PlannedHardware(StrictModel):
 
     name: str
     sha256: str
-    num_gpus: pydantic.PositiveInt
-    tensor_parallel: pydantic.PositiveInt
+    num_gpus: Annotated[int, Limits(gt=0)]
+    tensor_parallel: Annotated[int, Limits(gt=0)]
+
+    __pydantic_config__ = STRICT
 
 
-class PredictedRound(StrictModel):
+@dataclass(frozen=True, kw_only=True)
+class PredictedRound:
     """Prediction for one speculative round.
 
     Attributes:
@@ -87,7 +94,7 @@ class PredictedRound(StrictModel):
     predicted_gamma_draft_step_s: float
     predicted_round_overhead_s: float
     predicted_mean_acceptance_length: float
-    predicted_speculative_tpot_s: pydantic.PositiveFloat
+    predicted_speculative_tpot_s: Annotated[float, Limits(gt=0.0)]
     predicted_acceptance_rate: float | None
     predicted_speedup: float
     predicted_speedup_low: float
@@ -96,8 +103,11 @@ class PredictedRound(StrictModel):
     bound: Literal["compute", "weights", "kv", "communication", "overhead"]
     breakdown: dict[str, dict[str, float]]
 
+    __pydantic_config__ = STRICT
 
-class PredictedServing(StrictModel):
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedServing:
     """Prediction for whole requests, prefill included.
 
     Attributes:
@@ -115,8 +125,11 @@ class PredictedServing(StrictModel):
     predicted_plain_throughput_tokens_per_s: float
     prefill_share: float
 
+    __pydantic_config__ = STRICT
 
-class RunnerUp(StrictModel):
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerUp:
     """The best strategy of another draft family for the same batch size.
 
     Attributes:
@@ -127,8 +140,11 @@ class RunnerUp(StrictModel):
     strategy: Strategy
     predicted_speedup: float
 
+    __pydantic_config__ = STRICT
 
-class Plan(StrictModel):
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
     """A plan file.
 
     Attributes:
@@ -154,13 +170,15 @@ class Plan(StrictModel):
     serving: PredictedServing | None = None
     runner_up: RunnerUp | None = None
     policy: PolicyTable | None = None
-    notes: list[str] = pydantic.Field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
-    @pydantic.model_validator(mode="after")
-    def _draft_model_is_named_once(self) -> Plan:
-        if (self.draft.name if self.draft else None) != self.strategy.draft_model:
-            raise ValueError("draft and strategy.draft_model to be the same model")
-        return self
+    __pydantic_config__ = STRICT
+
+    def __post_init__(self) -> None:
+        named = self.draft.name if self.draft else None
+        if named != self.strategy.draft_model:
+            found = f"{named!r} and {self.strategy.draft_model!r}"
+            raise InputError(Problem("plan", "", "draft and strategy.draft_model to be the same model", found))
 
     def check_model(self, role: Literal["target", "draft"], model: TransformerConfig, where: str) -> None:
         """Check that a loaded model is the planned one.
@@ -184,7 +202,7 @@ class Plan(StrictModel):
 
 def render_plan(plan: Plan) -> str:
     """Render a plan as YAML text."""
-    return yaml.safe_dump(plan.model_dump(), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(to_document(plan), sort_keys=False, allow_unicode=True, width=120)
 
 
 def parse_plan(text: str, *, where: str) -> Plan:
@@ -197,6 +215,8 @@ def parse_plan(text: str, *, where: str) -> Plan:
     Raises:
         InputError: Lists every problem with its key.
     """
+    from ..base.validation import validate_mapping  # pydantic is slow to import
+
     return validate_mapping(Plan, load_mapping(text, where, "a plan, as `magicdec plan -o` writes it"), where)
 
 

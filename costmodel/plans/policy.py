@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
-import pydantic
-
-from ..base.validation import StrictModel
+from ..base.errors import InputError, Problem
+from ..base.records import STRICT, Limits
 from .strategy import Strategy
 
 
-class PolicyTable(StrictModel):
+@dataclass(frozen=True, kw_only=True)
+class PolicyTable:
     """Strategies on a grid over batch size and context length.
 
     The axis values are inclusive upper bounds of the cells. Beyond the last bound, the last cell applies.
@@ -25,24 +28,32 @@ class PolicyTable(StrictModel):
         hysteresis: An engine switches only to a strategy that is better by this share. [0-1]
     """
 
-    batch_sizes: list[pydantic.PositiveInt] = pydantic.Field(min_length=1)
-    context_lens: list[pydantic.PositiveInt] = pydantic.Field(min_length=1)
-    strategies: list[Strategy] = pydantic.Field(min_length=1)
-    choice: list[list[pydantic.NonNegativeInt]]
-    predicted_speedup: list[list[pydantic.PositiveFloat]]
-    hysteresis: float = pydantic.Field(0.05, ge=0.0, lt=1.0)
+    batch_sizes: Annotated[list[Annotated[int, Limits(gt=0)]], Limits(min_length=1)]
+    context_lens: Annotated[list[Annotated[int, Limits(gt=0)]], Limits(min_length=1)]
+    strategies: Annotated[list[Strategy], Limits(min_length=1)]
+    choice: list[list[Annotated[int, Limits(ge=0)]]]
+    predicted_speedup: list[list[Annotated[float, Limits(gt=0.0)]]]
+    hysteresis: Annotated[float, Limits(ge=0.0, lt=1.0)] = 0.05
 
-    @pydantic.model_validator(mode="after")
-    def _shapes_agree(self) -> PolicyTable:
+    __pydantic_config__ = STRICT
+
+    def __post_init__(self) -> None:
+        problems = [Problem("policy", "", expected, found) for expected, found in self._mistakes()]
+        if problems:
+            raise InputError(*problems)
+
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        """Yield (expected, found) of every axis and table that does not fit the others."""
         for name, axis in (("batch_sizes", self.batch_sizes), ("context_lens", self.context_lens)):
             if any(a >= b for a, b in pairwise(axis)):
-                raise ValueError(f"{name} in ascending order")
+                yield f"{name} in ascending order", f"{axis}"
         for name, table in (("choice", self.choice), ("predicted_speedup", self.predicted_speedup)):
-            if [len(row) for row in table] != [len(self.context_lens)] * len(self.batch_sizes):
-                raise ValueError(f"one row of {name} per batch size, with one entry per context length")
-        if max(max(row) for row in self.choice) >= len(self.strategies):
-            raise ValueError(f"indices below the number of strategies ({len(self.strategies)}) in choice")
-        return self
+            lengths = [len(row) for row in table]
+            if lengths != [len(self.context_lens)] * len(self.batch_sizes):
+                yield f"one row of {name} per batch size, with one entry per context length", f"rows with {lengths} entries"
+        last = max((index for row in self.choice for index in row), default=0)
+        if last >= len(self.strategies):
+            yield f"indices below the number of strategies ({len(self.strategies)}) in choice", f"{last}"
 
     def at(self, batch_size: float, context_len: float) -> Strategy:
         """Return the strategy for a batch size and a context length. [sequences, tokens]"""

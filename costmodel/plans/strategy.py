@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
-
-import pydantic
+from typing import Literal, get_args
 
 from ..base.errors import InputError, Problem
+from ..base.records import STRICT
 
 DraftKind = Literal["none", "self", "model", "ngram", "eagle3", "mtp"]
 KvPolicy = Literal["full", "streaming_llm", "snapkv", "topk", "quest", "pq"]
@@ -44,7 +43,7 @@ class Strategy:
     kv_dtype: CompressedDtype | None = None
     weight_dtype: CompressedDtype | None = None
 
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = pydantic.ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
         problems = [Problem("strategy", key, expected, repr(found)) for key, expected, found in self._invalid_fields()]

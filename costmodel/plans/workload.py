@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
-import pydantic
 from numpy.typing import NDArray
 
 from ..base.errors import InputError, Problem, bad
 from ..base.files import read_text
+from ..base.records import STRICT
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ class Workload:
     context_len: int
     output_len: int = 128
 
-    __pydantic_config__: ClassVar[pydantic.ConfigDict] = pydantic.ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
         problems = [
@@ -106,6 +102,8 @@ def load_trace(path: str) -> RequestTrace:
 def _rows(text: str, path: str) -> Iterator[tuple[int, Mapping[str, object]]]:
     """Yield line number and fields of every request."""
     if text.lstrip().startswith("{"):
+        import json  # like csv below, only needed for traces
+
         for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): a JSON string may contain other line separators
             if line.strip():
                 try:
@@ -114,6 +112,9 @@ def _rows(text: str, path: str) -> Iterator[tuple[int, Mapping[str, object]]]:
                     raise bad(f"{path}:{number}", "", "a JSON object", error) from None
                 yield number, row if isinstance(row, dict) else {}
         return
+    import csv
+    import io
+
     reader = csv.DictReader(io.StringIO(text))
     try:
         if missing := [name for name in LENGTHS if name not in (reader.fieldnames or ())]:

@@ -6,24 +6,20 @@ target, so its acceptance rate is 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
-import pydantic
 import yaml
 from numpy.typing import ArrayLike
 
 from ..base.files import read_text
 from ..base.json_types import JsonObject
-from ..base.validation import StrictModel, validate_mapping
 from ..base.yaml_text import load_mapping
 from ..passes.forward import Array, BoolArray
-from ..plans.strategy import CompressedDtype, DraftKind, KvPolicy
 from .drafts import Draft
 
 # The rejection rate of the published PG-19 curve (in acceptance_curves/) grows with this power of context_len / kv_budget.
@@ -184,36 +180,6 @@ class AcceptanceCurve:
         return np.asarray(np.clip(1 - (1 - rate) * growth, 0.0, 1.0))
 
 
-class _PointFile(StrictModel):
-    kv_budget: pydantic.PositiveInt | None = None
-    context_len: pydantic.PositiveInt
-    acceptance_rate: float = pydantic.Field(ge=0.0, le=1.0)
-    standard_error: pydantic.NonNegativeFloat | None = None
-
-
-class _CurveFile(StrictModel):
-    target: str
-    task: str
-    draft_kind: DraftKind
-    kv_policy: KvPolicy
-    draft_model: str | None = None
-    kv_dtype: CompressedDtype | None = None
-    weight_dtype: CompressedDtype | None = None
-    source: str
-    points: list[_PointFile] = pydantic.Field(min_length=1)
-
-    @pydantic.model_validator(mode="after")
-    def _sparse_points_have_budgets(self) -> _CurveFile:
-        if self.kv_policy != "full" and any(point.kv_budget is None for point in self.points):
-            raise ValueError(f"a kv_budget for every point of {self.kv_policy}")
-        return self
-
-
-class _CurvesFile(StrictModel):
-    schema_version: Literal[1]
-    curves: list[_CurveFile]
-
-
 def parse_curves(text: str, *, where: str) -> tuple[AcceptanceCurve, ...]:
     """Parse the YAML text of acceptance curves.
 
@@ -224,15 +190,23 @@ def parse_curves(text: str, *, where: str) -> tuple[AcceptanceCurve, ...]:
     Raises:
         InputError: Lists every problem with its key.
     """
+    from ..base.validation import validate_mapping  # pydantic is slow to import
+    from .acceptance_schema import CurvesFile
+
     raw = load_mapping(text, where, "acceptance curves, as `magicdec acceptance -o` writes them")
-    file = validate_mapping(_CurvesFile, raw, where)
+    return _curves(validate_mapping(CurvesFile, raw, where).model_dump())
+
+
+def _curves(raw: Mapping[str, Any]) -> tuple[AcceptanceCurve, ...]:
+    """Convert the content of a valid file."""
     return tuple(
-        AcceptanceCurve(
-            **curve.model_dump(exclude={"points"}),
-            points=tuple((float(p.kv_budget or p.context_len), float(p.context_len), p.acceptance_rate) for p in curve.points),
-        )
-        for curve in file.curves
+        AcceptanceCurve(**{"draft_model": None, **curve, "points": tuple(map(_point, curve["points"]))}) for curve in raw["curves"]
     )
+
+
+def _point(raw: Mapping[str, float]) -> tuple[float, float, float]:
+    """(kv_budget, context_len, acceptance_rate) of one point; without a budget the draft read everything."""
+    return float(raw.get("kv_budget") or raw["context_len"]), float(raw["context_len"]), float(raw["acceptance_rate"])
 
 
 def render_curves(curves: Sequence[JsonObject]) -> str:
@@ -246,14 +220,10 @@ def render_curves(curves: Sequence[JsonObject]) -> str:
 
 @cache
 def published_curves() -> tuple[AcceptanceCurve, ...]:
-    """Return the acceptance curves shipped with the package."""
-    folder = resources.files("magicdec.costmodel") / "acceptance_curves"
-    entries = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
-    return tuple(
-        curve
-        for entry in entries
-        for curve in parse_curves(entry.read_text(encoding="utf-8"), where=f"acceptance_curves/{entry.name}")
-    )
+    """Return the acceptance curves shipped with the package. Tests validate them, so that a start does not have to."""
+    files = sorted((Path(__file__).parents[1] / "acceptance_curves").glob("*.yaml"))
+    texts = ((file.read_text(encoding="utf-8"), str(file)) for file in files)
+    return tuple(curve for text, where in texts for curve in _curves(load_mapping(text, where, "acceptance curves")))
 
 
 def load_checkpoint_curves(checkpoint: Path) -> tuple[AcceptanceCurve, ...]:

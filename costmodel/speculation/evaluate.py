@@ -53,7 +53,7 @@ class GridInputs(AcceptanceInputs, total=False):
     context_weights: ArrayLike | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ContextMix:
     """The contexts of a batch: either an axis of the grid, or a weighted distribution of lengths.
 

@@ -11,7 +11,7 @@ from ..passes.forward import Array
 from .deployment import Deployment
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Serving:
     """End-to-end metrics of requests; arrays broadcast.
 

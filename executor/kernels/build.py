@@ -14,7 +14,6 @@ import subprocess
 import tempfile
 import warnings
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 from ..system.cache_dir import cache_folder
@@ -69,7 +68,7 @@ def compiler() -> str | None:
 
 def sources() -> dict[str, str]:
     """Text of each file that the kernels are compiled from, by name."""
-    return {name: (resources.files(__package__) / name).read_text(encoding="utf-8") for name in (*SOURCES, *HEADERS)}
+    return {name: (Path(__file__).parent / name).read_text(encoding="utf-8") for name in (*SOURCES, *HEADERS)}
 
 
 def _library() -> Path:

@@ -1,9 +1,8 @@
 """The shipped reference model: a small Llama-type model, so that everything runs without a download."""
 
-from importlib import resources
 from pathlib import Path
 
 
 def reference_model_dir() -> Path:
     """The checkpoint directory of the shipped model: config.json, model.safetensors, tokenizer.json."""
-    return Path(str(resources.files(__name__) / "checkpoint"))
+    return Path(__file__).parent / "checkpoint"

@@ -29,8 +29,8 @@ from ..inputs.checks import finite, names, one_of, probabilities, text, whole_nu
 from ..inputs.names import executed
 from ..inputs.plan_search import OBJECTIVES, PlanSearch
 from ..inputs.scenario import Scenario, resolve_scenario
+from ..render.sentences import prediction_notes
 from ..results.plan import PlanResult
-from ..results.prediction import prediction_notes
 
 if TYPE_CHECKING:
     from ..results.speedup_map import SpeedupMap
@@ -182,9 +182,9 @@ def make_plan(
     chosen = Workload(best.batch_size, workload.context_len, workload.output_len)
     stored = executed(scenario.model.config, deployment.hardware, deployment.tensor_parallel)
     notes = prediction_notes(scenario, best, chosen.max_context_len, chosen.context_len, draft_model)
-    made = Plan.model_construct(  # values of our own need no validation; building the validators takes a tenth of a cold start
+    made = Plan(
         workload=chosen,
-        hardware=PlannedHardware.model_construct(
+        hardware=PlannedHardware(
             name=deployment.hardware.name,
             sha256=deployment.hardware.sha256,
             num_gpus=deployment.num_gpus,
@@ -195,9 +195,7 @@ def make_plan(
         strategy=best.strategy,
         prediction=_predicted_round(best),
         serving=_predicted_serving(deployment, best, chosen, trace),
-        runner_up=(
-            RunnerUp.model_construct(strategy=runner_up.strategy, predicted_speedup=runner_up.speedup) if runner_up else None
-        ),
+        runner_up=(RunnerUp(strategy=runner_up.strategy, predicted_speedup=runner_up.speedup) if runner_up else None),
         policy=speedup_map.policy if speedup_map else None,
         notes=[*notes, *_too_long(trace, deployment.target)],
     )
@@ -206,8 +204,7 @@ def make_plan(
 
 def _predicted_round(best: Candidate) -> PredictedRound:
     rate = best.acceptance_rate
-    return PredictedRound.model_construct(
-        _fields_set=None,
+    return PredictedRound(
         **best.steps,
         predicted_acceptance_rate=None if np.isnan(rate) else rate,
         predicted_speedup=best.speedup,
@@ -232,7 +229,7 @@ def _planned_model(priced: TransformerConfig, stored: TransformerConfig) -> Plan
     """A model as a plan names it; with its types only where they are not the stored ones."""
     weights = priced.linear_dtype if priced.linear_dtype != stored.linear_dtype else None
     kv = priced.kv_dtype if priced.kv_dtype != stored.kv_dtype else None
-    return PlannedModel.model_construct(name=priced.name, fingerprint=fingerprint(priced), weight_dtype=weights, kv_dtype=kv)
+    return PlannedModel(name=priced.name, fingerprint=fingerprint(priced), weight_dtype=weights, kv_dtype=kv)
 
 
 def _predicted_serving(deployment: Deployment, best: Candidate, workload: Workload, trace: RequestTrace | None) -> PredictedServing:
@@ -247,7 +244,7 @@ def _predicted_serving(deployment: Deployment, best: Candidate, workload: Worklo
         )
         for tpot_s in (best.tpot_s, best.steps["predicted_target_step_s"])
     )
-    return PredictedServing.model_construct(
+    return PredictedServing(
         predicted_ttft_s=float(fast.ttft_s),
         predicted_request_s=float(fast.request_s),
         predicted_plain_request_s=float(slow.request_s),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from magicdec.costmodel.base.records import to_document
 from magicdec.costmodel.plans.measurement import render_measurement
 from magicdec.costmodel.plans.plan import Plan
 from magicdec.executor.engine.request import Request
@@ -137,7 +138,7 @@ def completion_digests(
     """
     common: list[object] = [models.digests[:1], list(models.stop_tokens)]
     if not settings.sampling.greedy:
-        drafting = plan.model_dump(mode="json", include={"strategy", "policy", "workload"})
+        drafting = {key: value for key, value in to_document(plan).items() if key in ("strategy", "policy", "workload")}
         common += [asdict(settings.sampling), models.digests[1:], [drafting]]
     return {
         request.id: digest(common, request.tokens, request.max_new_tokens or settings.max_new_tokens, list(request.stop_strings))

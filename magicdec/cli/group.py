@@ -13,7 +13,7 @@ import click
 
 from .. import __version__
 
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins takes as long as importing click
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins is slow
 
 if TYPE_CHECKING:
     from magicdec.costmodel.base.errors import InputError

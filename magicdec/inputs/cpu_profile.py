@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import replace
 from datetime import date
@@ -37,7 +36,8 @@ TRIES = 3  # at a measurement during which memory keeps its speed
 
 def cpu_profile_file() -> Path:
     """Where the profile is kept; another processor, core count, torch, kernel source or setting has another file."""
-    from importlib.metadata import version  # slow to import, and only needed here
+    import hashlib  # slow to import, like the next one
+    from importlib.metadata import version
 
     from magicdec.executor.kernels.build import compiler, sources
     from magicdec.executor.system.cache_dir import cache_folder

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from magicdec.costmodel.base.units import format_seconds
+from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.planning.search import Candidate
 from magicdec.costmodel.plans.plan import PredictedServing
+
+from ..inputs.scenario import Scenario
 
 BOUND_WORDS = {
     "compute": "arithmetic",
@@ -51,6 +54,36 @@ def verdict(best: Candidate, runner_up: Candidate | None = None, served: Predict
     if best.speedup_high < 1:
         return f"Do not speculate: {best.strategy} would decode at {speedup}; {costs}."
     return f"Within the uncertainty, do not speculate: {speedup} for {best.strategy}; {costs}."
+
+
+def prediction_notes(
+    scenario: Scenario, point: Candidate, longest: int, context_len: int, draft: TransformerConfig | None
+) -> list[str]:
+    """What a reader must know to judge the numbers.
+
+    Args:
+        scenario: Model and machine.
+        point: The prediction.
+        longest: Tokens that the longest sequence has at its end. [tokens]
+        context_len: Tokens in the KV cache when decoding starts. [tokens]
+        draft: The draft model, if there is one.
+    """
+    hardware, target = scenario.deployment.hardware, scenario.deployment.target
+    found = [f"{hardware.name}: {hardware.provenance}"]
+    estimate = point.evaluation.acceptance
+    if estimate is not None:
+        found.append(estimate.note)
+        if not estimate.curve.covers(point.strategy.kv_budget or context_len, context_len):
+            found.append(
+                "that acceptance rate is extrapolated: budget or context is more than a factor of two from what was measured"
+            )
+    if not point.fits_in_memory:
+        found.append(f"does not fit in the memory of one GPU ({hardware.peak.memory_bytes / 1e9:.0f} GB)")
+    if longest > target.max_context_len:
+        found.append(f"{target.name} supports {target.max_context_len:,} tokens; the workload needs {longest:,}")
+    if draft is not None and longest > draft.max_context_len:
+        found.append(f"{draft.name} supports {draft.max_context_len:,} tokens: it cannot draft at {longest:,}")
+    return found
 
 
 def _whole(served: PredictedServing | None) -> str:

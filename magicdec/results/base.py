@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -62,9 +61,11 @@ class Result(ABC):
         return pd.DataFrame([dict(row) for row in self.rows()])
 
     def _repr_html_(self) -> str:
+        from html import escape  # slow to import
+
         rows = self.rows()
         table = html_table(rows[0], (row.values() for row in rows)) if rows else ""
-        return f"<p>{html.escape(self.headline)}</p>{table}"
+        return f"<p>{escape(self.headline)}</p>{table}"
 
 
 def known(value: float) -> float | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from magicdec.costmodel.base.records import to_document
 from magicdec.costmodel.base.units import format_bytes, format_seconds
 from magicdec.costmodel.planning.search import Candidate, best_of_each, why_not
 from magicdec.costmodel.plans.plan import Plan, PredictedRound, render_plan
@@ -102,7 +103,7 @@ class PlanResult(Result):
         ]
 
     def to_dict(self) -> dict[str, object]:
-        return self.plan.model_dump(mode="json")
+        return dict(to_document(self.plan))
 
     def __str__(self) -> str:
         served, output_len = self.plan.serving, self.plan.workload.output_len

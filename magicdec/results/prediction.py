@@ -18,7 +18,7 @@ from magicdec.costmodel.speculation.evaluate import Evaluation
 from magicdec.costmodel.speculation.rounds import Round
 
 from ..inputs.scenario import Scenario
-from ..render.sentences import verdict
+from ..render.sentences import prediction_notes, verdict
 from ..render.tables import text_table
 from .base import Result, Row, known
 
@@ -141,36 +141,6 @@ class Prediction(Result):
             ]
             return f"{self.headline}\n\n{text_table(header, cells)}"
         return _point_text(self.scenario, self.points[0], self.contexts[0], self.draft.model)
-
-
-def prediction_notes(
-    scenario: Scenario, point: Candidate, longest: int, context_len: int, draft: TransformerConfig | None
-) -> list[str]:
-    """What a reader must know to judge the numbers.
-
-    Args:
-        scenario: Model and machine.
-        point: The prediction.
-        longest: Tokens that the longest sequence has at its end. [tokens]
-        context_len: Tokens in the KV cache when decoding starts. [tokens]
-        draft: The draft model, if there is one.
-    """
-    hardware, target = scenario.deployment.hardware, scenario.deployment.target
-    found = [f"{hardware.name}: {hardware.provenance}"]
-    estimate = point.evaluation.acceptance
-    if estimate is not None:
-        found.append(estimate.note)
-        if not estimate.curve.covers(point.strategy.kv_budget or context_len, context_len):
-            found.append(
-                "that acceptance rate is extrapolated: budget or context is more than a factor of two from what was measured"
-            )
-    if not point.fits_in_memory:
-        found.append(f"does not fit in the memory of one GPU ({hardware.peak.memory_bytes / 1e9:.0f} GB)")
-    if longest > target.max_context_len:
-        found.append(f"{target.name} supports {target.max_context_len:,} tokens; the workload needs {longest:,}")
-    if draft is not None and longest > draft.max_context_len:
-        found.append(f"{draft.name} supports {draft.max_context_len:,} tokens: it cannot draft at {longest:,}")
-    return found
 
 
 def _document(scenario: Scenario, point: Candidate, context_len: int, draft: TransformerConfig | None) -> dict[str, object]:

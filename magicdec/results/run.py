@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from magicdec.costmodel.base.records import to_document
 from magicdec.costmodel.base.units import format_bytes, format_seconds
 from magicdec.costmodel.plans.measurement import Measurement
 from magicdec.costmodel.plans.plan import Plan
@@ -109,12 +110,12 @@ class RunResult(Result):
 
     def to_dict(self) -> dict[str, object]:
         if self.measurement is None:
-            strategy = self.plan.model_dump(mode="json", include={"strategy"})["strategy"]
+            strategy = to_document(self.plan.strategy)
             return {"strategy": strategy, "tokens": 0, "prompts_skipped": self.prompts_skipped, "differences": []}
-        predicted = self.plan.prediction.model_dump(exclude={"breakdown", "bound"})
+        predicted = self.plan.prediction
         return {
-            **predicted,
-            "predicted_throughput_tokens_per_s": self.plan.workload.batch_size / predicted["predicted_speculative_tpot_s"],
+            **{key: value for key, value in to_document(predicted).items() if key not in ("breakdown", "bound")},
+            "predicted_throughput_tokens_per_s": self.plan.workload.batch_size / predicted.predicted_speculative_tpot_s,
             **self.measurement.model_dump(mode="json"),
             "comparable": self.comparable,
             "planned_for": self.plan.hardware.name,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from magicdec.costmodel.base.records import to_document
 from magicdec.costmodel.base.units import format_tokens
 from magicdec.costmodel.planning.sweep import Sweep
 from magicdec.costmodel.plans.policy import PolicyTable
@@ -82,7 +83,7 @@ class SpeedupMap(Result):
             "model": self.scenario.deployment.target.name,
             "hardware": self.scenario.deployment.hardware.name,
             "num_gpus": self.scenario.deployment.num_gpus,
-            "policy": self.policy.model_dump(mode="json"),
+            "policy": to_document(self.policy),
             "cells": [dict(row) for row in self.rows()],
             "regrets": {one.choice: one.extra_time for one in self.regrets},
         }

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from magicdec.costmodel.base.errors import InputError
 from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.speculation import acceptance
 from magicdec.costmodel.speculation.acceptance import (
     AcceptanceCurve,
     AcceptanceEstimate,
@@ -247,6 +248,14 @@ def test_trained_heads_and_repeated_text_have_curves_of_their_own() -> None:
     curves = [curve_of("A", kind=kind, policy="full") for kind in ("ngram", "eagle3", "mtp")]
     for curve, kind in zip(curves, ("ngram", "eagle3", "mtp"), strict=True):
         assert ask(curves, Draft(kind)).curve is curve  # type: ignore[arg-type]
+
+
+def test_the_published_curves_pass_the_validation_of_users_files() -> None:
+    """They are read without validation; `repr` also tells 1 from 1.0."""
+    files = sorted((Path(acceptance.__file__).parents[1] / "acceptance_curves").glob("*.yaml"))
+    validated = [curve for file in files for curve in parse_curves(file.read_text(encoding="utf-8"), where=str(file))]
+    assert validated
+    assert repr(tuple(validated)) == repr(published_curves())
 
 
 def test_a_curve_file_is_read() -> None:

@@ -62,6 +62,13 @@ def test_every_shipped_profile_is_plausible(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", builtin_profiles())
+def test_every_shipped_profile_passes_the_validation_of_users_files(name: str) -> None:
+    """It is read without validation; `repr` also tells 1 from 1.0."""
+    text = builtin_profiles()[name].read_text(encoding="utf-8")
+    assert repr(parse_profile(text, where=name)) == repr(resolve_profile(name))
+
+
+@pytest.mark.parametrize("name", builtin_profiles())
 def test_every_peak_of_a_shipped_profile_has_a_source(name: str) -> None:
     profile = resolve_profile(name)
     assert set(profile.sources) == set(vars(profile.peak))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from magicdec.costmodel.base.errors import InputError
 from magicdec.costmodel.models.catalog import builtin_configs, resolve_model
+from magicdec.costmodel.models.hf_config import parse_hf_config
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,13 @@ from magicdec.costmodel.models.catalog import builtin_configs, resolve_model
 )
 def test_names_resolve_as_users_write_them(written: str, meant: str) -> None:
     assert resolve_model(written).name == meant
+
+
+@pytest.mark.parametrize("name", builtin_configs())
+def test_every_built_in_model_passes_the_validation_of_users_files(name: str) -> None:
+    """It is read without validation; `repr` also tells 1 from 1.0."""
+    raw = json.loads(builtin_configs()[name].read_text(encoding="utf-8"))
+    assert repr(parse_hf_config(raw, where=name, name=name)) == repr(resolve_model(name))
 
 
 def test_no_two_built_in_models_answer_to_one_name() -> None:

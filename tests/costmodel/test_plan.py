@@ -25,7 +25,7 @@ from magicdec.costmodel.plans.workload import Workload
 
 
 def plan_for(model: TransformerConfig, strategy: Strategy, draft: TransformerConfig | None = None) -> Plan:
-    numbers = {name: 0.5 for name in PredictedRound.model_fields if name not in ("bound", "breakdown")}
+    numbers = {name: 0.5 for name in PredictedRound.__dataclass_fields__ if name not in ("bound", "breakdown")}
     return Plan(
         workload=Workload(16, 32_000, 128),
         hardware=PlannedHardware(name="h200-sxm", sha256="0" * 64, num_gpus=8, tensor_parallel=8),

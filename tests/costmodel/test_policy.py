@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pydantic
 import pytest
 
+from magicdec.costmodel.base.errors import InputError
 from magicdec.costmodel.plans.policy import PolicyTable
 from magicdec.costmodel.plans.strategy import NO_SPECULATION, Strategy
 
@@ -47,5 +47,5 @@ def test_equal_neighbours_of_a_column_are_merged() -> None:
     ],
 )
 def test_a_malformed_table_is_told_what_is_wrong(changes: dict[str, object], expected: str) -> None:
-    with pytest.raises(pydantic.ValidationError, match=expected):
+    with pytest.raises(InputError, match=expected):
         PolicyTable(**{**vars(TABLE), **changes})

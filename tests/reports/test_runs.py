@@ -8,6 +8,7 @@ import pytest
 
 import magicdec
 from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.base.records import to_document
 from magicdec.costmodel.plans.plan import Plan, render_plan
 from magicdec.reports.runs import read_runs, run_figures
 
@@ -23,7 +24,7 @@ def plan() -> Plan:
 
 
 def measured(plan: Plan, **changes: Any) -> dict[str, Any]:
-    facts = plan.model_dump(mode="json")
+    facts = to_document(plan)
     return {
         "workload": facts["workload"],
         "strategy": facts["strategy"],

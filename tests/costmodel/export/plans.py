@@ -26,8 +26,8 @@ BATCH_SIZES, CONTEXT_LENS = [1, 8, 32, 64], [4000, 32_000, 128_000]
 def plan_of(
     strategy: Strategy, policy: PolicyTable | None = None, *, batch_size: int = 16, num_gpus: int = 4, rate: float | None = 0.8
 ) -> Plan:
-    """A plan at context 32000 with tensor parallelism over up to four GPUs."""
-    numbers = {name: 0.5 for name in PredictedRound.model_fields if name not in ("bound", "breakdown")}
+    """A plan at context 32000 on GPUs that share the model four by four (or all of them)."""
+    numbers = {name: 0.5 for name in PredictedRound.__dataclass_fields__ if name not in ("bound", "breakdown")}
     numbers["predicted_mean_acceptance_length"] = 2.952  # of rate 0.8 at gamma 3
     return Plan(
         workload=Workload(batch_size, 32_000, 128),
@@ -41,7 +41,7 @@ def plan_of(
 
 
 def table(*rows: list[Strategy]) -> PolicyTable:
-    """A policy table over BATCH_SIZES and CONTEXT_LENS; a row with one strategy uses it at every context."""
+    """A policy table over BATCH_SIZES and CONTEXT_LENS; a row of one strategy holds at every context."""
     cells = [row * len(CONTEXT_LENS) if len(row) == 1 else row for row in rows]
     strategies = list(dict.fromkeys(strategy for row in cells for strategy in row))
     return PolicyTable(
@@ -54,7 +54,7 @@ def table(*rows: list[Strategy]) -> PolicyTable:
 
 
 def of(kind: str, *gammas: int) -> list[Strategy]:
-    """Strategies of one kind with these gammas; 0 for no speculation."""
+    """Strategies of one kind with these gammas, 0 for plain decoding."""
     base = STRATEGIES[kind]
     return [
         Strategy(base.draft_kind, base.kv_policy, base.kv_budget, gamma, base.draft_model, base.kv_dtype, base.weight_dtype)
@@ -65,7 +65,7 @@ def of(kind: str, *gammas: int) -> list[Strategy]:
 
 
 def tables(kind: str) -> dict[str, PolicyTable]:
-    """Policy tables with one draft: by batch size only, with gamma 0 in some rows, and by context too."""
+    """Policy tables with one draft: over batch sizes alone, with gamma 0 here and there, and over contexts too."""
     return {
         "constant": table(*([draft] for draft in of(kind, 3, 3, 3, 3))),
         "falling": table(*([draft] for draft in of(kind, 5, 4, 2, 1))),

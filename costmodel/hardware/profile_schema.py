@@ -1,0 +1,59 @@
+"""Strict schema of profile files, for files of users."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Literal
+
+import pydantic
+
+from ..base.validation import StrictModel
+from .profile import Calibration
+
+Positive = pydantic.PositiveFloat
+AtLeastGiga = pydantic.Field(ge=1e9)  # a smaller value lacks its prefix
+
+
+class PeakFile(StrictModel):
+    """The datasheet figures of a profile file; the keys are those of `Peak`."""
+
+    flop_per_s: dict[Literal["float64", "float32", "tf32", "bfloat16", "float16", "fp8", "fp4", "int8", "int4"], Positive]
+    memory_bandwidth_bytes_per_s: float = AtLeastGiga
+    memory_bytes: float = AtLeastGiga
+    interconnect_bandwidth_bytes_per_s: Positive
+    num_sms: pydantic.PositiveInt
+    l2_cache_bytes: Positive
+
+    @pydantic.field_validator("flop_per_s")
+    @classmethod
+    def _has_float32(cls, rates: dict[str, float]) -> dict[str, float]:
+        if "float32" not in rates:
+            raise ValueError("rates that include float32")
+        return rates
+
+
+class ProfileFile(StrictModel):
+    """A profile file.
+
+    Attributes:
+        schema_version: Version of this format.
+        name, description, aliases, peak, sources, calibration: As in `HardwareProfile`.
+        sources_read: Date on which the datasheet figures were last checked.
+    """
+
+    schema_version: Literal[2]
+    name: str
+    description: str
+    aliases: tuple[str, ...] = ()
+    peak: PeakFile
+    sources: dict[str, str]
+    sources_read: date
+    calibration: Calibration | None = None
+
+    @pydantic.field_validator("sources")
+    @classmethod
+    def _every_peak_has_a_source(cls, sources: dict[str, str]) -> dict[str, str]:
+        missing = set(PeakFile.model_fields) - set(sources)
+        if missing:
+            raise ValueError(f"a source for every key of peak (missing: {', '.join(sorted(missing))})")
+        return sources

@@ -1,0 +1,46 @@
+"""Strict schema of acceptance curve files, for files of users."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+
+from ..base.validation import StrictModel
+from ..plans.strategy import CompressedDtype, DraftKind, KvPolicy
+
+
+class PointFile(StrictModel):
+    """One measured rate; without a budget the draft read the whole context."""
+
+    kv_budget: pydantic.PositiveInt | None = None
+    context_len: pydantic.PositiveInt
+    acceptance_rate: float = pydantic.Field(ge=0.0, le=1.0)
+    standard_error: pydantic.NonNegativeFloat | None = None
+
+
+class CurveFile(StrictModel):
+    """One curve; the keys are those of `AcceptanceCurve`."""
+
+    target: str
+    task: str
+    draft_kind: DraftKind
+    kv_policy: KvPolicy
+    draft_model: str | None = None
+    kv_dtype: CompressedDtype | None = None
+    weight_dtype: CompressedDtype | None = None
+    source: str
+    points: list[PointFile] = pydantic.Field(min_length=1)
+
+    @pydantic.model_validator(mode="after")
+    def _sparse_points_have_budgets(self) -> CurveFile:
+        if self.kv_policy != "full" and any(point.kv_budget is None for point in self.points):
+            raise ValueError(f"a kv_budget for every point of {self.kv_policy}")
+        return self
+
+
+class CurvesFile(StrictModel):
+    """A file of acceptance curves."""
+
+    schema_version: Literal[1]
+    curves: list[CurveFile]
