@@ -16,6 +16,7 @@ from magicdec.costmodel.models.transformer import TransformerConfig
 
 from ..kernels import cpu_attention, cpu_bindings
 from ..kv.attention import SlotAttention
+from ..kv.cache import KvCache
 from .attend import Attend, RopeTables
 
 
@@ -76,6 +77,7 @@ class CpuDecoder:
     ) -> tuple[Tensor, Tensor]:
         """Final hidden states x_BTD, and greedy next tokens if `vocab_size` is not 0."""
         config, cache = self.config, attend.cache
+        assert isinstance(cache, KvCache)  # see `only_reads_cache`
         (batch, length), width = tokens_BT.shape, config.head_dim
         tokens_BT, slots_BT = tokens_BT.contiguous(), attend.slots_BT.contiguous()
         positions_BT = positions_BT.expand(batch, length).long().contiguous()

@@ -73,5 +73,5 @@ def elapsed_s(first: Timestamp, second: Timestamp) -> float:
         assert isinstance(first, float)
         assert isinstance(second, float)
         return second - first
-    milliseconds: float = first.elapsed_time(second)  # type: ignore[no-untyped-call]
+    milliseconds: float = first.elapsed_time(second)
     return milliseconds / 1e3
