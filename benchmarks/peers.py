@@ -56,7 +56,7 @@ import numpy as np
 
 from magicdec.costmodel.base.units import format_seconds
 from magicdec.costmodel.calibration.engine_fit import MeasuredPass, Observation, observations_of, predicted_s, published_rows
-from magicdec.costmodel.calibration.validation import NOT_FITTED, Comparison, left_out_comparisons, step_comparisons
+from magicdec.costmodel.calibration.published_rows import NOT_FITTED, Comparison, left_out_comparisons, step_comparisons
 from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.hardware.profile import Calibration, EngineLaw, HardwareProfile
 from magicdec.costmodel.models.catalog import builtin_configs, resolve_model

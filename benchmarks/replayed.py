@@ -26,8 +26,8 @@ from magicdec.costmodel.base.units import format_bytes, format_seconds
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.plans.strategy import Strategy
 from magicdec.executor.decode_loop import decode
+from magicdec.executor.drafting.draft_policy import AUTOREGRESSIVE
 from magicdec.executor.drafting.factory import make_policy
-from magicdec.executor.drafting.policy import AUTOREGRESSIVE
 from magicdec.executor.engine.batch import Batch
 from magicdec.executor.engine.request import Request
 from magicdec.executor.engine.round_log import RoundLog

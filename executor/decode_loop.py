@@ -15,16 +15,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .drafting.policy import AUTOREGRESSIVE, DraftPolicy
+from .drafting.draft_policy import AUTOREGRESSIVE, DraftPolicy
 from .engine.batch import Batch
-from .engine.round_log import Completion, Round
+from .engine.round_log import Completion, RoundRecord
 from .engine.verification import count_emitted
 from .kv.attention import SlotAttention
 from .system.device import elapsed_s, record_time, to_device
 
 
 @torch.inference_mode()
-def decode(batch: Batch, policy: DraftPolicy = AUTOREGRESSIVE, *, shrink: bool = False) -> Iterator[Round]:
+def decode(batch: Batch, policy: DraftPolicy = AUTOREGRESSIVE, *, shrink: bool = False) -> Iterator[RoundRecord]:
     """Continue all requests of a batch until each emits a stop token or stop string or reaches its limit.
 
     A finished row is refilled with the next waiting request after its round has been yielded, so the caller can store the
@@ -89,7 +89,7 @@ def decode(batch: Batch, policy: DraftPolicy = AUTOREGRESSIVE, *, shrink: bool =
         ended_s = time.perf_counter()
 
         # 4. Report, and let the caller store what is finished.
-        yield Round(
+        yield RoundRecord(
             draft_s=elapsed_s(draft_started, verify_started),
             verify_s=elapsed_s(verify_started, verified),
             round_s=ended_s - round_started_s,

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from magicdec.costmodel.base.errors import InputError, Problem, bad
-from magicdec.costmodel.plans.policy import PolicyTable
+from magicdec.costmodel.plans.policy_table import PolicyTable
 from magicdec.costmodel.plans.strategy import Strategy
 
 from .decode_loop import decode
 from .drafting.factory import make_policy
 from .engine.batch import Batch
 from .engine.request import Request
-from .engine.round_log import Round, RoundLog
+from .engine.round_log import RoundLog, RoundRecord
 from .engine.settings import GenerationSettings
 from .model.transformer import Transformer
 
@@ -130,7 +130,7 @@ def make_batch(
     return Batch(target, requests, settings, gamma=max(s.gamma for s in strategies), rows=batch_size)
 
 
-def generate(batch: Batch, draft: Transformer | None, strategy: Strategy | PolicyTable) -> Iterator[Round]:
+def generate(batch: Batch, draft: Transformer | None, strategy: Strategy | PolicyTable) -> Iterator[RoundRecord]:
     """Continue all requests of a prefilled batch, round by round; waiting requests are admitted as rows finish.
 
     Args:

@@ -7,7 +7,7 @@ from itertools import cycle
 
 import numpy as np
 
-from magicdec.costmodel.calibration.validation import IN_SAMPLE, Comparison
+from magicdec.costmodel.calibration.published_rows import IN_SAMPLE, Comparison
 
 from .style import LINE_COLOURS, Drawing, new_figure
 

@@ -82,7 +82,7 @@ def circle(edges: Mapping[str, frozenset[str] | set[str]]) -> list[str]:
 
 def test_the_graph_is_the_real_one() -> None:
     assert "costmodel.speculation.evaluate" in graph()["costmodel.planning.search"]
-    assert "costmodel.plans.strategy" in graph()["executor.drafting.policy"]
+    assert "costmodel.plans.strategy" in graph()["executor.drafting.draft_policy"]
     assert len(graph()) > 100
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..passes.forward import Array, BoolArray
-from ..plans.policy import PolicyTable
+from ..plans.policy_table import PolicyTable
 from ..plans.strategy import NO_SPECULATION, Strategy
 from ..speculation.acceptance import AcceptanceCurve
 from ..speculation.deployment import Deployment

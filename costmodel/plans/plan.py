@@ -14,7 +14,7 @@ from ..base.files import read_text
 from ..base.records import STRICT, Limits, to_document
 from ..base.yaml_text import load_mapping
 from ..models.transformer import TransformerConfig
-from .policy import PolicyTable
+from .policy_table import PolicyTable
 from .strategy import Strategy
 from .workload import Workload
 

@@ -6,6 +6,7 @@ Gamma and KV budget are not part of a draft: they are axes of the evaluated grid
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -111,9 +112,15 @@ def prediction_head(target: TransformerConfig, kind: DraftKind) -> TransformerCo
 
 def index_bytes_per_entry(policy: KvPolicy, model: TransformerConfig, tensor_parallel: int) -> float:
     """Index size of a policy per KV entry and layer, on one GPU. [bytes/entry]"""
-    if policy == "quest":
-        return 2 * model.key_width_per_gpu(tensor_parallel) / QUEST_PAGE * model.kv_bytes_per_element
-    return model.kv_heads_per_gpu(tensor_parallel) * PQ_BYTES if policy == "pq" else 0.0
+    match policy:
+        case "quest":
+            return 2 * model.key_width_per_gpu(tensor_parallel) / QUEST_PAGE * model.kv_bytes_per_element
+        case "pq":
+            return model.kv_heads_per_gpu(tensor_parallel) * PQ_BYTES
+        case "full" | "streaming_llm" | "snapkv" | "topk":
+            return 0.0
+        case _:
+            assert_never(policy)
 
 
 def selection_work(

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 
 from magicdec.costmodel.base.errors import bad
-from magicdec.costmodel.plans.policy import PolicyTable
+from magicdec.costmodel.plans.policy_table import PolicyTable
 from magicdec.costmodel.plans.strategy import Strategy
 
 from ..engine.batch import Batch
 from ..kv.cache import KvCache
 from ..model.transformer import Transformer
+from .draft_policy import DraftPolicy, FixedPolicy, TablePolicy
 from .drafters import Drafter, ModelDrafter, NgramDrafter
 from .kv_views import CompactedKvView, FullKvView, KvView, QuantisedKvView, SnapKvView
-from .policy import DraftPolicy, FixedPolicy, TablePolicy
 from .query_aware_views import QuestView, TopKView
 
 
@@ -82,11 +82,17 @@ def _make_view(strategy: Strategy, model: Transformer, cache: KvCache, batch: Ba
     budgets_B = torch.zeros(len(batch), dtype=torch.long)
     if strategy.kv_dtype is not None:
         return QuantisedKvView(model, cache, budgets_B, strategy.kv_dtype)
-    if strategy.kv_policy == "full":
-        return FullKvView(model, cache, budgets_B)
-    if strategy.kv_policy in ("streaming_llm", "snapkv"):
-        compacted = CompactedKvView if strategy.kv_policy == "streaming_llm" else SnapKvView
-        max_budget = max(request.kv_budget or strategy.kv_budget or 0 for request in batch.requests)
-        fills_cache = strategy.draft_kind == "model"
-        return compacted(model, cache, budgets_B, max_budget=max_budget, gamma=batch.gamma, fills_cache=fills_cache)
-    return (TopKView if strategy.kv_policy == "topk" else QuestView)(model, cache, budgets_B)
+    match strategy.kv_policy:
+        case "full":
+            return FullKvView(model, cache, budgets_B)
+        case "streaming_llm" | "snapkv":
+            compacted = CompactedKvView if strategy.kv_policy == "streaming_llm" else SnapKvView
+            max_budget = max(request.kv_budget or strategy.kv_budget or 0 for request in batch.requests)
+            fills_cache = strategy.draft_kind == "model"
+            return compacted(model, cache, budgets_B, max_budget=max_budget, gamma=batch.gamma, fills_cache=fills_cache)
+        case "topk":
+            return TopKView(model, cache, budgets_B)
+        case "quest":
+            return QuestView(model, cache, budgets_B)
+        case _:
+            raise bad("plan", "strategy.kv_policy", "a KV policy that the executor has a view for", strategy.kv_policy)

@@ -1,4 +1,4 @@
-"""Records of a decoding run: one `Round` per iteration of the loop, and a `RoundLog` with statistics over them."""
+"""Records of a decoding run: one `RoundRecord` per iteration of the loop, and a `RoundLog` with statistics over them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Completion:
 
 
 @dataclass(frozen=True)
-class Round:
+class RoundRecord:
     """One round: a draft, a verification pass and the tokens they yield. Autoregressive steps are rounds with gamma 0.
 
     Attributes:
@@ -51,7 +51,7 @@ class Round:
 class RoundLog:
     """All rounds of one or several decoding runs, in order."""
 
-    rounds: Sequence[Round]
+    rounds: Sequence[RoundRecord]
 
     @property
     def draft_s(self) -> list[float]:

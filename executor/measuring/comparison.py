@@ -14,17 +14,17 @@ from torch import Tensor
 from magicdec.costmodel.plans.strategy import Strategy
 
 from ..decode_loop import decode
+from ..drafting.draft_policy import AUTOREGRESSIVE, DraftPolicy, FixedPolicy
 from ..drafting.drafters import ModelDrafter
 from ..drafting.factory import make_drafter, reset_all
 from ..drafting.kv_views import KvView
-from ..drafting.policy import AUTOREGRESSIVE, DraftPolicy, FixedPolicy
 from ..engine.batch import Batch
-from ..engine.round_log import Round, RoundLog
+from ..engine.round_log import RoundLog, RoundRecord
 from ..kv.gathered_attention import GatheredAttention
 from ..model.transformer import Transformer
 from .timing import median_time_s
 
-OnRound = Callable[[Round], object]
+OnRound = Callable[[RoundRecord], object]
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def make_plan(
 
     Args:
         scenario: Model and machine.
-        workload: What is asked.
+        workload: Batch size, prompt length and output length to plan for.
         search: Search space and constraints.
         trace: Requests of mixed lengths, of which the workload is the mean.
         speedup_map: Best strategies at other batch sizes and contexts; its table goes into the plan.
@@ -162,7 +162,7 @@ def make_plan(
     """
     deployment = scenario.deployment
     drafts = search.resolve_drafts(deployment)
-    priced = candidates(
+    considered = candidates(
         deployment,
         drafts,
         workload,
@@ -174,7 +174,7 @@ def make_plan(
         acceptance_rate=search.acceptance_rate,
         acceptance_by_position=search.acceptance_by_position,
     )
-    ranked = rank(priced, objective=search.objective, max_tpot_s=search.max_tpot_s)
+    ranked = rank(considered, objective=search.objective, max_tpot_s=search.max_tpot_s)
     best = ranked[0]
     same_batch = [c for c in sorted(ranked, key=lambda c: -c.speedup) if c.batch_size == best.batch_size]
     runner_up = next((c for c in same_batch if c.strategy.family != best.strategy.family), None)
@@ -199,7 +199,7 @@ def make_plan(
         policy=speedup_map.policy if speedup_map else None,
         notes=[*notes, *_too_long(trace, deployment.target)],
     )
-    return PlanResult(made, tuple(ranked), tuple(priced), runner_up, speedup_map, search.max_tpot_s, gpu_price)
+    return PlanResult(made, tuple(ranked), tuple(considered), runner_up, speedup_map, search.max_tpot_s, gpu_price)
 
 
 def _predicted_round(best: Candidate) -> PredictedRound:
@@ -225,11 +225,11 @@ def _too_long(trace: RequestTrace | None, target: TransformerConfig) -> list[str
     return [f"{target.name} supports {target.max_context_len:,} tokens; {requests}"] if longer else []
 
 
-def _planned_model(priced: TransformerConfig, stored: TransformerConfig) -> PlannedModel:
+def _planned_model(deployed: TransformerConfig, stored: TransformerConfig) -> PlannedModel:
     """A model as a plan names it; with its types only where they are not the stored ones."""
-    weights = priced.linear_dtype if priced.linear_dtype != stored.linear_dtype else None
-    kv = priced.kv_dtype if priced.kv_dtype != stored.kv_dtype else None
-    return PlannedModel(name=priced.name, fingerprint=fingerprint(priced), weight_dtype=weights, kv_dtype=kv)
+    weights = deployed.linear_dtype if deployed.linear_dtype != stored.linear_dtype else None
+    kv = deployed.kv_dtype if deployed.kv_dtype != stored.kv_dtype else None
+    return PlannedModel(name=deployed.name, fingerprint=fingerprint(deployed), weight_dtype=weights, kv_dtype=kv)
 
 
 def _predicted_serving(deployment: Deployment, best: Candidate, workload: Workload, trace: RequestTrace | None) -> PredictedServing:

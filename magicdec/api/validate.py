@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magicdec.costmodel.base.errors import InputError, bad
-from magicdec.costmodel.calibration.validation import NOT_FITTED, Comparison, accuracy, published_comparisons
+from magicdec.costmodel.calibration.published_rows import NOT_FITTED, Comparison, accuracy, published_comparisons
 from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile
 from magicdec.costmodel.models.catalog import builtin_configs
 from magicdec.costmodel.plans.measurement import Measurement, load_measurements

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from magicdec.costmodel.calibration.validation import Accuracy, Comparison
+from magicdec.costmodel.calibration.published_rows import Accuracy, Comparison
 from magicdec.costmodel.hardware.profile import Fit
 
 from ..render.tables import text_table

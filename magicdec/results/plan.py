@@ -125,8 +125,8 @@ class PlanResult(Result):
 
     def _table(self) -> str:
         """The best of every kind, and why each is not the one to use."""
-        priced = self.gpu_price is not None
-        header = ["strategy, best first", "batch", "TPOT", "tokens/s", "speedup", *(["$ per M tokens"] if priced else [])]
+        has_price = self.gpu_price is not None
+        header = ["strategy, best first", "batch", "TPOT", "tokens/s", "speedup", *(["$ per M tokens"] if has_price else [])]
         rows = [
             [
                 str(c.strategy),
@@ -140,10 +140,10 @@ class PlanResult(Result):
         return text_table([*header, "memory per GPU", "why not"], rows)
 
     def _speeds(self, c: Candidate) -> Sequence[str]:
-        priced = self.gpu_price is not None
+        has_price = self.gpu_price is not None
         if np.isnan(c.speedup):
-            return ["?"] * (4 if priced else 3)
-        cost = [f"{self._cost(c):.2f}"] if priced else []
+            return ["?"] * (4 if has_price else 3)
+        cost = [f"{self._cost(c):.2f}"] if has_price else []
         return [format_seconds(c.tpot_s), f"{c.throughput_tokens_per_s:.0f}", f"{c.speedup:.2f}x", *cost]
 
     def _cost(self, c: Candidate) -> float:

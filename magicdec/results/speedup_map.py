@@ -10,7 +10,7 @@ import numpy as np
 from magicdec.costmodel.base.records import to_document
 from magicdec.costmodel.base.units import format_tokens
 from magicdec.costmodel.planning.sweep import Sweep
-from magicdec.costmodel.plans.policy import PolicyTable
+from magicdec.costmodel.plans.policy_table import PolicyTable
 
 from ..inputs.scenario import Scenario
 from ..render.tables import text_table

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from magicdec.costmodel.plans.measurement import Measurement
 from magicdec.costmodel.plans.plan import fingerprint
-from magicdec.costmodel.plans.policy import PolicyTable
+from magicdec.costmodel.plans.policy_table import PolicyTable
 from magicdec.costmodel.plans.strategy import Strategy
 from magicdec.costmodel.plans.workload import Workload
 from magicdec.executor.engine.request import Request

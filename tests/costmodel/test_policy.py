@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from magicdec.costmodel.base.errors import InputError
-from magicdec.costmodel.plans.policy import PolicyTable
+from magicdec.costmodel.plans.policy_table import PolicyTable
 from magicdec.costmodel.plans.strategy import NO_SPECULATION, Strategy
 
 SPARSE = Strategy("self", "streaming_llm", 512, 4)

@@ -8,8 +8,8 @@ import torch
 
 from magicdec.costmodel.plans.strategy import NO_SPECULATION, Strategy
 from magicdec.executor.decode_loop import decode
+from magicdec.executor.drafting.draft_policy import AUTOREGRESSIVE, DraftPolicy
 from magicdec.executor.drafting.factory import make_policy
-from magicdec.executor.drafting.policy import AUTOREGRESSIVE, DraftPolicy
 from magicdec.executor.engine.batch import Batch
 from magicdec.executor.engine.request import Request
 from magicdec.executor.engine.round_log import RoundLog

@@ -12,7 +12,7 @@ from tiny_models import continue_without_cache, logits_TV, perturbed, random_pro
 
 from magicdec.costmodel.plans.strategy import NO_SPECULATION, Strategy
 from magicdec.executor.engine.request import Request
-from magicdec.executor.engine.round_log import Round
+from magicdec.executor.engine.round_log import RoundRecord
 from magicdec.executor.engine.settings import GenerationSettings
 from magicdec.executor.generate import make_batch
 from magicdec.executor.kv.attention import PrefillAttention
@@ -26,10 +26,10 @@ SMALL = Strategy("model", "full", None, 4, "small")
 
 def compared(
     target: Transformer, prompts: Sequence[Sequence[int]], strategy: Strategy, settings: GenerationSettings, repeats: int = 1
-) -> tuple[Comparison, list[Request], list[Round]]:
+) -> tuple[Comparison, list[Request], list[RoundRecord]]:
     """A comparison, the requests that were prefilled for it, and the rounds that it reported."""
     read: list[Request] = []
-    told: list[Round] = []
+    told: list[RoundRecord] = []
     batch = make_batch(target, requests_of(prompts), strategy, settings)
     batch.prefill(read.append)
     return compare(batch, perturbed(target, 0.06), strategy, repeats=repeats, on_round=told.append), read, told

@@ -18,11 +18,11 @@ from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 
 from magicdec.costmodel.base.errors import InputError
-from magicdec.costmodel.plans.policy import PolicyTable
+from magicdec.costmodel.plans.policy_table import PolicyTable
 from magicdec.costmodel.plans.strategy import NO_SPECULATION
+from magicdec.executor.drafting.draft_policy import AUTOREGRESSIVE, FixedPolicy, TablePolicy, next_strategy
 from magicdec.executor.drafting.drafters import Drafter, ModelDrafter, NgramDrafter
 from magicdec.executor.drafting.factory import make_drafter, make_policy
-from magicdec.executor.drafting.policy import AUTOREGRESSIVE, FixedPolicy, TablePolicy, next_strategy
 from magicdec.executor.engine import batch as batch_module
 from magicdec.executor.engine.batch import Batch
 from magicdec.executor.engine.prefill import prefill

@@ -8,10 +8,10 @@ from decoding import decode_all, requests_of, strategy_of
 from tiny_models import TINY, random_prompts, tiny_model
 from torch import Tensor
 
+from magicdec.executor.drafting.draft_policy import FixedPolicy
 from magicdec.executor.drafting.drafters import ModelDrafter
 from magicdec.executor.drafting.factory import make_drafter
 from magicdec.executor.drafting.kv_views import KvView, QuantisedKvView, SnapKvView
-from magicdec.executor.drafting.policy import FixedPolicy
 from magicdec.executor.drafting.query_aware_views import QuestView
 from magicdec.executor.engine.batch import Batch
 from magicdec.executor.engine.settings import GenerationSettings

@@ -12,9 +12,9 @@ from scenes import NEW_TOKENS, PROMPT_LENGTHS, run_alone, scene
 from tiny_models import TINY, continue_without_cache, logits_TV, perturbed, random_prompts, tiny_model
 
 from magicdec.costmodel.plans.strategy import Strategy
+from magicdec.executor.drafting.draft_policy import FixedPolicy
 from magicdec.executor.drafting.drafters import Proposal
 from magicdec.executor.drafting.factory import make_drafter
-from magicdec.executor.drafting.policy import FixedPolicy
 from magicdec.executor.engine.batch import Batch
 from magicdec.executor.engine.sampling import Sampler
 from magicdec.executor.engine.settings import GenerationSettings

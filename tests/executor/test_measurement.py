@@ -12,7 +12,7 @@ from tiny_models import tiny_model
 from magicdec.costmodel.plans.measurement import Measurement, load_measurements, render_measurement
 from magicdec.costmodel.plans.strategy import NO_SPECULATION, Strategy
 from magicdec.costmodel.plans.workload import Workload
-from magicdec.executor.engine.round_log import Completion, Round, RoundLog
+from magicdec.executor.engine.round_log import Completion, RoundLog, RoundRecord
 from magicdec.executor.measuring import timing
 from magicdec.executor.measuring.measurement import RunDescription, RunOutcome, environment, processor_name, summarise
 from magicdec.executor.measuring.throughput import achieved
@@ -24,8 +24,8 @@ RUN = RunDescription(Workload(2, 100, 5), Strategy("self", "streaming_llm", 16, 
 
 def one(
     draft_s: float, verify_s: float, round_s: float, emitted: int, context_len: float, accepted: tuple[int, ...], *done: Completion
-) -> Round:
-    return Round(draft_s, verify_s, round_s, emitted, sum(accepted), len(accepted) - 1, context_len, accepted, done)
+) -> RoundRecord:
+    return RoundRecord(draft_s, verify_s, round_s, emitted, sum(accepted), len(accepted) - 1, context_len, accepted, done)
 
 
 SPECULATIVE = RoundLog(

@@ -13,12 +13,12 @@ from tiny_models import TINY
 
 from magicdec.costmodel.plans.strategy import Strategy
 from magicdec.executor.decode_loop import decode
+from magicdec.executor.drafting.draft_policy import FixedPolicy
 from magicdec.executor.drafting.drafters import Proposal
 from magicdec.executor.drafting.factory import make_policy
-from magicdec.executor.drafting.policy import FixedPolicy
 from magicdec.executor.engine.batch import Batch
 from magicdec.executor.engine.request import Request
-from magicdec.executor.engine.round_log import Completion, Round, RoundLog, merge
+from magicdec.executor.engine.round_log import Completion, RoundLog, RoundRecord, merge
 from magicdec.executor.engine.sampling import Sampler
 from magicdec.executor.engine.settings import GenerationSettings
 from magicdec.executor.generate import RUNNABLE
@@ -126,8 +126,8 @@ def test_a_round_is_told_as_soon_as_it_is_over_and_every_request_as_soon_as_it_i
         assert committed == int(batch.lengths_B.sum())
 
 
-def one_round(times: tuple[float, float, float], emitted: int, rows_by_accepted: tuple[int, ...], *done: Completion) -> Round:
-    return Round(*times, emitted, sum(rows_by_accepted), len(rows_by_accepted) - 1, 50.0, rows_by_accepted, done)
+def one_round(times: tuple[float, float, float], emitted: int, rows_by_accepted: tuple[int, ...], *done: Completion) -> RoundRecord:
+    return RoundRecord(*times, emitted, sum(rows_by_accepted), len(rows_by_accepted) - 1, 50.0, rows_by_accepted, done)
 
 
 def test_logs_of_several_batches_merge_into_one() -> None:

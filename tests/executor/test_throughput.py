@@ -9,7 +9,7 @@ import torch
 from tiny_models import tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from magicdec.executor.engine.round_log import Round, RoundLog
+from magicdec.executor.engine.round_log import RoundLog, RoundRecord
 from magicdec.executor.kv.attention import SlotAttention
 from magicdec.executor.kv.cache import KvCache
 from magicdec.executor.measuring.throughput import achieved, pass_bytes, pass_flop
@@ -34,7 +34,7 @@ def test_rates_are_medians_over_rounds_and_a_window_caps_what_is_read() -> None:
     model = tiny_model(family="mistral", sliding_window=16)
     log = RoundLog(
         [
-            Round(
+            RoundRecord(
                 0.1, verify_s, 5.0, emitted=1, active=active, gamma=3, context_len=context_len, rows_by_accepted=(active, 0, 0, 0)
             )
             for verify_s, active, context_len in ((2.0, 2, 10.0), (1.0, 2, 100.0), (4.0, 1, 100.0))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import magicdec
-from magicdec.costmodel.calibration.validation import IN_SAMPLE, NOT_FITTED, Comparison
+from magicdec.costmodel.calibration.published_rows import IN_SAMPLE, NOT_FITTED, Comparison
 from magicdec.costmodel.plans.strategy import NO_SPECULATION, Strategy
 from magicdec.inputs.names import find_model
 from magicdec.results.base import Result

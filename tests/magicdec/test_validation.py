@@ -18,7 +18,7 @@ from command_line import main
 from magicdec.api.predict import predict
 from magicdec.api.validate import own_comparisons, validate
 from magicdec.costmodel.base.errors import InputError
-from magicdec.costmodel.calibration.validation import IN_SAMPLE, LEFT_OUT, NOT_FITTED, Comparison, accuracy
+from magicdec.costmodel.calibration.published_rows import IN_SAMPLE, LEFT_OUT, NOT_FITTED, Comparison, accuracy
 from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile
 from magicdec.costmodel.plans.plan import fingerprint
 from magicdec.costmodel.speculation.evaluate import relative_error

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 
-from magicdec.costmodel.calibration.validation import IN_SAMPLE, LEFT_OUT, NOT_FITTED, Comparison
+from magicdec.costmodel.calibration.published_rows import IN_SAMPLE, LEFT_OUT, NOT_FITTED, Comparison
 from magicdec.reports.accuracy import accuracy_figure
 from magicdec.reports.style import Drawing
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from magicdec.costmodel.plans.plan import Plan, PlannedHardware, PlannedModel, PredictedRound
-from magicdec.costmodel.plans.policy import PolicyTable
+from magicdec.costmodel.plans.policy_table import PolicyTable
 from magicdec.costmodel.plans.strategy import NO_SPECULATION, Strategy
 from magicdec.costmodel.plans.workload import Workload
 

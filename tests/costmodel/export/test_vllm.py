@@ -12,7 +12,7 @@ from plans import BATCH_SIZES, CONTEXT_LENS, STRATEGIES, of, plan_of, table, tab
 from magicdec.costmodel.base.errors import InputError
 from magicdec.costmodel.export.document import Export, Options
 from magicdec.costmodel.export.engines import export_plan
-from magicdec.costmodel.plans.policy import PolicyTable
+from magicdec.costmodel.plans.policy_table import PolicyTable
 
 SCHEDULE = "num_speculative_tokens_per_batch_size"
 RUNS = ["model", "sparse model", "ngram", "eagle3", "mtp", "fp8 KV", "int8 weights"]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from magicdec.costmodel.plans.policy import PolicyTable
+from magicdec.costmodel.plans.policy_table import PolicyTable
 from magicdec.costmodel.plans.strategy import NO_SPECULATION, Strategy
 
 from .drafters import Drafter
