@@ -45,7 +45,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
     for name, value in {"mem_get_info": (2**40, 2**40), "memory_reserved": 0, "memory_allocated": 0}.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     monkeypatch.setattr(attention, "_kernel", lambda device, dtype, width: plain_kernel if device.type == "cuda" else None)
-    monkeypatch.setattr(decode, "mark", lambda device: time.perf_counter())
+    monkeypatch.setattr(decode, "record_time", lambda device: time.perf_counter())
     capture, replay = pretended_graphs(pretended)
     monkeypatch.setattr(passes, "capture", capture)
     monkeypatch.setattr(passes, "replay", replay)
