@@ -100,7 +100,7 @@ def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, positions_BT: Tensor,
     kv_heads, slots = k_BKSH.shape[1:3]
     rows, pairs = heads // kv_heads * length, batch * kv_heads
     if k_BKSH.stride() != v_BKSH.stride() or k_BKSH.stride()[2:] != (width, 1):
-        raise ValueError("keys and values must have equal strides and contiguous slots")
+        raise ValueError("keys and values must share one layout: equal strides, contiguous slots")
     splits = num_splits(pairs, slots, _num_sms(q_BNTH.device))
     q_BNTH, positions_BT = q_BNTH.contiguous(), positions_BT.contiguous()
     part_out = torch.empty((pairs, splits, rows, width), dtype=torch.float32, device=q_BNTH.device)

@@ -1,7 +1,7 @@
-"""Every draft on tiny checkpoints, by one process or by several that torchrun starts: what test_parallel.py compares.
+"""Every draft on tiny checkpoints, in one process or several: what test_parallel.py compares.
 
-As a script: torchrun ... parallel_matrix.py FOLDER. Each process leaves what it said in FOLDER/<rank>.json,
-and which threads it was left with.
+As a script it is one of the processes of a group: parallel_matrix.py FOLDER. Each writes what it emitted, and the names of its
+threads at the end, to FOLDER/<rank>.json.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from magicdec.executor.generate import RUNNABLE, run
 from magicdec.executor.model.checkpoint import load_model
 from magicdec.executor.model.tensor_parallel import Ranks, process_group
 
-KV_HEADS = {"split": 2, "replicated": 1}  # one for each process, and one that both hold
-# Where both hold a KV head, each chooses its entries by half of the queries: another draft, so other samples.
+KV_HEADS = {"split": 2, "replicated": 1}  # one per process, and one that both hold
+# Where both hold one KV head, each selects KV entries by half of the queries: drafts differ, so samples would differ.
 CASES = {
     ("split", "greedy"): GREEDY,
     ("split", "sampled"): Sampling(temperature=0.9, top_p=0.95, seed=3),
@@ -41,8 +41,8 @@ def strategies() -> list[Strategy]:
     return [Strategy(), *kinds, *(Strategy("self", "full", None, 3, None, dtype) for dtype in ("int8", "int4", "fp8"))]
 
 
-def said(folder: Path, ranks: Ranks) -> dict[str, Any]:
-    """By case and strategy: the tokens of five prompts that share three rows, and how many were drafted and accepted."""
+def run_matrix(folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """Per case and strategy: the tokens of five prompts in three rows, and the numbers of drafted and accepted tokens."""
     prompts = [Request(str(row), tokens) for row, tokens in enumerate(random_prompts((1, 17, 30, 9, 40)))]
     found = {}
     for (checkpoint, tokens), sampling in CASES.items():
@@ -64,7 +64,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     place = Path(sys.argv[1])
     with process_group("cpu") as ours:
-        found = said(place, ours)
+        found = run_matrix(place, ours)
         import torch._dynamo
     found["threads"] = threads()
     (place / f"{ours.rank}.json").write_text(json.dumps(found))

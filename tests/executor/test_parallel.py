@@ -1,9 +1,10 @@
-"""Models shared by several processes say what one process says, whatever drafts and however tokens are chosen."""
+"""Tensor parallelism: several processes emit what one process emits, for every draft, greedy and sampled."""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from parallel_matrix import CASES, KV_HEADS, said, strategies
+from parallel_matrix import CASES, KV_HEADS, run_matrix, strategies
 from tiny_models import TINY, perturbed, save_checkpoint, tiny_model, weights_of
 
 from magicdec.costmodel.base.errors import InputError
@@ -23,67 +24,83 @@ from magicdec.executor.model.transformer import Transformer
 ROOT = Path(__file__).parents[2]
 
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "executor")])}
+
+
 def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
-    """Two processes on this machine, with this checkout's modules."""
+    """Run a command in two processes on this machine."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "executor")])
-    return subprocess.run(
-        [*launcher, *command], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False, timeout=300
-    )
+    return subprocess.run([*launcher, *command], env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=300)
+
+
+def start_rank(rank: int, port: int, *command: str) -> subprocess.Popen[str]:
+    """Start one of two processes, as torchrun would, which takes seconds to load."""
+    told = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return subprocess.Popen([sys.executable, *command], env={**ENVIRONMENT, **told}, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What one process said, and each of two."""
+def emitted(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What one process emitted, and each of two."""
     folder = tmp_path_factory.mktemp("shared")
     for checkpoint, kv_heads in KV_HEADS.items():
         target = tiny_model(seed=4, num_kv_heads=kv_heads)
         save_checkpoint(folder / checkpoint / "target", target)
         save_checkpoint(folder / checkpoint / "draft", perturbed(target, 0.06))
-    result = torchrun(str(ROOT / "tests" / "executor" / "parallel_matrix.py"), str(folder))
-    assert result.returncode == 0, result.stderr[-4000:]
-    # Through JSON as theirs, so that tuples are lists in all.
-    alone = json.loads(json.dumps(said(folder, SINGLE_PROCESS)))
-    return [alone, *(json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1))]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = str(ROOT / "tests" / "executor" / "parallel_matrix.py")
+    pair = [start_rank(rank, port, script, str(folder)) for rank in (0, 1)]
+    # Through JSON like the others, so that all tuples are lists.
+    single = json.loads(json.dumps(run_matrix(folder, SINGLE_PROCESS)))
+    for process in pair:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-4000:]
+    return [single, *(json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1))]
 
 
-def test_no_thread_of_the_connection_outlives_it_for_at_exit_it_could_abort_the_process(spoken: list[dict[str, Any]]) -> None:
-    for found in spoken[1:]:
+@pytest.mark.slow
+def test_no_gloo_thread_outlives_the_process_group_because_it_could_abort_the_process_at_exit(
+    emitted: list[dict[str, Any]],
+) -> None:
+    for found in emitted[1:]:
         assert found["threads"]
         assert not [name for name in found["threads"] if "gloo" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", strategies(), ids=str)
 @pytest.mark.parametrize("case", CASES, ids=", ".join)
-def test_two_processes_say_token_by_token_what_one_does(
-    spoken: list[dict[str, Any]], case: tuple[str, str], strategy: Strategy
-) -> None:
-    alone, first, second = (found[f"{', '.join(case)}, {strategy}"] for found in spoken)
+def test_two_processes_emit_the_tokens_of_one(emitted: list[dict[str, Any]], case: tuple[str, str], strategy: Strategy) -> None:
+    single, first, second = (found[f"{', '.join(case)}, {strategy}"] for found in emitted)
     assert first == second, "the processes do not agree"
-    assert first[0] == alone[0]
-    assert all(len(output) == 9 for output in alone[0])
+    assert first[0] == single[0]
+    assert all(len(output) == 9 for output in single[0])
 
 
-def test_every_kind_of_draft_was_accepted_and_rejected(spoken: list[dict[str, Any]]) -> None:
+@pytest.mark.slow
+def test_every_kind_of_draft_was_accepted_and_rejected(emitted: list[dict[str, Any]]) -> None:
     for strategy in strategies()[1:]:
-        tried = [spoken[1][f"{', '.join(case)}, {strategy}"][1:] for case in CASES]
+        tried = [emitted[1][f"{', '.join(case)}, {strategy}"][1:] for case in CASES]
         drafted, accepted = map(sum, zip(*tried, strict=True))
         assert drafted > accepted > 0, strategy
 
 
-def test_each_of_two_processes_holds_half_of_the_heads_and_at_least_one_kv_head(spoken: list[dict[str, Any]]) -> None:
-    for found in spoken[1:]:
+@pytest.mark.slow
+def test_each_of_two_processes_holds_half_of_the_heads_and_at_least_one_kv_head(emitted: list[dict[str, Any]]) -> None:
+    for found in emitted[1:]:
         for checkpoint in KV_HEADS:
             held = found[checkpoint]
             assert (held["num_heads"], held["num_kv_heads"], held["d_ff"]) == (2, 1, 24)
             assert (held["d_model"], held["vocab_size"]) == (TINY.d_model, TINY.vocab_size)
 
 
-# Who holds what.
+# Sharding.
 
 
 @pytest.mark.parametrize(("size", "kv_heads"), [(2, 4), (2, 2), (4, 4), (4, 2), (4, 1)])
-def test_the_parts_of_all_processes_make_up_each_parameter(size: int, kv_heads: int, tmp_path: Path) -> None:
+def test_the_shards_of_all_processes_make_up_each_parameter(size: int, kv_heads: int, tmp_path: Path) -> None:
     whole = tiny_model(num_kv_heads=kv_heads)
     save_checkpoint(tmp_path, whole)
     shared = [weights_of(load_model(tmp_path, ranks=Ranks(rank, size))) for rank in range(size)]
@@ -101,7 +118,7 @@ def test_the_parts_of_all_processes_make_up_each_parameter(size: int, kv_heads: 
     assert sharded == {"q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} | kv
 
 
-def test_the_whole_models_configuration_is_known_beside_the_part_that_is_held() -> None:
+def test_a_shard_knows_the_configuration_of_the_whole_model() -> None:
     model = Transformer(TINY, Ranks(1, 2))
     assert model.whole == TINY
     assert model.config.num_heads == TINY.num_heads // 2
@@ -120,7 +137,8 @@ def test_heads_and_widths_that_do_not_divide_are_all_named() -> None:
 # The command.
 
 
-def test_the_run_command_writes_the_same_texts_once_and_prints_once(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_run_command_writes_the_same_completions_once_and_prints_once(tmp_path: Path) -> None:
     from click.testing import CliRunner
 
     from magicdec.cli import main
@@ -132,17 +150,18 @@ def test_the_run_command_writes_the_same_texts_once_and_prints_once(tmp_path: Pa
     command = ["run", str(plan), "--prompts", str(prompts), "--json", "-o"]
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     assert CliRunner().invoke(main, [*command, str(one)]).exit_code == 0
+    done = one.read_text().splitlines()
+    two.write_text(done[0] + "\n")  # an interrupted run: rank 0 knows what is done, and the others must agree
     result = torchrun("-m", "magicdec", *command, str(two), "--measurements", str(tmp_path / "measured.jsonl"))
     assert result.returncode == 0, result.stderr[-4000:]
-    assert sorted(two.read_text().splitlines()) == sorted(one.read_text().splitlines())
+    assert sorted(two.read_text().splitlines()) == sorted(done)
     document = json.loads(result.stdout)
     assert document["environment"]["processes"] == 2
     assert len((tmp_path / "measured.jsonl").read_text().splitlines()) == 1
-    again = torchrun("-m", "magicdec", *command, str(two))
-    assert json.loads(again.stdout)["prompts_skipped"] == 3
+    assert document["prompts_skipped"] == 1
 
 
-def test_a_plan_that_cannot_be_shared_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_sharded_is_refused_by_name(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, tiny_model(num_heads=3, num_kv_heads=3))
     with pytest.raises(InputError, match="num_attention_heads"):
         load_model(tmp_path, ranks=Ranks(0, 2))
