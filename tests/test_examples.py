@@ -27,6 +27,7 @@ def test_every_example_is_run() -> None:
     assert {file.stem for file in EXAMPLES.glob("*.py")} == {"own_acceptance", "paper_figures", "server_plan"}
 
 
+@pytest.mark.slow
 def test_the_figures_of_the_paper_are_drawn_for_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     load("paper_figures").main(str(tmp_path / "figures"))
     printed = capsys.readouterr().out

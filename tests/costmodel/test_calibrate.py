@@ -152,6 +152,7 @@ def errors_of_rows(profile: HardwareProfile, of_model: str | None = None) -> dic
     return {step: np.abs(values) for step, values in errors.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gpu", FITTED_GPUS)
 def test_the_shipped_calibration_is_the_published_fit_of_its_own_kernels(gpu: str) -> None:
     shipped, again = resolve_profile(gpu).calibration, refitted(gpu).calibration
@@ -191,6 +192,7 @@ def test_the_errors_that_are_stated_are_those_of_the_fit(gpu: str) -> None:
     assert fit.worst_error == pytest.approx(errors.max(), rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["TinyLlama-1.1B", "Llama-2-7B-32K"])
 def test_a_model_that_was_left_out_of_the_fit_is_met_all_the_same(model: str) -> None:
     left_out = refitted("a100-sxm-80gb", model)

@@ -155,6 +155,7 @@ def test_active_parameters_are_those_of_all_modules_but_idle_experts(case: str) 
     assert active_params(model) == pytest.approx(model.params - idle, abs=1)
 
 
+@pytest.mark.slow
 @comparable_passes
 def test_a_pass_counts_the_flop_that_torch_counts_in_transformers(case: str, batch: int, query_len: int, cached: int) -> None:
     model = ours(case)
@@ -195,6 +196,7 @@ def test_a_latent_cache_holds_what_the_down_projection_puts_out(case: str) -> No
     assert ours(case).kv_bytes_per_token == 2 * sum(widths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", builtin_configs())
 def test_a_built_in_model_has_the_parameters_that_transformers_would_allocate(name: str) -> None:
     raw = json.loads(builtin_configs()[name].read_text(encoding="utf-8"))

@@ -186,6 +186,7 @@ def grid_and_points(deployment: Deployment, draft: Draft) -> list[tuple[str, flo
     return pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", DRAFTS)
 @settings(max_examples=2)
 @given(deployment=deployments())
@@ -218,6 +219,7 @@ def step_times(profile: str, model_name: str, kernel: VerifyKernel) -> np.ndarra
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", builtin_profiles())
 def test_on_shipped_profiles_more_sequences_context_or_draft_tokens_never_take_less(profile: str) -> None:
     for kernel, model in itertools.product(VERIFY_KERNELS, ALIKE):

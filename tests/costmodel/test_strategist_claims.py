@@ -100,6 +100,7 @@ def check_grid(deployment: Deployment, draft: Draft, given: dict[str, Any], poin
             np.testing.assert_array_equal(whole[name][index], value, err_msg=f"{name} at {b} x {s}, gamma {g}, budget {k}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", DRAFTS)
 def test_the_grid_equals_the_scalar_path_to_the_last_bit(deployment: Deployment, draft: str) -> None:
     check_grid(deployment, DRAFTS[draft], {}, points=12)
@@ -232,6 +233,7 @@ def drafts_for(model: TransformerConfig) -> list[Draft]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", builtin_configs())
 def test_no_draft_of_any_model_takes_less_than_nothing(name: str) -> None:
     model = resolve_model(name)

@@ -39,6 +39,7 @@ def test_the_rate_is_that_of_decoding_from_evenly_spaced_places(rows: int) -> No
     assert point.standard_error == pytest.approx(math.sqrt(rate * (1 - rate) / reached))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["streaming_llm", "snapkv", "topk", "quest"])
 def test_every_policy_is_measured_as_itself(policy: str) -> None:
     model = tiny_model()

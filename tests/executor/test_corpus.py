@@ -23,6 +23,7 @@ def library_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "documents", all_documents)
 
 
+@pytest.mark.slow
 def test_documents_come_sorted_by_name_and_each_once() -> None:
     names = [document.name for document in all_documents()]
     assert names == sorted(set(names))

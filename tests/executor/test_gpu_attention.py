@@ -58,6 +58,7 @@ def interpreted_cases() -> None:
                 check(dtype, heads, [0, 63, 64, 500], query_len, 32, window)
 
 
+@pytest.mark.slow
 def test_each_query_sees_its_own_slots_and_no_others() -> None:
     here = Path(__file__)
     command = [sys.executable, "-c", f"import {here.stem}; {here.stem}.interpreted_cases(); print('all right')"]
@@ -83,6 +84,7 @@ def test_a_layout_the_kernel_cannot_read_is_refused() -> None:
             gpu_attention.attend(q, wrong_k, wrong_v, torch.tensor([[4]]), None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 89, 90, 100])
 @pytest.mark.parametrize(
     ("dtype", "query_len", "width"), [("bf16", 1, 128), ("bf16", 5, 128), ("bf16", 5, 64), ("fp16", 4, 256), ("fp32", 5, 128)]

@@ -92,6 +92,7 @@ SAMPLED_RUNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "policy", "sampling"), GREEDY_RUNS + SAMPLED_RUNS)
 def test_every_draft_gives_the_same_on_a_gpu_as_on_a_cpu_and_waits_once_per_round(
     gpu: PretendedGpu, kind: str, policy: str, sampling: Sampling
@@ -118,6 +119,7 @@ def test_a_compressed_cache_works_on_a_gpu_too(gpu: PretendedGpu, kv_dtype: Comp
     assert {after - before for before, after in pairwise(found.waits)} == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "policy"), [("self", "snapkv"), ("model", "full")])
 def test_a_comparison_on_a_gpu_counts_no_turn_in_which_passes_are_captured(gpu: PretendedGpu, kind: str, policy: str) -> None:
     told: list[int] = []

@@ -49,6 +49,7 @@ def test_the_stop_tokens_end_rows_at_different_places_and_leave_one_running() ->
         assert len(set(lengths)) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize(("kind", "policy"), DRAFTS)
 def test_speculative_output_is_that_of_autoregressive_decoding(kind: str, policy: str, gamma: int) -> None:
@@ -70,6 +71,7 @@ def test_speculative_output_is_that_of_autoregressive_decoding(kind: str, policy
     assert drafted > accepted > 0, "nothing was drafted, nothing accepted or nothing rejected"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "policy"), DRAFTS)
 def test_a_limit_that_falls_inside_a_round_cuts_the_output_there(kind: str, policy: str) -> None:
     """Every draft with every limit and every gamma; over the drafts, every limit with every gamma."""
@@ -87,6 +89,7 @@ def long_scene() -> tuple[Transformer, list[list[int]], list[list[int]]]:
     return target, prompts, [continue_without_cache(target, prompt, 90) for prompt in prompts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "policy"), DRAFTS)
 def test_an_output_much_longer_than_the_budget_stays_that_of_autoregressive_decoding(kind: str, policy: str) -> None:
     """The compacted copy is selected anew several times, each time with a sixteenth of the budget left free."""
@@ -111,6 +114,7 @@ def windowed_scene(window: int) -> tuple[Transformer, list[list[int]], list[list
     return target, prompts, run_alone(target, None, prompts, Strategy())[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [5, 16])
 @pytest.mark.parametrize(("kind", "policy"), DRAFTS)
 def test_speculation_over_a_sliding_window_is_lossless(kind: str, policy: str, window: int) -> None:
@@ -128,6 +132,7 @@ def test_speculation_over_a_sliding_window_is_lossless(kind: str, policy: str, w
 # Drafts that are always right, and one that never is.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize(("kind", "policy"), EXACT_DRAFTS)
 def test_a_draft_that_sees_all_the_target_sees_is_always_accepted(kind: str, policy: str, gamma: int) -> None:
@@ -188,6 +193,7 @@ def test_a_draft_that_is_always_wrong_changes_nothing_and_is_never_accepted(gamm
 # Rows and batches.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "policy"), RUNNABLE)
 def test_a_row_is_independent_of_its_batch(kind: str, policy: str) -> None:
     here = scene(2)
@@ -199,6 +205,7 @@ def test_a_row_is_independent_of_its_batch(kind: str, policy: str) -> None:
         assert together == alone == backwards[::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "policy"), RUNNABLE)
 def test_the_stop_token_of_one_row_ends_no_other(kind: str, policy: str) -> None:
     here = scene(2)
@@ -262,6 +269,7 @@ def assert_every_token_is_the_argmax_or_a_near_tie(
         assert float((log_probs_TV.amax(1) - chosen_T).max()) <= nats
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head_dim", [8, 32])
 @pytest.mark.parametrize(("kind", "policy"), RUNNABLE)
 def test_in_float32_every_emitted_token_is_the_argmax_or_a_near_tie(kind: str, policy: str, head_dim: int) -> None:

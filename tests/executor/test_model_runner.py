@@ -74,6 +74,7 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("window", [None, 20])
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ def test_the_log_counts_what_a_replay_in_plain_python_counts(gamma: int, stoppin
     assert log.mean_acceptance_length == 1 + accepted / sum(log.active_rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "policy"), RUNNABLE)
 def test_the_log_agrees_with_the_outputs(kind: str, policy: str) -> None:
     here = scene(4)

@@ -122,6 +122,7 @@ def test_the_check_notices_acceptance_that_is_too_generous(monkeypatch: pytest.M
         assert_a_draft_keeps_the_distribution("model", "full", SETTINGS[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "policy"), RUNNABLE)
 def test_a_sampled_text_is_the_same_alone_in_a_batch_and_in_a_stream(kind: str, policy: str) -> None:
     target = tiny_model()

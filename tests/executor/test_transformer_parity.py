@@ -145,6 +145,7 @@ def test_without_a_window_the_decoder_needs_no_cache_for_them(pair: tuple[Any, T
     torch.testing.assert_close(found, hf_logits(theirs, tokens), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_decoding_step_by_step_is_greedy_generation_of_transformers(pair: tuple[Any, Transformer]) -> None:
     theirs, ours = pair
     prompts = random_prompts(PROMPT_LENGTHS, vocab_size=61)

@@ -53,6 +53,7 @@ def without(missing: set[str], *commands: str) -> subprocess.CompletedProcess[st
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_planning_works_without_them(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("hardware,target,batch_size,context_len\nh100-sxm,llama-3.1-8b,8,32000\n")
     commands = [line.format(folder=tmp_path, where=WHERE) for line in PLANNING.strip().splitlines()]
@@ -61,6 +62,7 @@ def test_planning_works_without_them(tmp_path: Path) -> None:
     assert done.stdout.rstrip().endswith("LOADED")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("library", "extra", "command"),
     [

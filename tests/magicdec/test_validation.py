@@ -56,6 +56,7 @@ def published(name: str) -> list[dict[str, str]]:
 KNOWN_MISSES = {"arc-pro-b60": 0.08}  # median error of attention, over the 6 % that is wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hardware", ["a100-sxm-80gb", "h100-sxm", "l40"])
 @pytest.mark.parametrize(
     ("quantity", "most"), [("target step", 0.03), ("verify step", 0.03), ("draft steps", 0.05), ("speedup", 0.03)]
