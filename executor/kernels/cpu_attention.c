@@ -234,13 +234,14 @@ static void attend_slots(const Attention *a, Part part, Part after, float *top, 
     }
 }
 
-void attend_part(const Attention *a, int64_t part, int64_t next) {
+static void attend_part(const Attention *a, int64_t part, int64_t next) {
     const int64_t rows = a->G * a->T;
     float *into = a->workspace + part * rows * (a->H + 2);
     attend_slots(a, part_of(a, part), part_of(a, next), into + rows * a->H, into + rows * (a->H + 1), into);
 }
 
-void merge_parts(const Attention *a) {
+/* Merges the parts into `out` after all of them are computed. */
+static void merge_parts(const Attention *a) {
     const int64_t rows = a->G * a->T, H = a->H, size = rows * (H + 2);
     #pragma omp for schedule(static)
     for (int64_t row = 0; row < a->B * a->K * rows; row++) {

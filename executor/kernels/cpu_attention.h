@@ -13,12 +13,5 @@ typedef struct {
     int by_token;
 } Attention;
 
-/* Computes one of B * K * splits parts, and at its end prefetches the beginning of part `next`. */
-void attend_part(const Attention *a, int64_t part, int64_t next);
-
-/* Merges the parts into `out` after all of them are computed. All threads of a parallel region call this function and the next; both end with a
- * barrier. */
-void merge_parts(const Attention *a);
-
-/* Computes and merges all parts. *next_part is 0 and shared by the threads. */
+/* Computes attention. All threads of a parallel region call this function; it ends with a barrier. *next_part is 0 and shared by the threads. */
 void attend_together(const Attention *a, int64_t *next_part);

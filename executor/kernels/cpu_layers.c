@@ -4,25 +4,23 @@
  * AVX-512, groups of LANES tokens are transposed so that each token has a lane, and are multiplied with one weight after another (a panel); other
  * tokens are multiplied with several rows of weights at a time (a tile). With AVX2, tiles are faster for any number of tokens. Of many tokens, as
  * many as stay in the second cache level are multiplied with all weights, then the next ones.
- * Threads share each product. Where layers are small enough, each thread takes a group of rows through all layers instead, and computes attention of
- * other groups when it has nothing else to do. Barriers would cost more than reading the weights once per thread, above all when other processes
- * use the cores.
+ * Threads share each product. Where layers are small enough, each thread takes rows of its own through all layers instead: barriers cost more than
+ * reading the weights once per thread, above all when other processes use the cores.
  *
  * Shapes: B batch, T tokens per row, M = B T, P positions, V vocabulary, D model, N query heads, K KV heads, H head dim, F MLP width. Weights are
  * [out, in]. build.py compiles this file on first use.
  */
 #include "cpu_attention.h"
 #include "simd.h"
-#include <sched.h>
-
-int omp_get_thread_num(void);
 
 enum { ROWS = LANES / 4, COLUMNS = 4, WIDE = 8, PAIR_WIDE = LANES / 2 }; /* tile and panel sizes with which all sums stay in registers */
 enum { CHUNK = 64, TOKENS = 128 }; /* weights of a row widened at a time; tokens that stay in the second cache level */
 enum { LINE = 64, AHEAD = 8192 };  /* cache line; prefetch distance within the weights [bytes] */
 /* Threads take rows of their own if a layer has at most SMALL bytes of weights, and each thread HIDING tokens per byte of a weight. */
 enum { SMALL = 1 << 21, HIDING = 4 };
-#define EVEN 1.125 /* and the largest group of rows must be at most this much above the mean */
+/* They also must have nearly the same work: the largest share at most EVEN times the mean. The layers of a row cost as much as ROW_SLOTS slots. */
+enum { ROW_SLOTS = 256 };
+#define EVEN 1.125
 
 typedef struct {
     const void *q, *k, *v, *o, *gate, *up, *down; /* all of one storage type */
@@ -50,6 +48,15 @@ typedef struct {
     int64_t B, T, stride_l, stride_b, stride_k, window, splits, vocab_limit;
     float scale;
 } Pass;
+
+/* Keeps GCC from loading a value again for each of its uses: that costs 15 % of products with AVX2. */
+#if defined(__AVX512F__)
+#define KEEP_IN_REGISTER(x) __asm__("" : "+v"(x))
+#elif defined(__AVX__)
+#define KEEP_IN_REGISTER(x) __asm__("" : "+x"(x))
+#else
+#define KEEP_IN_REGISTER(x)
+#endif
 
 /* Writes the horizontal sums of four vectors. */
 static inline void horizontal_sums(const vec_f32 *x, float *sums) {
@@ -91,6 +98,7 @@ INLINE void tile(const int type, const int R, const int C, const Product *p, int
         }
         for (int r = 0; r < R; r++) {
             vec_f32 row = load(x + r * p->in + i);
+            KEEP_IN_REGISTER(row);
             for (int c = 0; c < C; c++) sums[r][c] = mul_add(row, column[c], sums[r][c]);
         }
     }
@@ -337,65 +345,16 @@ static void run_layers(const Stack *stack, const Pass *p, int64_t *next_part) {
     before_attention(stack, p, stack->num_layers);
 }
 
-/* Rows that one thread takes through the layers. Their attention has `parts` parts per layer, which any thread may compute; these counts run over all
- * layers. The attention of a layer may start once `prepared` exceeds its index. */
-typedef struct {
-    Pass pass;
-    int64_t parts, claimed, done, prepared;
-} __attribute__((aligned(2 * LINE))) Group;
-
-/* Claims a part of a group's attention; -1 if there is none at the moment. A layer is prepared only after all parts of the one before are done, so a
- * claimed part can always be computed at once. */
-static int64_t claim_part(Group *group) {
-    int64_t part = __atomic_load_n(&group->claimed, __ATOMIC_RELAXED);
-    do {
-        if (part >= __atomic_load_n(&group->prepared, __ATOMIC_ACQUIRE) * group->parts) return -1;
-    } while (!__atomic_compare_exchange_n(&group->claimed, &part, part + 1, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
-    return part;
-}
-
-/* Merges the attention of layer l - 1 and prepares that of layer l. The thread is a team of its own, so it meets no barrier. */
-static void prepare(const Stack *stack, Group *group, int64_t l) {
-    #pragma omp parallel num_threads(1)
-    {
-        if (l > 0) {
-            const Attention a = attention_of(stack, &group->pass, l - 1);
-            merge_parts(&a);
-        }
-        before_attention(stack, &group->pass, l);
-    }
-    if (l < stack->num_layers) __atomic_store_n(&group->prepared, l + 1, __ATOMIC_RELEASE);
-}
-
-/* Computes a claimed part; whoever completes a layer prepares the next one. `next` is the part to prefetch, or -1. */
-static void compute_part(const Stack *stack, Group *group, int64_t part, int64_t next) {
-    const int64_t l = part / group->parts;
-    const Attention a = attention_of(stack, &group->pass, l);
-    attend_part(&a, part % group->parts, next < 0 ? part % group->parts : next % group->parts);
-    if (__atomic_add_fetch(&group->done, 1, __ATOMIC_ACQ_REL) == (l + 1) * group->parts) prepare(stack, group, l + 1);
-}
-
-/* Runs all layers with one group of rows per thread. A thread computes parts of its own group first, then parts of others. */
-static void run_groups(const Stack *stack, Group *groups, int count) {
-    const int own = omp_get_thread_num();
-    #pragma omp for schedule(static, 1) nowait
-    for (int g = 0; g < count; g++) prepare(stack, groups + g, 0);
-    for (;;) {
-        Group *group = groups;
-        int64_t part = -1, unclaimed = 0;
-        for (int i = 0; i < count && part < 0; i++) {
-            group = groups + (own + i) % count;
-            part = claim_part(group);
-            unclaimed |= __atomic_load_n(&group->claimed, __ATOMIC_RELAXED) < group->parts * stack->num_layers;
-        }
-        if (part < 0 && !unclaimed) break;
-        if (part < 0) sched_yield(); /* the remaining parts depend on products that other threads compute */
-        for (int64_t next; part >= 0; part = next) {
-            next = claim_part(group);
-            compute_part(stack, group, part, next);
+/* Runs all layers; each group of rows is computed by one thread, which is a team of its own and so meets no barrier. */
+static void run_groups(const Stack *stack, const Pass *groups, int count) {
+    #pragma omp for schedule(static, 1)
+    for (int g = 0; g < count; g++) {
+        #pragma omp parallel num_threads(1)
+        {
+            int64_t next_part = 0;
+            run_layers(stack, groups + g, &next_part);
         }
     }
-    #pragma omp barrier
 }
 
 /* Applies the LM head and argmax, unless vocab_limit is 0. Returns whether all logits that this thread read are finite. */
@@ -420,12 +379,24 @@ static Pass rows_of(const Layer *layer, Pass p, int64_t first, int64_t end) {
     return p;
 }
 
+/* Work of the rows [first, end) of a pass, in slots. */
+static int64_t work_of(const Pass *p, int64_t first, int64_t end) {
+    int64_t work = 0;
+    for (int64_t b = first; b < end; b++) {
+        const int64_t seen = p->slots[(b + 1) * p->T - 1] + 1;
+        work += ROW_SLOTS + (p->window > 0 && p->window < seen ? p->window : seen);
+    }
+    return work;
+}
+
 /* Number of groups that the rows are cut into: one per thread, or 1 if threads should share all products. Each group reads all weights. */
 int num_groups(const Layer *layer, const Pass *p, int threads) {
     const int64_t D = layer->d_model, bytes = bytes_of((int)layer->type);
     const int64_t weights = D * layer->head_dim * 2 * (layer->num_heads + layer->num_kv_heads) + D * layer->d_ff * 3;
-    const int even = (p->B + threads - 1) / threads * threads <= p->B * EVEN;
-    return even && p->B * p->T >= threads * HIDING * bytes && weights * bytes <= SMALL ? threads : 1;
+    if (p->B < threads || p->B * p->T < threads * HIDING * bytes || weights * bytes > SMALL) return 1;
+    const int64_t most = work_of(p, 0, p->B) * EVEN / threads;
+    for (int g = 0; g < threads; g++) if (work_of(p, p->B * g / threads, p->B * (g + 1) / threads) > most) return 1;
+    return threads;
 }
 
 /* The following functions start parallel regions of their own; Python calls them. */
@@ -453,11 +424,8 @@ int forward_pass(const Stack *stack, const Pass *pass, int threads) {
         if (pass->tokens[m] < 0 || pass->tokens[m] >= stack->vocab_size || pass->positions[m] < 0 || pass->positions[m] >= stack->num_positions) return 1;
     }
     const int count = num_groups(stack->layers, pass, threads);
-    Group groups[count];
-    for (int g = 0; g < count; g++) {
-        const Pass rows = rows_of(stack->layers, *pass, pass->B * g / count, pass->B * (g + 1) / count);
-        groups[g] = (Group){.pass = rows, .parts = rows.B * stack->layers->num_kv_heads * rows.splits};
-    }
+    Pass groups[count];
+    for (int g = 0; g < count; g++) groups[g] = rows_of(stack->layers, *pass, pass->B * g / count, pass->B * (g + 1) / count);
     int64_t next_part = 0;
     int finite = 1;
     #pragma omp parallel num_threads(threads) reduction(& : finite)

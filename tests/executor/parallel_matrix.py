@@ -32,13 +32,19 @@ CASES = {
 }
 
 
-def strategies() -> list[Strategy]:
+def strategies(checkpoint: str = "split", tokens: str = "greedy") -> list[Strategy]:
+    """Every strategy for greedy tokens of the split checkpoint; elsewhere those that differ there."""
     kinds = [
         Strategy(kind, policy, None if policy == "full" else 12, 3, "small" if kind == "model" else None)
         for kind, policy in RUNNABLE
         if (kind, policy) not in (("self", "full"), ("none", "full"))
     ]
-    return [Strategy(), *kinds, *(Strategy("self", "full", None, 3, None, dtype) for dtype in ("int8", "int4", "fp8"))]
+    compressed = [Strategy("self", "full", None, 3, None, dtype) for dtype in ("int8", "int4", "fp8")]
+    if tokens == "sampled":
+        return [Strategy(), *{kind.draft_kind: kind for kind in kinds}.values(), compressed[0]]
+    if checkpoint == "replicated":
+        return [Strategy(), *(kind for kind in kinds if kind.draft_kind == "self")]
+    return [Strategy(), *kinds, *compressed]
 
 
 def run_matrix(folder: Path, ranks: Ranks) -> dict[str, Any]:
@@ -48,7 +54,7 @@ def run_matrix(folder: Path, ranks: Ranks) -> dict[str, Any]:
     for (checkpoint, tokens), sampling in CASES.items():
         target, draft = (load_model(folder / checkpoint / role, ranks=ranks) for role in ("target", "draft"))
         found[checkpoint] = asdict(target.config)
-        for strategy in strategies():
+        for strategy in strategies(checkpoint, tokens):
             result = run(target, draft, prompts, strategy, GenerationSettings(9, sampling=sampling), batch_size=3)
             counts = sum(result.log.drafted_by_position), sum(result.log.accepted_by_position)
             found[f"{checkpoint}, {tokens}, {strategy}"] = [result.outputs, *counts]

@@ -54,7 +54,7 @@ def interpreted_cases() -> None:
     for sms in (1, 40):
         gpu_attention._num_sms = lambda device, found=sms: found
         for dtype, window in (("float32", None), ("float32", 1), ("float16", 70)):
-            for heads, query_len in (((4, 2), 1), ((8, 1), 3), ((3, 3), 6), ((8, 2), 9)):
+            for heads, query_len in (((4, 2), 1), ((8, 1), 3), ((3, 3), 6), ((8, 2), 9))[: 4 if sms > 1 else 1]:
                 check(dtype, heads, [0, 63, 64, 500], query_len, 32, window)
 
 

@@ -83,7 +83,7 @@ def threads() -> Iterator[Callable[[int], None]]:
 def test_rows_are_the_same_whether_threads_share_products_or_rows(
     starts: list[int], window: int | None, threads: Callable[[int], None]
 ) -> None:
-    """One thread shares them with nobody; several have groups of rows and help each other, which must not change a bit."""
+    """Threads have rows of their own where contexts are even, and share products elsewhere; repeats must not change a bit."""
     model = tiny_model(**SHAPE)
     tokens_BT, positions_BT = tokens_and_positions(model, starts, 4)
     found = {}
@@ -100,13 +100,17 @@ def test_rows_are_the_same_whether_threads_share_products_or_rows(
 
 @needs_compiler
 def test_threads_take_rows_of_their_own_where_reading_all_weights_costs_little() -> None:
-    def groups(rows: int, length: int = 1, *, threads: int = 2, bits: int = 16, d_ff: int = 64) -> int:
-        """Of rows of `length` tokens, in a layer whose weights have so many bits."""
+    def groups(
+        rows: int, length: int = 1, *, threads: int = 2, bits: int = 16, d_ff: int = 64, last: int = 0, window: int = 0
+    ) -> int:
+        """Of rows of `length` tokens that see one slot, the last row `last` more; weights have so many bits."""
         library = compiled.kernels()
         assert library is not None
         shape = {"d_model": 64, "num_heads": 4, "num_kv_heads": 4, "head_dim": 16, "d_ff": d_ff}
         layer = cpu_bindings.LayerStruct(type={32: 0, 16: 1}[bits], **shape)
-        one = cpu_bindings.PassStruct(B=rows, T=length)
+        slots_BT = torch.zeros(rows, length, dtype=torch.int64)
+        slots_BT[-1] = last
+        one = cpu_bindings.PassStruct(B=rows, T=length, slots=slots_BT.data_ptr(), window=window)
         found: int = library.num_groups(ctypes.byref(layer), ctypes.byref(one), threads)
         return found
 
@@ -114,6 +118,8 @@ def test_threads_take_rows_of_their_own_where_reading_all_weights_costs_little()
     assert groups(24, threads=3) == 3
     assert groups(14) == groups(16, threads=3) == 1, "products of so few tokens are as fast as weights are read"
     assert groups(3, 9) == 1, "one thread would have twice as many products as the other"
+    assert groups(16, last=200) == groups(16, last=9_000, window=200) == 2
+    assert groups(16, last=9_000) == 1, "one thread would have a longer context to read"
     assert groups(16, bits=32) == 1
     assert groups(32, bits=32) == 2
     assert groups(1, 64) == 1

@@ -70,8 +70,7 @@ def test_no_gloo_thread_outlives_the_process_group_because_it_could_abort_the_pr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", strategies(), ids=str)
-@pytest.mark.parametrize("case", CASES, ids=", ".join)
+@pytest.mark.parametrize(("case", "strategy"), [(case, strategy) for case in CASES for strategy in strategies(*case)], ids=str)
 def test_two_processes_emit_the_tokens_of_one(emitted: list[dict[str, Any]], case: tuple[str, str], strategy: Strategy) -> None:
     single, first, second = (found[f"{', '.join(case)}, {strategy}"] for found in emitted)
     assert first == second, "the processes do not agree"
@@ -82,7 +81,7 @@ def test_two_processes_emit_the_tokens_of_one(emitted: list[dict[str, Any]], cas
 @pytest.mark.slow
 def test_every_kind_of_draft_was_accepted_and_rejected(emitted: list[dict[str, Any]]) -> None:
     for strategy in strategies()[1:]:
-        tried = [emitted[1][f"{', '.join(case)}, {strategy}"][1:] for case in CASES]
+        tried = [emitted[1][f"{', '.join(case)}, {strategy}"][1:] for case in CASES if strategy in strategies(*case)]
         drafted, accepted = map(sum, zip(*tried, strict=True))
         assert drafted > accepted > 0, strategy
 
