@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 
+from ..base.errors import bad
 from ..base.json_types import JsonObject
+from ..base.names import NAME_RULE, is_name, one_line
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,17 @@ class Options:
     replay_acceptance: bool = False
     model_dir: str | None = None
     draft_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that nothing can leave its place in a command or script.
+
+        Raises:
+            InputError: A name or a version has a line break or another unprintable character.
+        """
+        for name in ("engine_version", "model_dir", "draft_dir"):
+            value = getattr(self, name)
+            if value is not None and not is_name(value):
+                raise bad(name, "", NAME_RULE, repr(value[:80]))
 
 
 @dataclass(frozen=True)
@@ -64,10 +77,17 @@ def command_text(export: Export) -> str:
 
 def script_text(export: Export) -> str:
     """Format files and command as one shell script."""
-    files = [f"cat > {shlex.quote(name)} <<'END'\n{text}END\n" for name, text in export.files.items()]
-    return "".join([*files, command_text(export)])
+    return "".join([*(_here_document(name, text) for name, text in export.files.items()), command_text(export)])
+
+
+def _here_document(name: str, text: str) -> str:
+    """Shell lines that write a file. The end mark is a line that the text does not have."""
+    mark = "END"
+    while mark in text.splitlines():
+        mark += "_"
+    return f"cat > {shlex.quote(name)} <<'{mark}'\n{text}{mark}\n"
 
 
 def comment_text(export: Export) -> str:
-    """Format the notes as shell comments."""
-    return "".join(f"# {note}\n" for note in export.notes)
+    """Format the notes as shell comments, one line each."""
+    return "".join(f"# {one_line(note)}\n" for note in export.notes)

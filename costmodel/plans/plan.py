@@ -11,6 +11,7 @@ import yaml
 
 from ..base.errors import InputError, Problem, bad
 from ..base.files import read_text
+from ..base.names import NAME_RULE, is_name
 from ..base.records import STRICT, Limits, to_document
 from ..base.yaml_text import load_mapping
 from ..models.transformer import TransformerConfig
@@ -32,6 +33,11 @@ def fingerprint(model: TransformerConfig) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _check_name(name: str) -> None:
+    if not is_name(name):
+        raise InputError(Problem("plan", "name", NAME_RULE, repr(name[:80])))
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlannedModel:
     """A model of a plan.
@@ -48,6 +54,9 @@ class PlannedModel:
     kv_dtype: str | None = None
 
     __pydantic_config__ = STRICT
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +76,9 @@ class PlannedHardware:
     tensor_parallel: Annotated[int, Limits(gt=0)]
 
     __pydantic_config__ = STRICT
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..base.errors import InputError, Problem
+from ..base.names import NAME_RULE, is_name
 from ..base.records import STRICT
 
 DraftKind = Literal["none", "self", "model", "ngram", "eagle3", "mtp"]
@@ -66,6 +67,8 @@ class Strategy:
             mistakes.append(("kv_policy", f"full for draft_kind {self.draft_kind}", self.kv_policy))
         if (self.draft_model is None) == (self.draft_kind == "model"):
             mistakes.append(("draft_model", "a model if and only if draft_kind is model", self.draft_model))
+        if self.draft_model is not None and not is_name(self.draft_model):
+            mistakes.append(("draft_model", NAME_RULE, self.draft_model[:80]))
         if self.kv_policy == "full" and self.kv_budget is not None:
             mistakes.append(("kv_budget", "none with kv_policy full, which reads all entries", self.kv_budget))
         if self.kv_policy != "full" and (self.kv_budget is None or self.kv_budget < 1):

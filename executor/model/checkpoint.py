@@ -141,7 +141,11 @@ def _safetensors_files(folder: Path) -> list[Path]:
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise bad(index, "weight_map", "a map from tensor names to files", repr(weight_map))
-    return sorted({folder / str(name) for name in weight_map.values()})
+    names = {str(name) for name in weight_map.values()}
+    for name in names:
+        if Path(name).name != name or name in ("", ".."):
+            raise bad(index, "weight_map", "names of files in the same folder", repr(name[:80]))
+    return sorted(folder / name for name in names)
 
 
 def _as_stored(config: TransformerConfig, files: list[Path]) -> TransformerConfig:

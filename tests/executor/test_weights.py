@@ -163,6 +163,19 @@ def test_a_file_that_the_index_does_not_name_is_not_read(tmp_path: Path) -> None
     assert torch.equal(logits_TV(load_model(tmp_path), TOKENS), logits_TV(model, TOKENS))
 
 
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "..", ""])
+def test_an_index_names_only_files_of_its_own_folder(name: str, tmp_path: Path) -> None:
+    model = tiny_model()
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    save_checkpoint(folder, model)
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights_of(model), name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (problem,) = problems_of(folder)
+    assert problem.key == "weight_map"
+    assert "same folder" in problem.expected
+
+
 def test_a_missing_file_of_several_is_told_by_its_tensors(tmp_path: Path) -> None:
     model = tiny_model()
     weights = weights_of(model)
