@@ -16,7 +16,7 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-from ..system.cache_dir import cache_folder
+from ..system.cache_dir import cache_folder, is_private_file
 from ..system.machine import instruction_sets
 
 SOURCES = ("cpu_attention.c", "cpu_layers.c")
@@ -81,17 +81,34 @@ def _library() -> Path:
     version = _run([command, "--version"])
     facts = [*texts.values(), version, instruction_sets(), *flags, *LINK_FLAGS]
     library = cache_folder() / f"cpu_kernels-{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:16]}.so"
-    if library.is_file() and library.stat().st_uid != os.getuid():
-        raise BuildError(f"{library} belongs to another user")
-    if not library.is_file():
+    digest = library.with_suffix(".sha256")
+    if not _is_as_built(library, digest):
+        if library.exists() or library.is_symlink():
+            note = f"{library} was damaged or writable by others; it is built again"
+            warnings.warn(note, RuntimeWarning, stacklevel=4)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             for name, text in texts.items():
                 (Path(folder) / name).write_text(text, encoding="utf-8")
             _run([command, *flags, *SOURCES], folder)
             objects = [Path(name).with_suffix(".o").name for name in SOURCES]
             _run([command, *objects, *LINK_FLAGS, "-o", "built.so"], folder)
-            os.replace(Path(folder) / "built.so", library)
+            built = Path(folder) / "built.so"
+            built.chmod(0o700)
+            (Path(folder) / "built.sha256").write_text(_sha256(built), encoding="utf-8")
+            os.replace(Path(folder) / "built.sha256", digest)
+            os.replace(built, library)
     return library
+
+
+def _is_as_built(library: Path, digest: Path) -> bool:
+    """Whether the library is this user's and has the digest that was noted when it was built."""
+    if not (is_private_file(library) and is_private_file(digest)):
+        return False
+    return digest.read_text(encoding="utf-8", errors="replace") == _sha256(library)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _run(command: list[str], folder: str | None = None) -> str:

@@ -94,7 +94,7 @@ class CompletionFile:
         try:
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._file.flush()
-            if self.path != "-":
+            if self.path is not None and Path(self.path).is_file():  # not standard output, a device or a pipe
                 os.fsync(self._file.fileno())
         except BrokenPipeError:
             raise

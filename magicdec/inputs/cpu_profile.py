@@ -14,6 +14,7 @@ from magicdec.costmodel.kernels.gemm import GemmLaw
 from magicdec.costmodel.models.transformer import TransformerConfig
 
 from .. import __version__
+from ..files.writing import write_text
 
 CPU = "cpu"
 # A CPU's cores stream as fast as memory allows, in any division of the work, and nothing is launched.
@@ -93,6 +94,6 @@ def measure_cpu(model: TransformerConfig) -> HardwareProfile:
 
 
 def write_profile(profile: HardwareProfile, file: Path) -> None:
-    """Write a profile, creating its folder."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(render_profile(profile, date.today()), encoding="utf-8")
+    """Write a profile for this user only, creating its folder."""
+    write_text(str(file), render_profile(profile, date.today()))
+    file.chmod(0o600)

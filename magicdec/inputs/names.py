@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.base.errors import InputError, bad
 from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.hardware.profile_file import load_profile
@@ -77,10 +77,16 @@ def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str
     name = text("hardware", name)
     if name != CPU:
         return resolve_profile(name)
+    from magicdec.executor.system.cache_dir import is_private_file
+
     file = cpu_profile_file()
-    if remeasure or not file.is_file():
-        progress(f"measuring this machine's CPU, once; the profile is kept in {file}")
-        write_profile(measure_cpu(find_model(REFERENCE).config), file)
+    if not remeasure and is_private_file(file):
+        try:
+            return load_profile(file)
+        except InputError:
+            progress(f"{file} is damaged")
+    progress(f"measuring this machine's CPU, once; the profile is kept in {file}")
+    write_profile(measure_cpu(find_model(REFERENCE).config), file)
     return load_profile(file)
 
 

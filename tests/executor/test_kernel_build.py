@@ -14,6 +14,8 @@ from tiny_models import save_checkpoint, tiny_model
 
 from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.executor.kernels import build
+from magicdec.executor.system import cache_dir
+from magicdec.inputs import names
 from magicdec.inputs.cpu_profile import CPU, cpu_profile_file, write_profile
 
 needs_compiler = pytest.mark.skipif(build.compiler() is None or build.disabled(), reason="needs a C compiler and the kernels on")
@@ -113,3 +115,71 @@ for name in ("gomp", "cpu_kernels", "libtorch"):
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True)
     assert not [*(tmp_path / "cache").rglob("*.so")]
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", ["cut off", "garbage", "link", "writable by others", "no digest"])
+def test_a_library_that_is_not_as_it_was_built_is_built_again(damage: str, fresh: Path, tmp_path: Path) -> None:
+    """A cut-off library would end the process when it is loaded, a planted one would run somebody else's code."""
+    assert build.kernels() is not None
+    (library,) = fresh.glob("*.so")
+    built = library.read_bytes()
+    if damage == "cut off":
+        library.write_bytes(built[: len(built) // 2])
+    elif damage == "garbage":
+        library.write_bytes(b"\x7fELF" + bytes(4096))
+    elif damage == "link":
+        planted = tmp_path / "planted.so"
+        planted.write_bytes(built)
+        library.unlink()
+        library.symlink_to(planted)
+    elif damage == "writable by others":
+        library.chmod(0o777)
+    else:
+        library.with_suffix(".sha256").unlink()
+    build.kernels.cache_clear()
+    with pytest.warns(RuntimeWarning, match="it is built again") as caught:
+        assert build.kernels() is not None
+    assert len(caught) == 1
+    assert not library.is_symlink()
+    assert library.stat().st_mode & 0o022 == 0
+    build.kernels.cache_clear()
+    assert build.kernels() is not None, "without another warning"
+
+
+@pytest.mark.parametrize("fault", ["link", "writable by others", "a file"])
+def test_a_cache_folder_that_others_could_write_is_not_used(fault: str, fresh: Path, tmp_path: Path) -> None:
+    if fault == "link":
+        (tmp_path / "elsewhere").mkdir()
+        fresh.symlink_to(tmp_path / "elsewhere")
+    elif fault == "a file":
+        fresh.write_text("")
+    else:
+        fresh.mkdir()
+        fresh.chmod(0o777)
+    folder = cache_dir.cache_folder()
+    assert folder != fresh
+    assert folder == cache_dir.cache_folder()
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_cached_profile_of_somebody_else_or_a_damaged_one_is_measured_again(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+    profile = replace(resolve_profile("l40"), name=CPU)
+    monkeypatch.setattr(names, "measure_cpu", lambda model: measured.append("again") or profile)
+    names.find_hardware(CPU)
+    names.find_hardware(CPU)
+    assert len(measured) == 1
+    file = cpu_profile_file()
+    file.write_text("name: [")
+    assert names.find_hardware(CPU).name == CPU
+    assert len(measured) == 2
+    file.chmod(0o666)
+    names.find_hardware(CPU)
+    assert len(measured) == 3
+    text = file.read_text()
+    file.unlink()
+    (fresh / "planted.yaml").write_text(text)
+    file.symlink_to(fresh / "planted.yaml")
+    names.find_hardware(CPU)
+    assert len(measured) == 4
