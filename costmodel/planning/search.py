@@ -258,4 +258,6 @@ def why_not(candidate: Candidate, best: Candidate, max_tpot_s: float | None = No
     if not is_safe(candidate) and candidate.speedup > 1:
         return f"speedup uncertain: possibly only {candidate.speedup_low:.2f}x"
     interval = f"{candidate.speedup_low:.2f} to {candidate.speedup_high:.2f}"
+    if candidate.speedup >= best.speedup:
+        return f"less certain: {candidate.speedup:.2f}x (range {interval})"
     return f"lower speedup: {candidate.speedup:.2f}x (range {interval})"

@@ -84,7 +84,7 @@ def _library() -> Path:
     digest = library.with_suffix(".sha256")
     if not _is_as_built(library, digest):
         if library.exists() or library.is_symlink():
-            note = f"{library} was damaged or writable by others; it is built again"
+            note = f"{library} is not as this user built it; it is built again"
             warnings.warn(note, RuntimeWarning, stacklevel=4)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             for name, text in texts.items():

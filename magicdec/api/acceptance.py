@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from magicdec.costmodel.base.errors import bad
-from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES, KvPolicy, Strategy
+from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES, MAX_GAMMA, KvPolicy, Strategy
 from magicdec.executor.generate import check_runnable
 from magicdec.executor.measuring.acceptance import AcceptanceGrid, measure_acceptance
 
@@ -52,6 +52,8 @@ def acceptance(
         raise bad("kv_dtype", "", "nothing beside a sparse `kv_policy`: a draft reads fewer KV entries or compressed ones", dtype)
     if policy == "full" and not dtype:
         raise bad("kv_policy", "", "a sparse policy or a `kv_dtype`: else a self draft costs what the target does", policy)
+    if whole_number("gamma", gamma) > MAX_GAMMA:
+        raise bad("gamma", "", f"1 to {MAX_GAMMA} draft tokens per round", gamma)
     grid = AcceptanceGrid(
         kv_budgets=whole_numbers("kv_budgets", kv_budgets),
         context_lens=whole_numbers("context_lens", context_lens),

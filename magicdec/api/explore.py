@@ -8,7 +8,7 @@ from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.planning.search import GAMMAS
 from magicdec.costmodel.planning.sweep import Sweep, policy_table, sweep
 
-from ..inputs.checks import names, probabilities, whole_numbers
+from ..inputs.checks import names, probabilities, some_names, whole_numbers
 from ..inputs.plan_search import PlanSearch
 from ..inputs.scenario import Scenario, resolve_scenario
 from ..results.speedup_map import Regret, SpeedupMap
@@ -64,7 +64,7 @@ def explore(
         kv_dtype=kv_dtype,
     )
     search = PlanSearch(
-        drafts=names("draft", draft),
+        drafts=some_names("draft", draft),
         kv_policies=names("kv_policy", kv_policy),
         batch_sizes=whole_numbers("batch_size", batch_size),
         max_tpot_s=max_tpot_s,

@@ -25,7 +25,7 @@ from magicdec.costmodel.plans.workload import RequestTrace, Workload, load_trace
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.serving import serving
 
-from ..inputs.checks import finite, names, one_of, probabilities, text, whole_number, whole_numbers
+from ..inputs.checks import finite, names, one_of, probabilities, some_names, text, whole_number, whole_numbers
 from ..inputs.names import executed
 from ..inputs.plan_search import OBJECTIVES, PlanSearch
 from ..inputs.scenario import Scenario, resolve_scenario
@@ -113,7 +113,7 @@ def plan(
         kv_dtype=kv_dtype,
     )
     search = PlanSearch(
-        drafts=names("draft", draft),
+        drafts=some_names("draft", draft),
         kv_policies=names("kv_policy", kv_policy),
         batch_sizes=sizes,
         objective=one_of("objective", objective, OBJECTIVES) or ("throughput" if len(sizes) > 1 else "latency"),

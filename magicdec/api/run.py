@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.base.records import to_document
-from magicdec.costmodel.plans.measurement import render_measurement
+from magicdec.costmodel.plans.measurement import load_measurements, render_measurement
 from magicdec.costmodel.plans.plan import Plan
 from magicdec.executor.engine.request import Request
 from magicdec.executor.engine.sampling import Sampling
@@ -76,13 +77,20 @@ def run(
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
     one_of("device", device, DEVICES)
     repeats = whole_number("repeats", repeats)
+    if repeats > 1 and not compare:
+        raise bad("repeats", "", "`compare` beside it, whose turns it counts", "nothing")
+    if draft_dir is not None and made.draft is None:
+        raise bad("draft_dir", "", "a plan with a draft model", str(made.strategy))
+    stops = names("stop", stop)
+    if "" in stops:
+        raise bad("stop", "", "a text", "''")
     limit = made.workload.output_len if max_new_tokens is None else whole_number("max_new_tokens", max_new_tokens)
     with process_group(device) as ranks:
         texts = ranks.broadcast(_prompt_texts(prompts) if ranks.is_rank0 else [])
         models = load_models(made, model_dir=model_dir, draft_dir=draft_dir, device=device, ranks=ranks)
         if measurements is not None and ranks.is_rank0:
-            append_line(measurements, "")  # fail before the work, not after it
-        requests = encode(models.tokenizer, texts, names("stop", stop))
+            _check_measurements(measurements)  # fail before the work, not after it
+        requests = encode(models.tokenizer, texts, stops)
         check_requests(requests, models.target, limit, prompts if isinstance(prompts, str) else "prompts")
         settings = GenerationSettings(
             limit,
@@ -95,6 +103,13 @@ def run(
         if measurements is not None and result.measurement is not None and ranks.is_rank0:
             append_line(measurements, render_measurement(result.measurement))
     return result
+
+
+def _check_measurements(path: str) -> None:
+    """Check that a file of measurements can be continued; one that holds anything else is left alone."""
+    append_line(path, "")
+    if Path(path).is_file() and Path(path).stat().st_size:
+        load_measurements(path)
 
 
 def _prompt_texts(prompts: str | Path | Sequence[str | PromptText]) -> list[PromptText]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from .group import flags, with_flags
@@ -54,10 +56,12 @@ def export(
         model_dir=model_dir,
         draft_dir=draft_dir,
     )
+    known = flags(click.get_current_context().command)
+    notes = tuple(with_flags(note, known) for note in result.notes)
     if output is not None:
-        result.save(output)
+        for written in replace(result, export=replace(result.export, notes=notes)).save(output):
+            click.echo(f"wrote {written}", err=True)
     if output != "-":
         emit(result, as_json=as_json)
-    known = flags(click.get_current_context().command)
-    for note in result.notes:
-        click.echo(f"note: {with_flags(note, known)}", err=True)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)

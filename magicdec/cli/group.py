@@ -6,8 +6,9 @@ import importlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -54,7 +55,9 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _note
+                return super().invoke(ctx)
         except BrokenPipeError:
             sys.stderr.close()
             ctx.exit(1)
@@ -76,6 +79,18 @@ class Commands(click.Group):
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             click.echo("\n".join(messages(error, flags(command))), err=True)
             ctx.exit(2)
+
+
+def _note(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning as people read it: without the line of code that gave it."""
+    click.echo(f"note: {message}", err=True)
 
 
 def flags(command: click.Command | None) -> dict[str, str]:

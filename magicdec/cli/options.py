@@ -109,7 +109,7 @@ output_options = options(
     click.option("-o", "--output", type=click.Path(), metavar="FILE", help="Write the JSON document to this file."),
 )
 gpu_options = options(
-    click.option("--num-gpus", type=TOKENS, default=1, show_default=True, help="GPUs in all."),
+    click.option("--num-gpus", type=TOKENS, default=1, show_default=True, help="Total number of GPUs."),
     click.option("--tensor-parallel", type=TOKENS, help="GPUs that share one replica.  [default: all]"),
 )
 model_option = click.option("--model", help="`reference`, a name of `magicdec models`, a config.json or a checkpoint directory.")

@@ -32,7 +32,11 @@ from .options import (
 @click.option("--kv-budget", type=TOKENS, help="KV entries the draft reads, per sequence.  [default: 512]")
 @click.option("--gamma", type=TOKENS, help="Draft tokens per round.  [default: the best]")
 @acceptance_option
-@click.option("--mean-acceptance-length", type=click.FloatRange(min=1.0), help="Tokens per round, bonus token included, instead.")
+@click.option(
+    "--mean-acceptance-length",
+    type=click.FloatRange(min=1.0),
+    help="Tokens per round, bonus token included, in place of --acceptance-rate; needs --gamma.",
+)
 @type_options
 @draft_type_options
 @click.option(

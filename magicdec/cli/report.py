@@ -13,7 +13,7 @@ from .options import TOKEN_LIST, TOKENS, emit, json_option
 @click.argument("files", nargs=-1, type=click.Path())
 @click.option("--model", help="Model of the planning figures.  [default: the first plan's, else llama-3.1-8b]")
 @click.option("--hardware", help="Their machine.  [default: the first plan's, else h100-sxm]")
-@click.option("--num-gpus", type=TOKENS, help="GPUs in all.  [default: the first plan's, else 8]")
+@click.option("--num-gpus", type=TOKENS, help="Total number of GPUs.  [default: the first plan's, else 8]")
 @click.option("--tensor-parallel", type=TOKENS, help="GPUs that share one replica.  [default: all]")
 @click.option("--batch-sizes", type=TOKEN_LIST, default="1,4,16,32,64,128,256", show_default=True, help="Batch axis.")
 @click.option("--context-lens", type=TOKEN_LIST, default="1k,4k,16k,32k,64k,100k", show_default=True, help="Context axis.")

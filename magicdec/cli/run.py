@@ -58,7 +58,7 @@ def run(
     as_json: bool,
     output: str | None,
 ) -> None:
-    """Execute a plan on prompts and measure it beside the prediction.
+    """Run a plan on prompts, measured beside its prediction.
 
     With -o, each completion is on disk as soon as it is done; after an
     interruption the same command continues with the missing prompts.

@@ -60,15 +60,29 @@ def names(name: str, value: str | Path | Iterable[str | Path]) -> tuple[str, ...
     return tuple(text(name, one) for one in found)
 
 
+def some_names(name: str, value: str | Path | Iterable[str | Path]) -> tuple[str, ...]:
+    """`names`, at least one.
+
+    Raises:
+        InputError: None is given, or something else is among them.
+    """
+    found = names(name, value)
+    if not found:
+        raise bad(name, "", "at least one name", "none")
+    return found
+
+
 def whole_numbers(name: str, value: int | Iterable[int] | None) -> tuple[int, ...]:
     """One positive whole number or several, as a tuple; empty if none was given.
 
     Raises:
-        InputError: One of them is no positive whole number.
+        InputError: One of them is no positive whole number, or the list is empty.
     """
     if value is None:
         return ()
     found = tuple(value) if isinstance(value, Iterable) else (value,)
+    if not found:
+        raise bad(name, "", "at least one positive whole number", "none")
     return tuple(whole_number(name, one) for one in found)
 
 

@@ -11,7 +11,7 @@ from magicdec.costmodel.planning.search import GAMMAS, KV_BUDGETS
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft
 
-from .checks import finite, names, one_of, probabilities, whole_numbers
+from .checks import finite, names, one_of, probabilities, whole_number
 from .names import DEFAULT_KV_BUDGET, find_draft
 
 Objective = Literal["latency", "throughput", "cost"]
@@ -68,7 +68,8 @@ class PlanSearch:
         probabilities("acceptance_rate", None if rate is None else [rate])
         probabilities("acceptance_by_position", self.acceptance_by_position)
         for name in ("batch_sizes", "gammas", "kv_budgets"):
-            whole_numbers(name, getattr(self, name))
+            for value in getattr(self, name):
+                whole_number(name, value)
         for name in ("drafts", "kv_policies"):
             names(name, getattr(self, name))
 

@@ -43,7 +43,8 @@ def verdict(best: Candidate, runner_up: Candidate | None = None, served: Predict
         if runner_up is None:
             return f"Autoregressive decoding takes {format_seconds(best.tpot_s)} per token: {why}."
         other = f"the best draft, {runner_up.strategy}, would decode at {runner_up.speedup:.2f}x"
-        return f"Do not speculate: {other}, and that gain is not certain; {why}."
+        gain = "which is slower" if runner_up.speedup < 1 else "and that gain is not certain"
+        return f"Do not speculate: {other}, {gain}; {why}."
     r = best.evaluation.round
     costs = (
         f"{why}; verification takes {best.at(r.verify_cost):.2f} times as long as such a step, "
