@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from magicdec.costmodel.base.errors import InputError, Problem, bad
+from magicdec.costmodel.base.json_types import JsonObject
 from magicdec.costmodel.models.hf_config import EXECUTABLE_FAMILIES, load_config
 from magicdec.costmodel.models.transformer import TransformerConfig
 
@@ -123,7 +123,7 @@ def _parameters(model: Transformer) -> dict[str, torch.nn.Parameter]:
     return dict(model.named_parameters(remove_duplicate=False))
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> JsonObject:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
