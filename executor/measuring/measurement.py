@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import statistics
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from ..engine.round_log import RoundLog
 from ..kernels import build
 from ..kv.attention import gpu_kernel
 from ..model.transformer import Transformer
-from ..system.machine import processor_name
+from ..system import machine
 from .throughput import achieved
 
 
@@ -67,14 +66,14 @@ def peak_memory_bytes(device: str = "cpu") -> float:
     """Peak memory of this process, on its GPU or on the host. [bytes]"""
     if device.startswith("cuda"):
         return float(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    return machine.peak_memory_bytes()
 
 
 def environment(device: str = "cpu") -> Environment:
     """Hardware and software that a measurement on `device` depends on."""
     cuda = device.startswith("cuda")
     return Environment(
-        device=torch.cuda.get_device_name() if cuda else processor_name(),
+        device=torch.cuda.get_device_name() if cuda else machine.processor_name(),
         threads=torch.get_num_threads(),
         processes=dist.get_world_size() if dist.is_initialized() else 1,
         torch=torch.__version__,
