@@ -26,9 +26,7 @@ def processor_name() -> str:
     """The CPU's model name; on Arm under Linux its numbers, since there is no name."""
     arm = [_cpuinfo("CPU implementer"), _cpuinfo("CPU part"), _cpuinfo("CPU revision")]
     numbers = f"{platform.machine()} CPU implementer {arm[0]} part {arm[1]} revision {arm[2]}" if arm[0] else ""
-    return (
-        _cpuinfo("model name") or numbers or _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
-    )
+    return _cpuinfo("model name") or numbers or _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
 
 
 def instruction_sets() -> str:
