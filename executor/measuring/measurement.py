@@ -19,7 +19,8 @@ from ..engine.round_log import RoundLog
 from ..kernels import build
 from ..kv.attention import gpu_kernel
 from ..model.transformer import Transformer
-from ..system import machine
+from ..system.machine import peak_memory_bytes as peak_memory_of_host
+from ..system.machine import processor_name
 from .throughput import achieved
 
 
@@ -66,14 +67,14 @@ def peak_memory_bytes(device: str = "cpu") -> float:
     """Peak memory of this process, on its GPU or on the host. [bytes]"""
     if device.startswith("cuda"):
         return float(torch.cuda.max_memory_allocated())
-    return machine.peak_memory_bytes()
+    return peak_memory_of_host()
 
 
 def environment(device: str = "cpu") -> Environment:
     """Hardware and software that a measurement on `device` depends on."""
     cuda = device.startswith("cuda")
     return Environment(
-        device=torch.cuda.get_device_name() if cuda else machine.processor_name(),
+        device=torch.cuda.get_device_name() if cuda else processor_name(),
         threads=torch.get_num_threads(),
         processes=dist.get_world_size() if dist.is_initialized() else 1,
         torch=torch.__version__,

@@ -58,12 +58,14 @@ def compile_driver(command: Sequence[str], flags: Sequence[str], folder: Path) -
     """Compile the kernels and the driver into a program.
 
     Raises:
-        CalledProcessError: The compiler fails.
+        RuntimeError: The compiler fails.
     """
     kernels, program = Path(build.__file__).parent, folder / "driver"
     files = [str(DRIVER), str(kernels / "cpu_attention.c"), "-lm"]
     words = [*command, *build.COMPILE_FLAGS, "-Wall", "-Werror", *flags, "-I", str(kernels), *files, "-o", str(program)]
-    subprocess.run(words, check=True, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=240)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)}\n{done.stderr}")
     return program
 
 
