@@ -11,7 +11,6 @@ import os
 os.environ.update({name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")})
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from magicdec.costmodel.planning.sweep import sweep
 from magicdec.costmodel.speculation.acceptance import published_curves
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.executor.system.machine import peak_memory_bytes
 from magicdec.render.tables import text_table as table
 
 GAMMAS, KV_BUDGETS = range(1, 17), [64 * 2**i for i in range(8)]
@@ -87,11 +87,11 @@ def cold_start_ratio(repeats: int = 7) -> float:
 def measured() -> dict[str, Any]:
     """Rates by size of the map, memory with the largest, and what a call of each peer takes."""
     rates = {points_of(size): points_of(size) / seconds(swept(size), 3) for size in SIZES}
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = peak_memory_bytes()
     started = time.perf_counter()
     swept(LARGEST)()
     largest_s = time.perf_counter() - started
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    after = peak_memory_bytes()
     tools, missing = installed_peers()
     peers = evaluation_times(tools)
     return {

@@ -13,7 +13,7 @@
 #include "simd.h"
 
 enum { BLOCK = 64, MAX_H = 256, LINE = 16 }; /* slots of a block, largest head dim, floats of a cache line */
-enum { TILE = LANES * 3 / 4 };               /* query rows of a tile: with two vectors per row all sums stay in registers */
+enum { TILE = REGISTERS * 3 / 8 };           /* query rows of a tile: with two vectors per row all sums stay in registers */
 enum { FEW = 2 };                            /* up to so many query rows transposing costs more than it saves */
 
 /* A block of `count` slots of one KV head of one sequence, and the block to prefetch. */
@@ -80,13 +80,15 @@ static inline void transpose_square(const float *keys, int H, float *to) {
     }
     for (int j = 0; j < 4; j++) {
         float *at = to + j * BLOCK;
-#ifdef __AVX512F__
+#if LANES == 16
         vec_f32 a = LOW_FOURS(fours[0][j], fours[1][j]), b = LOW_FOURS(fours[2][j], fours[3][j]);
         vec_f32 c = HIGH_FOURS(fours[0][j], fours[1][j]), d = HIGH_FOURS(fours[2][j], fours[3][j]);
         store(at, EVEN_FOURS(a, b)), store(at + 4 * BLOCK, ODD_FOURS(a, b));
         store(at + 8 * BLOCK, EVEN_FOURS(c, d)), store(at + 12 * BLOCK, ODD_FOURS(c, d));
-#else
+#elif LANES == 8
         store(at, EVEN_FOURS(fours[0][j], fours[1][j])), store(at + 4 * BLOCK, ODD_FOURS(fours[0][j], fours[1][j]));
+#else
+        store(at, fours[0][j]);
 #endif
     }
 }
@@ -164,7 +166,7 @@ INLINE void add_values(
         else add_values(R, 2, block, tile, weight, out); \
     }
 DEFINE(1) DEFINE(2) DEFINE(3) DEFINE(4) DEFINE(5) DEFINE(6)
-#ifdef __AVX512F__
+#if REGISTERS == 32
 DEFINE(7) DEFINE(8) DEFINE(9) DEFINE(10) DEFINE(11) DEFINE(12)
 #define EACH(f) 0, f##1, f##2, f##3, f##4, f##5, f##6, f##7, f##8, f##9, f##10, f##11, f##12
 #else

@@ -13,7 +13,7 @@
 #include "cpu_attention.h"
 #include "simd.h"
 
-enum { ROWS = LANES / 4, COLUMNS = 4, WIDE = 8, PAIR_WIDE = LANES / 2 }; /* tile and panel sizes with which all sums stay in registers */
+enum { ROWS = REGISTERS / 8, COLUMNS = 4, WIDE = 8 }; /* tile and panel sizes with which all sums stay in registers */
 enum { CHUNK = 64, TOKENS = 128 }; /* weights of a row widened at a time; tokens that stay in the second cache level */
 enum { LINE = 64, AHEAD = 8192 };  /* cache line; prefetch distance within the weights [bytes] */
 /* Threads take rows of their own if a layer has at most SMALL bytes of weights, and each thread HIDING tokens per byte of a weight. */
@@ -49,17 +49,8 @@ typedef struct {
     float scale;
 } Pass;
 
-/* Keeps GCC from loading a value again for each of its uses: that costs 15 % of products with AVX2. */
-#if defined(__AVX512F__)
-#define KEEP_IN_REGISTER(x) __asm__("" : "+v"(x))
-#elif defined(__AVX__)
-#define KEEP_IN_REGISTER(x) __asm__("" : "+x"(x))
-#else
-#define KEEP_IN_REGISTER(x)
-#endif
-
 /* Writes the horizontal sums of four vectors. */
-static inline void horizontal_sums(const vec_f32 *x, float *sums) {
+INLINE void horizontal_sums(const vec_f32 *x, float *sums) {
     typedef float four __attribute__((vector_size(16)));
     vec_f32 all_parts = partial_sums(x);
     four parts[LANES / 4];
@@ -151,7 +142,7 @@ INLINE void outputs(const int type, const Product *p, int64_t r, int64_t M, int6
         for (; r < M; r++) for (int64_t i = c; i < p->out; i++) tile(type, 1, 1, p, r, i);
         return;
     }
-    for (; r + 2 * LANES <= full; r += 2 * LANES) for (int i = 0; i < WIDE; i += PAIR_WIDE) panel(type, 2, PAIR_WIDE, p, r, c + i);
+    for (; r + 2 * LANES <= full; r += 2 * LANES) panel(type, 2, WIDE, p, r, c);
     for (; r < full; r += LANES) panel(type, 1, WIDE, p, r, c);
     for (; r + ROWS <= M; r += ROWS) for (int i = 0; i < WIDE; i += COLUMNS) tile(type, ROWS, COLUMNS, p, r, c + i);
     for (; r < M; r++) tile(type, 1, WIDE, p, r, c);

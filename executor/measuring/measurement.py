@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import statistics
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from ..engine.round_log import RoundLog
 from ..kernels import build
 from ..kv.attention import gpu_kernel
 from ..model.transformer import Transformer
+from ..system.machine import peak_memory_bytes as peak_memory_of_host
 from ..system.machine import processor_name
 from .throughput import achieved
 
@@ -67,7 +67,7 @@ def peak_memory_bytes(device: str = "cpu") -> float:
     """Peak memory of this process, on its GPU or on the host. [bytes]"""
     if device.startswith("cuda"):
         return float(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    return peak_memory_of_host()
 
 
 def environment(device: str = "cpu") -> Environment:

@@ -18,6 +18,7 @@ from magicdec.executor.system import cache_dir
 from magicdec.inputs import names
 from magicdec.inputs.cpu_profile import CPU, cpu_profile_file, write_profile
 
+reads_maps = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of loaded files")
 needs_compiler = pytest.mark.skipif(build.compiler() is None or build.disabled(), reason="needs a C compiler and the kernels on")
 
 
@@ -43,7 +44,7 @@ def test_with_a_compiler_there_are_kernels() -> None:
         ("flag", "unrecognized|unknown|unsupported|no-such-flag"),
         ("no compiler", "no C compiler found"),
         ("too slow", "took longer than"),
-        ("damaged library", "invalid ELF header|file too short"),
+        ("damaged library", "invalid ELF header|file too short|not valid mach-o"),
     ],
 )
 def test_a_failed_build_warns_once_with_the_reason(failure: str, said: str, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +77,7 @@ def test_kernels_that_are_switched_off_are_not_built_and_give_no_warning(
     assert not fresh.exists()
 
 
+@reads_maps
 @needs_compiler
 def test_the_library_brings_no_openmp_runtime_and_keeps_denormal_numbers() -> None:
     """A second runtime would compete with torch's for the cores; crtfastmath would change numbers in the whole process."""
@@ -92,6 +94,7 @@ assert 5e-324 * 1.0 > 0
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+@reads_maps
 @pytest.mark.parametrize("model", ["reference", "a checkpoint in 16 bits"])
 def test_planning_for_this_cpu_loads_no_kernels_and_no_openmp(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -183,3 +186,66 @@ def test_a_cached_profile_of_somebody_else_or_a_damaged_one_is_measured_again(fr
     file.symlink_to(fresh / "planted.yaml")
     names.find_hardware(CPU)
     assert len(measured) == 4
+
+
+def compiler_like(folder: Path, lines: str) -> str:
+    """A compiler that behaves differently from the machine's, which it calls with "$@" in the end."""
+    script = folder / "compiler"
+    script.write_text(f'#!/bin/sh\n{lines}\nexec "{build.compiler()}" "$@"\n')
+    script.chmod(0o700)
+    return str(script)
+
+
+REFUSE = 'case "$*" in *{0}*) echo "error: unsupported option {0}" >&2; exit 1;; esac'
+LIKE_APPLE = """
+case "$*" in *-march=native*) echo "error: unsupported option -march=native" >&2; exit 1;; esac
+for word; do
+    shift
+    case "$last $word" in
+        "-Xclang -fopenmp") set -- "$@" -fopenmp;;
+        *" -fopenmp") echo "error: unsupported option -fopenmp" >&2; exit 1;;
+        *" -Xclang") ;;
+        *) set -- "$@" "$word";;
+    esac
+    last="$word"
+done
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("lines", "used", "unused"),
+    [
+        (REFUSE.format("-march=native"), ["-fopenmp"], ["-march=native"]),
+        (f"{REFUSE.format('-march=native')}\n{REFUSE.format('-mcpu=native')}", ["-fopenmp"], ["-mcpu=native", "-march=native"]),
+        (LIKE_APPLE, ["-Xclang -fopenmp"], ["-march=native"]),
+        (REFUSE.format("-fopenmp"), [], ["-fopenmp"]),
+    ],
+    ids=["another name of the processor", "no name of the processor", "Apple's clang", "no OpenMP"],
+)
+def test_the_kernels_build_with_what_a_compiler_accepts(
+    lines: str, used: list[str], unused: list[str], fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAGICDEC_CC", compiler_like(tmp_path, f'echo "$*" >> {tmp_path / "calls"}\n{lines}'))
+    monkeypatch.setattr(build, "_one_thread", lambda: used == [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert build.kernels() is not None
+    compiled = [line for line in (tmp_path / "calls").read_text().splitlines() if "cpu_layers.c" in line][-1]
+    assert all(flag in compiled for flag in used)
+    assert not any(flag in compiled.replace("-Xclang -fopenmp", "") for flag in unused)
+
+
+@needs_compiler
+def test_without_openmp_several_threads_are_left_to_torch(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread of the kernels would be slower than all of torch's."""
+    monkeypatch.setenv("MAGICDEC_CC", compiler_like(tmp_path, REFUSE.format("-fopenmp")))
+    monkeypatch.setattr(build, "_one_thread", lambda: False)
+    with pytest.warns(RuntimeWarning, match="has no OpenMP"):
+        assert build.kernels() is None
+
+
+def test_a_compiler_that_does_not_exist_is_named(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGICDEC_CC", "no-such-compiler")
+    with pytest.warns(RuntimeWarning, match="no C compiler found .no-such-compiler."):
+        assert build.kernels() is None
