@@ -64,12 +64,14 @@ class Summary:
         self.total, self.seed, self.folder = total, seed, folder
         self.start = self.news = time.monotonic()
         self.outcomes: dict[str, Counter[str]] = defaultdict(Counter)
+        self.seconds: dict[str, float] = defaultdict(float)
         self.findings: Counter[str] = Counter()
         self.slowest, self.largest = (0.0, ""), (0, "")
 
     def add(self, case: Case, verdict: Verdict) -> None:
         kind, number = case.kind, case.number
         self.outcomes[kind][verdict.outcome] += 1
+        self.seconds[kind] += verdict.seconds
         self.slowest = max(self.slowest, (verdict.seconds, f"{kind} {number}"))
         self.largest = max(self.largest, (verdict.bytes, f"{kind} {number}"))
         for problem in verdict.problems:
@@ -100,7 +102,8 @@ class Summary:
         done = sum(counts.total() for counts in self.outcomes.values())
         print()
         for kind, counts in sorted(self.outcomes.items()):
-            print(f"{kind:13} {counts.total():8,}  {_counts(counts)}")
+            each_ms = 1e3 * self.seconds[kind] / counts.total()
+            print(f"{kind:13} {counts.total():8,} of {each_ms:4.0f} ms  {_counts(counts)}")
         for name, number in self.findings.most_common():
             print(f"finding {number:6,} x {name}")
         codes = sum(self.outcomes.values(), Counter[str]())

@@ -21,9 +21,12 @@ from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
+from unittest.mock import patch
+
+from magicdec.cli.group import DEBUG, FAULT
 
 from .cases import Case
-from .seeds import make_tiny_checkpoint
+from .seeds import TINY, make_tiny_checkpoint
 
 LIMIT_S = 5.0
 MEMORY_BYTES = 2 * 2**30
@@ -92,24 +95,18 @@ def judge(case: Case, folder: Path, *, limit_s: float = LIMIT_S) -> Verdict:
 
 
 def _command(case: Case, arguments: tuple[str, ...], limit_s: float) -> tuple[str, list[str]]:
-    from magicdec.cli import main
-
-    code: object = None
-    with _streams() as (out, err):
-        crash = None
-        try:
-            with _time_limit(limit_s):
-                main(list(arguments), prog_name="magicdec")
-        except SystemExit as end:
-            code = 0 if end.code is None else end.code
-        except BaseException as error:
-            crash = error
-    stdout, stderr = _text(out), _text(err)
-    if crash is not None:
-        return _crashed(crash)
+    code, stdout, stderr = _run(arguments, limit_s)
+    if isinstance(code, BaseException):
+        return _crashed(code)
+    if FAULT in stderr:  # once more, to see where
+        with patch.dict(os.environ, {DEBUG: "1"}):
+            again, _, _ = _run(arguments, limit_s)
+        return _crashed(again) if isinstance(again, BaseException) else ("fault", [f"traceback: {stderr[:200]!r}"])
     problems = [f"exit code: {code}"] if code not in EXIT_CODES or (code == 1 and arguments[0] != "run") else []
     if "Traceback (most recent call last)" in stderr:
         problems.append("traceback: printed")
+    if "error: out of memory" in stderr:
+        problems.append("memory: refused for want of it")
     if noise := re.search(r"note: .* encountered in \w+", stderr):
         problems.append(f"warning: {noise[0]}")
     if code == 2:
@@ -117,6 +114,22 @@ def _command(case: Case, arguments: tuple[str, ...], limit_s: float) -> tuple[st
     if code == 0 and "--json" in arguments and not {"-h", "--help"} & set(arguments):
         problems += _json_problems(stdout)
     return str(code), problems
+
+
+def _run(arguments: tuple[str, ...], limit_s: float) -> tuple[object, str, str]:
+    """Exit code, or the exception that came instead; standard output; standard error."""
+    from magicdec.cli import main
+
+    code: object = None
+    with _streams() as (out, err), patch.object(sys, "argv", ["magicdec", *arguments]):
+        try:
+            with _time_limit(limit_s):
+                main()
+        except SystemExit as end:
+            code = 0 if end.code is None else end.code
+        except BaseException as error:
+            code = error
+    return code, _text(out), _text(err)
 
 
 def _refusal_problems(case: Case, stderr: str) -> Iterator[str]:
@@ -128,7 +141,7 @@ def _refusal_problems(case: Case, stderr: str) -> Iterator[str]:
     if not lines[0].startswith("error: "):
         yield f"message: no error: {stderr[:200]!r}"
     subjects = [name for name in case.files if case.kind != "arguments"]
-    named = [*subjects, *(name.split("/")[0] for name in subjects)]
+    named = [*subjects, *(name.split("/")[0] for name in subjects), TINY]
     for line in lines:  # a valid file may still ask for what no option or machine allows
         elsewhere = line.startswith(("error: -", "error: memory of one GPU: "))
         if subjects and line.startswith("error: ") and not elsewhere and not any(name in line for name in named):

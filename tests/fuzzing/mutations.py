@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 from typing import Any, TypeAlias
 
@@ -58,9 +59,17 @@ def _json_changed(text: bytes, changes: int, random: Random) -> bytes:
 
 
 def _yaml_changed(text: bytes, changes: int, random: Random) -> bytes:
-    tree, raws = yaml.safe_load(text), Raws()
+    tree, raws = _yaml_tree(text), Raws()
     tree = _tree_changed(tree, changes, nasty.YAML_VALUES, raws, random)
-    return _encode(raws.fill(yaml.safe_dump(tree, sort_keys=False, allow_unicode=random.random() < 0.5)))
+    return _encode(raws.fill(yaml.dump(tree, Dumper=_DUMPER, sort_keys=False, allow_unicode=random.random() < 0.5)))
+
+
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # where there is one in C, it is much faster
+
+
+@cache
+def _yaml_tree(text: bytes) -> Tree:
+    return yaml.safe_load(text)
 
 
 def _jsonl_changed(text: bytes, changes: int, random: Random) -> bytes:
@@ -70,7 +79,7 @@ def _jsonl_changed(text: bytes, changes: int, random: Random) -> bytes:
         number = random.choice(full)
         try:
             lines[number] = _json_changed(lines[number], 1, random).replace(b"\n", b" ")
-        except ValueError:  # broken by an earlier change
+        except (ValueError, RecursionError):  # broken by an earlier change
             lines[number] = _bytes_changed(lines[number], random)
         if random.random() < 0.1:
             lines.insert(random.randrange(len(lines) + 1), random.choice(lines))
@@ -81,6 +90,8 @@ def _tree_changed(tree: Tree, changes: int, values: Sequence[str], raws: Raws, r
     root = [copy.deepcopy(tree)]
     for _ in range(changes):
         slots = list(_slots(root))
+        if not slots:  # an earlier change deleted everything
+            break
         parent, key = random.choice(slots)
         random.choice(_TREE_CHANGES)(parent, key, slots, values, raws, random)
     return root[0] if root else None
@@ -152,7 +163,7 @@ def _spoil(parent: Any, key: Any, slots: list[Slot], values: Sequence[str], raws
     if texts:
         parent, key = random.choice(texts)
         place = random.randrange(len(parent[key]) + 1)
-        parent[key] = parent[key][:place] + random.choice(nasty.TEXTS) + parent[key][place:]
+        parent[key] = raws.mark(json.dumps(parent[key][:place] + random.choice(nasty.TEXTS) + parent[key][place:]))
 
 
 def _bury(parent: Any, key: Any, slots: list[Slot], values: Sequence[str], raws: Raws, random: Random) -> None:

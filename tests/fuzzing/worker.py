@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -50,6 +51,8 @@ class Worker:
                 received = self.connection.recv()
                 if isinstance(received, Verdict):
                     return received
+                if isinstance(received, str):
+                    raise RuntimeError(f"the fuzzer itself failed on {self.job}:\n{received}")
                 self.case, self.deadline = received, time.monotonic() + 2 * LIMIT_S
             late = time.monotonic() > self.deadline
         except (EOFError, OSError):
@@ -111,6 +114,15 @@ def _give_next(worker: Worker, jobs: Iterator[Job]) -> bool:
 def _serve(connection: Connection, folder: Path, seed: int) -> None:
     """The process: receives jobs, sends the case when it begins, then its verdict."""
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    try:
+        _judge_all(connection, folder, seed)
+    except EOFError:  # no more jobs
+        return
+    except Exception:
+        connection.send(traceback.format_exc())
+
+
+def _judge_all(connection: Connection, folder: Path, seed: int) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     from .judge import judge, prepare, skip_constant_work
 
@@ -120,10 +132,7 @@ def _serve(connection: Connection, folder: Path, seed: int) -> None:
     skip_constant_work()
     warm: set[str] = set()
     while True:
-        try:
-            kind, number = connection.recv()
-        except EOFError:
-            return
+        kind, number = connection.recv()
         os.chdir(place)
         if kind not in warm:  # imports are not the case's own time
             for valid in range(3):

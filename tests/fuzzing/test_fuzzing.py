@@ -1,0 +1,116 @@
+"""A bounded share of what `scripts/fuzz` runs, always the same; and that the judge sees what it is there to see."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from . import nasty, seeds
+from .cases import CALLS, COMMANDS, KINDS, Case, make_case
+from .judge import judge, prepare, skip_constant_work
+from .mutations import mutated
+
+COUNTS = {  # by what one costs
+    **{"profile": 120, "config": 200, "plan": 200, "curves": 150, "measurements": 200, "report": 30, "trace": 200},
+    **{"scenarios": 150, "prompts": 60, "run plan": 60, "completions": 60, "checkpoint": 40, "arguments": 80, "api": 80},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("fuzzing")
+        for name in ("HOME", "XDG_CACHE_HOME"):
+            patch.setenv(name, os.environ.get(name, ""))
+        patch.chdir(place)
+        prepare(place)
+        skip_constant_work()
+        yield place
+
+
+def case_of(folder: Path, kind: str, number: int, *, changed: bool = True) -> Case:
+    os.chdir(folder / "tiny")  # seeds are made where `../tiny` is the checkpoint
+    return make_case(kind, 0, number, changed=changed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_inputs_that_are_changed_are_right_before(kind: str, folder: Path) -> None:
+    os.chdir(folder / "tiny")
+    all_of_them = {"arguments": COMMANDS, "api": CALLS}
+    commands = len(all_of_them.get(kind) or seeds.SEEDS[kind]())
+    for number in range(commands):
+        case = case_of(folder, kind, number, changed=False)
+        verdict = judge(case, folder, limit_s=60)
+        without_tables = case.arguments is not None and case.arguments[0] == "calibrate"
+        assert (verdict.outcome, verdict.problems) == ("2" if without_tables else verdict.outcome, ()), case.command
+        assert without_tables or verdict.outcome in ("0", "done"), case.command
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hostile_inputs_are_refused_in_one_message_or_answered_rightly(kind: str, folder: Path) -> None:
+    outcomes = set()
+    for number in range(COUNTS[kind]):
+        case = case_of(folder, kind, number)
+        verdict = judge(case, folder)
+        assert not verdict.problems, f"scripts/fuzz --kind '{kind}' --case {number}: {case.command}"
+        outcomes.add(verdict.outcome)
+    assert outcomes >= ({"done", "refused"} if kind == "api" else {"0", "2"})  # neither all refused nor none
+
+
+@pytest.mark.parametrize("form", ["json", "yaml", "jsonl", "csv", "text"])
+def test_changes_change_most_files_and_are_the_same_again(form: str) -> None:
+    text = b"a,b\n1,2\n3,4\n" if form == "csv" else b'{"a": [1, 2.5, "x"], "b": {"c": null}}\n'
+    found = [mutated(text, form, Random(number)) for number in range(300)]
+    assert found == [mutated(text, form, Random(number)) for number in range(300)]
+    assert sum(one != text for one in found) > 280
+    assert len(set(found)) > 150
+
+
+# What the judge sees
+
+
+def problem_of(folder: Path, call: str, limit_s: float = 5.0) -> str:
+    os.chdir(folder / "tiny")
+    (problem, *_) = judge(Case("api", 0, {"given.txt": b"x"}, call=call), folder, limit_s=limit_s).problems
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        ("1 / 0", "traceback: ZeroDivisionError"),
+        ("exec('while True: pass')", "hang"),
+        ("exec('try:\\n while True: pass\\nexcept Exception: pass')", "hang"),
+        ("open('created', 'w').close()", "files: created case/created"),
+        ("open('../created', 'w').close()", "files: created"),
+        ("open('given.txt', 'w').close()", "files: changed given.txt"),
+        ("type('R', (), {'document': lambda self: {'speedup': 0.0}})()", "number: speedup is 0.0"),
+        ("type('R', (), {'document': lambda self: {'speedup': float('nan')}})()", "json: Out of range"),
+        ("type('R', (), {'document': lambda self: {'predicted_x_s': [1, -1]}})()", "number: predicted_x_s is -1"),
+        ("magicdec.load_plan('x' * 3000)", ""),
+    ],
+)
+def test_the_judge_sees(call: str, kind: str, folder: Path) -> None:
+    if kind:
+        assert problem_of(folder, call, 0.2).startswith(kind)
+        (folder / "created").unlink(missing_ok=True)
+    else:
+        assert not judge(Case("api", 0, call=call), folder).problems
+
+
+def test_the_judge_sees_a_refusal_that_names_no_file(folder: Path) -> None:
+    os.chdir(folder / "tiny")
+    refused = Case("plan", 0, {"plan-0.yaml": b"x"}, ("export", "missing.yaml", "--to", "vllm"))
+    assert judge(refused, folder).problems[0].startswith("message: names no file")
+    refused = Case("plan", 0, {"plan-0.yaml": b"x"}, ("export", "plan-0.yaml", "--to", "vllm"))
+    verdict = judge(refused, folder)
+    assert (verdict.outcome, verdict.problems) == ("2", ())
+
+
+def test_nasty_values_are_what_they_say() -> None:
+    assert all("\0" not in text for text in nasty.ARGUMENTS)
+    assert len(nasty.laughs(9, 9)) < 1000
