@@ -136,9 +136,9 @@ def _refusal_problems(case: Case, stderr: str) -> Iterator[str]:
     if len(stderr) > MESSAGE_CHARACTERS:
         yield f"message: {len(stderr)} characters, beginning with {stderr[:200]!r}"
     lines = [line for line in stderr.split("\n") if not line.startswith("note: ")]
-    if lines[0].startswith("Usage: ") and any(line.startswith("Error: ") for line in lines):
+    if any(line.startswith("Error: ") for line in lines):  # of click, about the command line
         return
-    if not lines[0].startswith("error: "):
+    if not any(line.startswith("error: ") for line in lines):
         yield f"message: no error: {stderr[:200]!r}"
     subjects = [name for name in case.files if case.kind != "arguments"]
     named = [*subjects, *(name.split("/")[0] for name in subjects), TINY]
