@@ -207,7 +207,8 @@ def test_more_memory_never_fits_less_and_changes_no_time(
 ) -> None:
     roomier = replace(deployment, hardware=rated(deployment.hardware, factor, "memory_bytes"))
     before, after = (
-        evaluate_grid(where, DRAFTS[draft], **workload, gamma=3, kv_budget=64, acceptance_rate=0.8) for where in (deployment, roomier)
+        evaluate_grid(where, DRAFTS[draft], **workload, gamma=3, kv_budget=64, acceptance_rate=0.8)
+        for where in (deployment, roomier)
     )
     assert bool(after.fits_in_memory) >= bool(before.fits_in_memory)
     assert after.round.round_s == before.round.round_s

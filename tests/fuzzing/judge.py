@@ -58,7 +58,6 @@ class Verdict:
 def prepare(folder: Path) -> None:
     """Make the folder in which cases run, with what they share."""
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ.update(HOME=str(folder / "home"), XDG_CACHE_HOME=str(folder / "cache"))
     make_tiny_checkpoint(folder / "tiny")
 
 
@@ -245,7 +244,7 @@ def _left_behind(case: Case, folder: Path, outcome: str) -> Iterator[str]:
         if path.is_file() and path not in expected and "out" not in path.relative_to(folder / "case").parts[:1]:
             yield f"files: created {path.relative_to(folder)}"
     for path in folder.iterdir():
-        if path.name not in ("case", "tiny", "cache", "home"):
+        if path.name not in ("case", "tiny"):
             yield f"files: created {path.name}"
     for name, text in case.files.items():
         found = (folder / "case" / name).read_bytes() if (folder / "case" / name).is_file() else None

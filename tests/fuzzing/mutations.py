@@ -147,7 +147,9 @@ def _add(parent: Any, key: Any, slots: list[Slot], values: Sequence[str], raws: 
 
 def _wrap(parent: Any, key: Any, slots: list[Slot], values: Sequence[str], raws: Raws, random: Random) -> None:
     value = parent[key]
-    unwrapped = next(iter(value.values() if isinstance(value, dict) else value), None) if isinstance(value, dict | list) else str(value)
+    unwrapped = (
+        next(iter(value.values() if isinstance(value, dict) else value), None) if isinstance(value, dict | list) else str(value)
+    )
     parent[key] = random.choice(([value], {"a": value}, [value, value], unwrapped))
 
 
@@ -170,7 +172,23 @@ def _bury(parent: Any, key: Any, slots: list[Slot], values: Sequence[str], raws:
     parent[key] = raws.mark(nasty.deep(random.choice((30, 300, 1100, 20_000))))
 
 
-_TREE_CHANGES = (_replace, _replace, _replace, _rescale, _rescale, _rescale, _delete, _rename, _double, _add, _wrap, _graft, _spoil, _spoil, _bury)
+_TREE_CHANGES = (
+    _replace,
+    _replace,
+    _replace,
+    _rescale,
+    _rescale,
+    _rescale,
+    _delete,
+    _rename,
+    _double,
+    _add,
+    _wrap,
+    _graft,
+    _spoil,
+    _spoil,
+    _bury,
+)
 
 
 # Tables
@@ -192,7 +210,9 @@ def _csv_changed(text: bytes, changes: int, random: Random) -> bytes:
         else:
             rows.insert(random.randrange(len(rows) + 1), random.choice(([], row, row[:1], row * 2)))
     out = io.StringIO()
-    csv.writer(out, quoting=random.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)), lineterminator=random.choice(("\n", "\r\n"))).writerows(rows)
+    csv.writer(
+        out, quoting=random.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)), lineterminator=random.choice(("\n", "\r\n"))
+    ).writerows(rows)
     return _encode(out.getvalue())
 
 

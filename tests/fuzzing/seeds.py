@@ -55,29 +55,22 @@ class Seed:
 
 
 def profiles() -> list[Seed]:
-    found = []
-    for name in ("h100-sxm", "a100-sxm-80gb", "l40", "mi300x"):
-        text = builtin_profiles()[name].read_bytes()
-        for command in (
-            "predict --model llama-3.1-8b --hardware {file} --num-gpus 8 --batch-size 64 --context-len 32k --json",
-            "plan --model gpt-oss-20b --hardware {file} --batch-size 8 --context-len 8k --draft eagle3 --json",
-            "regimes --model llama-3.2-1b --hardware {file} --json",
-        ):
-            found.append(Seed("profile-{n}.yaml", "yaml", text, command))
-    return found
+    commands = (
+        "predict --model llama-3.1-8b --hardware {file} --num-gpus 8 --batch-size 64 --context-len 32k --json",
+        "plan --model gpt-oss-20b --hardware {file} --batch-size 8 --context-len 8k --draft eagle3 --json",
+        "regimes --model llama-3.2-1b --hardware {file} --json",
+    )
+    texts = [builtin_profiles()[name].read_bytes() for name in ("h100-sxm", "a100-sxm-80gb", "l40", "mi300x")]
+    return [Seed("profile-{n}.yaml", "yaml", text, command) for text in texts for command in commands]
 
 
 def configs() -> list[Seed]:
-    found = []
-    for name in ("Llama-3.1-8B", "DeepSeek-V3", "gpt-oss-20b", "Gemma-3-27B", "Qwen3-30B-A3B", "Mistral-7B-v0.1"):
-        text = builtin_configs()[name].read_bytes()
-        for command in (
-            "predict --model {file} --hardware b200-sxm --num-gpus 8 --batch-size 8 --context-len 1k --json",
-            "plan --model {file} --hardware b200-sxm --num-gpus 8 --batch-size 8 --context-len 1k --acceptance-rate 0.8 --json",
-        ):
-            found.append(Seed("config-{n}.json", "json", text, command))
-    draft = "predict --model llama-3.1-70b --draft {file} --hardware h200-sxm --num-gpus 8 --batch-size 8 --context-len 1k --json"
-    return [*found, Seed("config-{n}.json", "json", builtin_configs()["Llama-3.2-1B"].read_bytes(), draft)]
+    shape = "--num-gpus 8 --batch-size 8 --context-len 1k --json"
+    targets = ("Llama-3.1-8B", "DeepSeek-V3", "gpt-oss-20b", "Gemma-3-27B", "Qwen3-30B-A3B", "Mistral-7B-v0.1")
+    as_target = ("predict --model {file} --hardware b200-sxm", "plan --model {file} --hardware b200-sxm --acceptance-rate 0.8")
+    as_draft = ("predict --model llama-3.1-70b --draft {file} --hardware h200-sxm",)
+    pairs = [*itertools.product(targets, as_target), *itertools.product(("Llama-3.2-1B",), as_draft)]
+    return [Seed("config-{n}.json", "json", builtin_configs()[name].read_bytes(), f"{do} {shape}") for name, do in pairs]
 
 
 @cache
@@ -100,8 +93,8 @@ def plans() -> list[Seed]:
     for plan, engine in itertools.product(planned(), ENGINES):
         with contextlib.suppress(magicdec.InputError):  # not every engine can run every plan
             magicdec.export(plan, engine)
-            for output in ("--json", "-o out/run.sh"):
-                found.append(Seed("plan-{n}.yaml", "yaml", render_plan(plan).encode(), f"export {{file}} --to {engine} {output}"))
+            text, do = render_plan(plan).encode(), f"export {{file}} --to {engine}"
+            found += [Seed("plan-{n}.yaml", "yaml", text, f"{do} {output}") for output in ("--json", "-o out/run.sh")]
     return found
 
 
@@ -174,11 +167,11 @@ def traces() -> list[Seed]:
 
 def scenarios() -> list[Seed]:
     table = (
-        "hardware,target,batch_size,context_len,num_gpus,draft_kind,draft_model,kv_policy,kv_budget,gamma,acceptance_rate,note\n"
-        "h100-sxm,llama-3.1-8b,64,32000,8,self,,snapkv,512,3,,first\n"
-        "a100-sxm-80gb,llama-3.1-8b,4,1000,1,model,llama-3.2-1b,,,4,0.8,second\n"
-        "l40,llama-3.2-1b,1,8000,1,none,,,,,,third\n"
-    ).encode()
+        b"hardware,target,batch_size,context_len,num_gpus,draft_kind,draft_model,kv_policy,kv_budget,gamma,acceptance_rate,note\n"
+        b"h100-sxm,llama-3.1-8b,64,32000,8,self,,snapkv,512,3,,first\n"
+        b"a100-sxm-80gb,llama-3.1-8b,4,1000,1,model,llama-3.2-1b,,,4,0.8,second\n"
+        b"l40,llama-3.2-1b,1,8000,1,none,,,,,,third\n"
+    )
     commands = ("predict --scenarios {file} --json", "predict --scenarios {file} -o out/answers.csv", "predict --scenarios {file}")
     return [Seed("scenarios-{n}.csv", "csv", table, command) for command in commands]
 
