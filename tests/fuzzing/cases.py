@@ -56,6 +56,8 @@ def make_case(kind: str, seed: int, number: int, *, changed: bool = True) -> Cas
     files = {other.format(n=number): text for other, text in origin.others.items()}
     files[name] = mutated(origin.text, origin.form, random) if changed else origin.text
     arguments = tuple(word.format(file=name, n=number) for word in origin.command.split())
+    if kind == "prompts":
+        files[name] = b"\n".join(files[name].split(b"\n")[:MOST_LINES])
     return Case(kind, number, files, arguments, grows=name if origin.grows else "")
 
 
@@ -78,6 +80,7 @@ COMMANDS = {  # valid arguments, and how often the command is taken
     "profiles": ("--json", 1),
 }
 LONG = ("run", "acceptance", "report")  # whatever they are rightly asked for takes as long as it takes
+MOST_LINES = 100  # of prompts
 LONG_OPTIONS = ("repeats", "from_published")
 MEDIUM_NUMBERS = ("32k", "2Ki", "1.5k", "1Gi", "0.5k", "1e3", "64,128")
 WRITTEN = ("output", "measurements", "figure", "folder")  # values are names within out/
