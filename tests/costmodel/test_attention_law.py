@@ -219,3 +219,27 @@ def test_a_cache_found_in_l2_streams_faster_where_the_sms_are_the_limit() -> Non
     quick = {"bytes_per_s": 1e18, "flop": 0, "may_split": False}
     cold, warm = (seconds(ROUND, 1, 1, 1, 50_000, sm_speedup=speedup, **quick) - 1e-5 for speedup in (1.0, 4.0))
     assert cold == pytest.approx(4 * warm)
+
+
+@given(laws(AttentionLaw), shapes, st.integers(1, 300), st.integers(1, 5))
+def test_several_times_as_many_sms_never_slow_a_call(law: AttentionLaw, shape: dict[str, int], sms: int, times: int) -> None:
+    assert seconds(law, **shape, num_sms=times * sms) <= seconds(law, **shape, num_sms=sms) * (1 + 1e-9)
+
+
+@given(laws(AttentionLaw), shapes, st.integers(1, 300), st.integers(1, 300))
+def test_more_sms_slow_a_call_by_no_more_than_a_last_wave_that_does_not_saturate(
+    law: AttentionLaw, shape: dict[str, int], sms: int, more: int
+) -> None:
+    """Fewer, fuller waves may leave a last one of few CTAs; they take as long as those that saturate the memory."""
+    slots, pairs = (sms + more) * law.ctas_per_sm, shape["b"] * shape["k"]
+    saturating = 1e12 * law.memory_efficiency / (law.sm_bytes_per_s / law.ctas_per_sm)
+    tail = saturating / pairs if saturating < slots < pairs else 0.0
+    assert seconds(law, **shape, num_sms=sms + more) <= seconds(law, **shape, num_sms=sms) * (1 + tail) * (1 + 1e-9)
+
+
+def test_a_last_wave_of_few_ctas_slows_a_call_as_it_does_on_gpus() -> None:
+    """In the public tables, 256 pairs take an A100 with 216 places 1.2 times as long a byte as 128 or 512 do."""
+    law = replace(ROUND, memory_efficiency=0.859, sm_bytes_per_s=0.859 * 1e12 / 51, ctas_per_sm=2)  # 102 CTAs saturate
+    per_pair = {pairs: seconds(law, pairs, 1, 4, 64_000, num_sms=108) / pairs for pairs in (128, 256, 512, 1024)}
+    assert per_pair[256] > 1.15 * max(per_pair[128], per_pair[512], per_pair[1024])
+    assert per_pair[256] < 1.3 * per_pair[512]

@@ -86,6 +86,13 @@ def test_a_higher_peak_never_slows(peak: str, seen: Any, hardware: HardwareProfi
 
 
 @fewer
+@given(passes(), machines(), kernels, st.integers(2, 5))
+def test_several_times_as_many_sms_never_slow(seen: Any, hardware: HardwareProfile, kernel: Any, times: int) -> None:
+    """Any other number may: see `test_attention_law.py`."""
+    assert priced(seen, rated(hardware, times, "num_sms"), kernel).total_s <= priced(seen, hardware, kernel).total_s * (1 + 1e-9)
+
+
+@fewer
 @given(passes(), machines(), kernels, st.integers(1, 50))
 def test_more_sequences_or_context_never_take_less(seen: Any, hardware: HardwareProfile, kernel: Any, more: int) -> None:
     if seen[0].latent is not None:
@@ -161,6 +168,50 @@ def test_a_self_draft_that_reads_everything_takes_the_targets_step(
     shape = {"batch_size": batch, "context_len": context, "gamma": 3, "kv_budget": context + beyond, "acceptance_rate": 1.0}
     e = evaluate_grid(deployment, DRAFTS["streaming"], **shape)
     assert e.draft.total_s == e.target.total_s
+
+
+SPARSE = ("streaming", "top-k", "quest in int4")
+workloads = st.fixed_dictionaries({"batch_size": st.integers(1, 512), "context_len": st.integers(1, 200_000)})
+budgets = st.integers(1, 8192)
+
+
+@fewer
+@given(deployments(), st.sampled_from(sorted(DRAFTS)), workloads, budgets, st.integers(0, 16), st.floats(0, 1), st.floats(0, 1))
+def test_more_acceptance_never_speeds_up_less(
+    deployment: Deployment, draft: str, workload: dict[str, int], budget: int, gamma: int, one: float, other: float
+) -> None:
+    shape = {**workload, "gamma": gamma, "kv_budget": budget}
+    low, high = (evaluate_grid(deployment, DRAFTS[draft], **shape, acceptance_rate=rate) for rate in sorted((one, other)))
+    assert high.round.speedup >= low.round.speedup * (1 - 1e-9)
+    assert high.speedup_low >= low.speedup_low * (1 - 1e-9)
+
+
+@fewer
+@given(deployments(), st.sampled_from(SPARSE), workloads, budgets, st.integers(1, 100_000))
+def test_a_larger_budget_never_drafts_for_less(
+    deployment: Deployment, draft: str, workload: dict[str, int], budget: int, more: int
+) -> None:
+    small, large = (
+        evaluate_grid(deployment, DRAFTS[draft], **workload, gamma=3, kv_budget=entries, acceptance_rate=0.8)
+        for entries in (budget, budget + more)
+    )
+    assert large.round.gamma_draft_step_s >= small.round.gamma_draft_step_s * (1 - 1e-9)
+    assert large.round.speedup <= small.round.speedup * (1 + 1e-9)
+    assert large.memory.total_bytes >= small.memory.total_bytes * (1 - 1e-9)
+
+
+@fewer
+@given(deployments(), st.sampled_from(sorted(DRAFTS)), workloads, st.floats(1, 100))
+def test_more_memory_never_fits_less_and_changes_no_time(
+    deployment: Deployment, draft: str, workload: dict[str, int], factor: float
+) -> None:
+    roomier = replace(deployment, hardware=rated(deployment.hardware, factor, "memory_bytes"))
+    before, after = (
+        evaluate_grid(where, DRAFTS[draft], **workload, gamma=3, kv_budget=64, acceptance_rate=0.8)
+        for where in (deployment, roomier)
+    )
+    assert bool(after.fits_in_memory) >= bool(before.fits_in_memory)
+    assert after.round.round_s == before.round.round_s
 
 
 def numbers_of(e: Evaluation) -> dict[str, Any]:
