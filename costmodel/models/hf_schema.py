@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from ..base.errors import InputError, Problem
 from ..base.records import Limits
-from .transformer import Family
+
+Family = Literal["llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss", "gemma3"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
 
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
 RopeType = Literal["default", "linear", "llama3", "yarn"]
