@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def resolve_profile(name: str, where: str = "hardware") -> HardwareProfile:
     Raises:
         InputError: No profile has this name (similar names are listed), or the file is invalid.
     """
-    if name.endswith((".yaml", ".yml")) or Path(name).is_file():
+    if name.endswith((".yaml", ".yml")) or os.path.isfile(name):
         return load_profile(name)
     wanted = name.lower().replace("_", "-")
     if wanted in builtin_profiles():
