@@ -8,18 +8,13 @@ from .weights import Role, Weight
 
 
 def _pair(
-    name: str, width: int, d_model: int, *, gated: bool, role: Role = "linear", experts: int = 1, used: float = 1
+    name: str, width: int, d_model: int, *, gated: bool, role: Role = "linear", experts: int = 1, used: int = 1
 ) -> tuple[Weight, ...]:
-    up = Weight(
-        f"{name}gate_up" if gated else f"{name}up",
-        (2 if gated else 1) * width,
-        d_model,
-        "mlp",
-        experts=experts,
-        used=used,
-        role=role,
+    up, outputs = (f"{name}gate_up", 2 * width) if gated else (f"{name}up", width)
+    return (
+        Weight(up, outputs, d_model, "mlp", experts=experts, used=used, role=role),
+        Weight(f"{name}down", d_model, width, "mlp", "inputs", experts=experts, used=used, role=role),
     )
-    return up, Weight(f"{name}down", d_model, width, "mlp", "inputs", experts=experts, used=used, role=role)
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ class ExpertMlp:
 
     Attributes:
         num_experts: Routed experts.
-        experts_per_token: Routed experts that process each token; fewer on average where some choices do nothing.
+        experts_per_token: Routed experts that process each token.
         d_ff: Hidden width of one expert.
         d_ff_shared: Total hidden width of the shared experts, which process every token; 0 for none.
         gated: Whether experts have a gate.
@@ -74,11 +69,10 @@ class ExpertMlp:
         shared_gate: Whether a scalar gate weighs the shared experts.
         latent: Width in which the routed experts compute, between two projections; None for the model's own.
         d_ff_dense: Hidden width of a dense MLP beside the experts; 0 for none.
-        router_outputs: Outputs of the router; None for one per expert.
     """
 
     num_experts: int
-    experts_per_token: float
+    experts_per_token: int
     d_ff: int
     d_ff_shared: int = 0
     gated: bool = True
@@ -87,12 +81,11 @@ class ExpertMlp:
     shared_gate: bool = False
     latent: int | None = None
     d_ff_dense: int = 0
-    router_outputs: int | None = None
 
     def weights(self, d_model: int) -> tuple[Weight, ...]:
         """Matrices of one layer."""
         inner = self.latent or d_model
-        found = [Weight("router", self.router_outputs or self.num_experts, d_model, "mlp", "none", role="router")]
+        found = [Weight("router", self.num_experts, d_model, "mlp", "none", role="router")]
         if self.d_ff_dense:
             found += _pair("", self.d_ff_dense, d_model, gated=self.gated)
         if self.d_ff_shared:
@@ -130,7 +123,7 @@ class ExpertMlp:
         shared = f", shared {self.d_ff_shared:,}" if self.d_ff_shared else ""
         dense = f", dense {self.d_ff_dense:,}" if self.d_ff_dense else ""
         latent = f", in {self.latent:,} dimensions" if self.latent else ""
-        return f"{self.experts_per_token:g} of {self.num_experts} experts of {self.d_ff:,}{shared}{dense}{latent}"
+        return f"{self.experts_per_token} of {self.num_experts} experts of {self.d_ff:,}{shared}{dense}{latent}"
 
 
 MlpKind = DenseMlp | ExpertMlp

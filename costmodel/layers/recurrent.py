@@ -74,7 +74,7 @@ def gated_delta_net(d_model: int, *, key_heads: int, value_heads: int, key_dim: 
 def kimi_delta(d_model: int, *, heads: int, head_dim: int, kernel: int, full_rank_gate: bool = False) -> Recurrent:
     """Kimi Delta Attention (arXiv 2510.26692): a gated delta rule with a decay per channel."""
     width = heads * head_dim
-    gates = (Weight("in_gate", width, d_model),)
+    gates: tuple[Weight, ...] = (Weight("in_gate", width, d_model),)
     if not full_rank_gate:
         gates = (Weight("gate_down", head_dim, d_model, split="none"), Weight("gate_up", width, head_dim))
     return Recurrent(

@@ -33,7 +33,7 @@ class Matrix:
     layers: int
     dtype: str
     experts: int = 1
-    used: float = 1
+    used: int = 1
 
     @property
     def params(self) -> float:
@@ -70,7 +70,7 @@ class Weight:
     kv_outputs: int = 0
     kv_heads: int = 1
     experts: int = 1
-    used: float = 1
+    used: int = 1
     role: Role = "linear"
 
     @property

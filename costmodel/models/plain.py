@@ -2,32 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import Protocol
 
 from ..layers.attention import Attention, AttentionKind, Latent
 from ..layers.layer import Layer, LayerGroup, grouped
 from ..layers.mlp import DenseMlp, ExpertMlp, MlpKind
-
-if TYPE_CHECKING:
-    from .transformer import TransformerConfig
+from .architecture import Experts, LatentAttention
 
 
-def plain_layers(model: TransformerConfig) -> tuple[LayerGroup, ...]:
+class PlainDecoder(Protocol):
+    """The few numbers of a plain decoder; `TransformerConfig` says what they are."""
+
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def num_heads(self) -> int: ...
+    @property
+    def num_kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def d_ff(self) -> int: ...
+    @property
+    def norms_per_layer(self) -> int: ...
+    @property
+    def sliding_window(self) -> int | None: ...
+    @property
+    def num_window_layers(self) -> int | None: ...
+    @property
+    def experts(self) -> Experts | None: ...
+    @property
+    def latent(self) -> LatentAttention | None: ...
+    @property
+    def qkv_bias(self) -> bool: ...
+    @property
+    def o_bias(self) -> bool: ...
+    @property
+    def qk_norm(self) -> bool: ...
+    @property
+    def attention_sinks(self) -> bool: ...
+
+
+def plain_layers(model: PlainDecoder) -> tuple[LayerGroup, ...]:
     """Return the layers that the numbers of a model describe: those with full attention and a dense MLP first."""
     first_window = 0 if model.num_window_layers is None else model.num_layers - model.num_window_layers
     if model.sliding_window is None:
         first_window = model.num_layers
     first_experts = model.num_layers if model.experts is None else model.experts.num_dense_layers
     borders = sorted({0, first_window, first_experts, model.num_layers})
-    found = []
-    for start, stop in zip(borders, borders[1:], strict=False):
+    found: list[tuple[Layer, dict[str, str]]] = []
+    for start, stop in pairwise(borders):
         attention = _attention(model, model.sliding_window if start >= first_window else None)
         layer = Layer(attention=attention, mlp=_mlp(model, experts=start >= first_experts), norms=model.norms_per_layer)
         found += [(layer, {})] * (stop - start)
     return grouped(found)
 
 
-def _attention(model: TransformerConfig, window: int | None) -> AttentionKind:
+def _attention(model: PlainDecoder, window: int | None) -> AttentionKind:
     if model.latent is not None:
         part = model.latent
         return Latent(model.num_heads, part.kv_rank, part.rope_dim, part.nope_dim, part.value_dim, part.q_rank)
@@ -43,7 +75,7 @@ def _attention(model: TransformerConfig, window: int | None) -> AttentionKind:
     )
 
 
-def _mlp(model: TransformerConfig, *, experts: bool) -> MlpKind:
+def _mlp(model: PlainDecoder, *, experts: bool) -> MlpKind:
     moe = model.experts
     if moe is None or not experts:
         return DenseMlp(model.d_ff)

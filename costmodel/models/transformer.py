@@ -61,6 +61,7 @@ class TransformerConfig:
         vision_params: Parameters of encoders for images or sound: in memory, not in decoding.
         mtp: Layers of one multi-token-prediction module of the checkpoint: a draft, not a part of the target.
         num_mtp: Such modules in the checkpoint.
+        head_dtype: Dtype of an LM head that is not stored as the embedding is; None for the same.
         state_dtype: Dtype of recurrent states; None for that of the activations.
         notes: What a reader of the numbers must know about how the model was read.
     """
@@ -100,6 +101,7 @@ class TransformerConfig:
     vision_params: int = 0
     mtp: tuple[LayerGroup, ...] = ()
     num_mtp: int = 0
+    head_dtype: str | None = None
     state_dtype: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -193,7 +195,8 @@ class TransformerConfig:
         return stored or self.dtype
 
     def _head(self, tensor_parallel: int) -> Matrix:
-        return Matrix("head", "head", self.vocab_size / tensor_parallel, self.d_model, 1, self.embedding_dtype or self.dtype)
+        dtype = self.head_dtype or self.embedding_dtype or self.dtype
+        return Matrix("head", "head", self.vocab_size / tensor_parallel, self.d_model, 1, dtype)
 
     @cached_property
     def _vector_params(self) -> int:
@@ -224,7 +227,9 @@ class TransformerConfig:
             head_sharded: Embedding and LM head are split over the GPUs; otherwise each GPU holds all of them.
         """
         *layers, head = self.matrices(tensor_parallel)
-        embeddings = (1 if self.tied_embeddings else 2) * (head if head_sharded else self._head(1)).bytes
+        embeddings = (head if head_sharded else self._head(1)).bytes
+        if not self.tied_embeddings:
+            embeddings += self.embedding_bytes / (tensor_parallel if head_sharded else 1)
         others = (self.lookup_params + self.vision_params) / tensor_parallel * self.bytes_per_element
         return sum(matrix.bytes for matrix in layers) + embeddings + self._vector_params * self.bytes_per_element + others
 
@@ -285,6 +290,7 @@ class TransformerConfig:
             linear_dtype=None,
             expert_dtype=None,
             kv_dtype=None,
+            head_dtype=None,
             state_dtype=None,
             groups=merged(self.groups),
             mtp=merged(self.mtp),

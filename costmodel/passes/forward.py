@@ -16,10 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from ..layers.dtypes import BYTES_PER_ELEMENT
 from ..layers.weights import Matrix, Operator
 from ..models.transformer import TransformerConfig
-from .attention_work import NO_WORK, Array, AttentionWork, PassShape, Work, attention_works
+from .attention_work import NO_WORK, AttentionWork, PassShape, Work, attention_works
+from .attention_work import Array as Array
 from .cache import state_bytes_per_gpu
 
 BoolArray = NDArray[np.bool_]
+__all__ = ["Array", "AttentionWork", "BoolArray", "Cost", "Products", "Work", "experts_touched", "forward_cost", "whole_power"]
 LOGITS_BYTES = 4.0  # engines hold logits in float32
 
 

@@ -27,10 +27,13 @@ def fingerprint(model: TransformerConfig) -> str:
     import hashlib  # slow to import
 
     defaults = {known.name: known.default for known in fields(TransformerConfig)}
-    hidden = ("name", "dtype", "embedding_dtype", "linear_dtype", "expert_dtype", "kv_dtype", "state_dtype", "notes")
-    hidden += ("vision_params", "mtp", "num_mtp")
+    hidden = {"name", "notes", "vision_params", "mtp", "num_mtp"}
     plain = model.with_dtype(model.dtype)  # layers that differ only in how they are stored are one group
-    facts = {key: value for key, value in asdict(plain).items() if key not in hidden and value != defaults[key]}
+    facts = {
+        key: value
+        for key, value in asdict(plain).items()
+        if key not in hidden and not key.endswith("dtype") and value != defaults[key]
+    }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.hf.families import FAMILIES
 from magicdec.costmodel.models.architecture import Experts, LatentAttention
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.models.hf_config import load_config, parse_hf_config
-from magicdec.costmodel.models.hf_schema import FAMILIES
 
 TINY: dict[str, Any] = {
     "model_type": "llama",

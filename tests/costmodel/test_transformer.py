@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_inputs import DTYPES, active_params, gpus_for, models
 
+from magicdec.costmodel.hf.families import FAMILIES
 from magicdec.costmodel.models.catalog import builtin_configs, resolve_model
-from magicdec.costmodel.models.hf_schema import FAMILIES
 from magicdec.costmodel.models.transformer import BYTES_PER_ELEMENT, TransformerConfig
 from magicdec.costmodel.plans.plan import fingerprint
 
