@@ -76,17 +76,18 @@ def sizes_of(keys: Keys, family: Family) -> Sizes:
     d_model = keys.whole("hidden_size", "n_embd", "d_model")
     if family.builder == "mamba":
         return Sizes(layers, d_model, 1, 1, 1)
+    before = len(keys.problems)
     heads = keys.whole("num_attention_heads", "n_head")
     kv_names = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_attention_groups")
     kv_heads = heads
     if not isinstance(keys.raw.get("num_key_value_heads"), list):
         kv_heads = keys.whole_or(heads, *kv_names) or heads
-    if heads % kv_heads and not keys.problems:
+    if heads % kv_heads and len(keys.problems) == before:
         keys.wrong("num_attention_heads", f"a multiple of num_key_value_heads ({kv_heads})")
     head_dim = keys.whole_or(family.head_dim or None, "head_dim", "attention_head_dim")
     if head_dim is None:
         head_dim = max(d_model // heads, 1)
-        if d_model % heads and not family.latent and not keys.problems:
+        if d_model % heads and not family.latent and keys.raw.get("hidden_size") == d_model and heads > 1:
             keys.wrong("hidden_size", f"a multiple of num_attention_heads ({heads}) where head_dim is not given")
     return Sizes(layers, d_model, heads, kv_heads, head_dim)
 

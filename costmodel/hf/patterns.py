@@ -102,7 +102,9 @@ def _by_pattern(keys: Keys, layers: int, family: Family) -> list[LayerType] | No
 
 def expert_layers(keys: Keys, layers: int, family: Family) -> list[bool]:
     """Return for each layer whether it has a mixture of experts."""
-    if not family.experts or keys.first(*EXPERT_COUNTS) is None:
+    name = keys.first(*EXPERT_COUNTS)
+    optional = family.builder == "blocks" and (name is None or keys.raw[name] in (0, 1))
+    if not family.experts or optional:
         return [False] * layers
     named = keys.words("mlp_layer_types", layers, least=True)
     if named is not None:

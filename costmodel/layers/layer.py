@@ -18,8 +18,8 @@ class Counted:
     """A layer counted from the modules of another library: its matrices, and what it keeps.
 
     Attributes:
-        matrices: Its matrices.
-        vectors: Parameters that are no matrices.
+        matrices: All matrices of the layer, those of its attention too.
+        vectors: All parameters of the layer that are no matrices.
         kind: Name, for people.
     """
 
@@ -72,6 +72,8 @@ class Layer:
 
     def mixers(self, d_model: int) -> tuple[Weight, ...]:
         """Matrices of attention and recurrence."""
+        if isinstance(self.mlp, Counted):
+            return ()  # it has counted all matrices of the layer
         found = self.attention.weights(d_model) if self.attention else ()
         return (*found, *(self.recurrent.weights(d_model) if self.recurrent else ()))
 
@@ -81,6 +83,8 @@ class Layer:
 
     def vector_params(self, d_model: int) -> int:
         """Parameters that are no matrices."""
+        if isinstance(self.mlp, Counted):
+            return self.mlp.vectors
         parts = (self.attention, self.recurrent, self.mlp)
         return self.norms * d_model + self.extra_vectors + sum(part.vector_params(d_model) for part in parts if part is not None)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..base.errors import InputError, bad
+from ..base.errors import InputError, Problem, bad
 from ..base.files import read_text
 from ..base.json_text import load_json_object
 from ..hf.decoder import Architecture, dense_width, sizes_of
@@ -27,7 +27,7 @@ from .architecture import Experts, LatentAttention
 from .plain import plain_layers
 from .transformer import TransformerConfig
 
-__all__ = ["EXECUTABLE_FAMILIES", "load_config", "parse_hf_config", "shipped_config"]
+__all__ = ["EXECUTABLE_FAMILIES", "UnknownFamilyError", "load_config", "parse_hf_config", "shipped_config", "why_not_executable"]
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 QUANT_FILE = "hf_quant_config.json"
@@ -55,11 +55,13 @@ def parse_hf_config(raw: object, *, where: str, name: str, quantisation: Mapping
     known = family_name(model_type) if model_type else None
     if model_type is None or known is None:
         whole.problems = []
-        raise unknown_family(where, model_type if model_type is not None else text.raw.get("model_type"))
+        raise UnknownFamilyError(where, raw, text.raw.get("model_type"))
     family = FAMILIES[known]
     sizes = sizes_of(text, family)
     vocab_size = text.whole("vocab_size")
     context = _context(text)
+    if family.builder == "decoder" and not family.experts:
+        dense_width(text, family, sizes)
     whole.check()
     found = build(text, family, sizes)
     whole.check()
@@ -98,6 +100,17 @@ def parse_hf_config(raw: object, *, where: str, name: str, quantisation: Mapping
     return _with_layers(model, found, storage, mtp, num_mtp)
 
 
+def why_not_executable(config: TransformerConfig) -> str | None:
+    """Why the executor cannot run a model; None if it can."""
+    if config.family not in EXECUTABLE_FAMILIES:
+        return f"{config.family}, which can only be planned"
+    if config.groups or config.o_bias or config.num_window_layers is not None:
+        return f"a variant of {config.family} that can only be planned"
+    if config.linear_dtype is not None or config.kv_dtype is not None:
+        return f"a checkpoint in {config.linear_dtype or config.kv_dtype}, which can only be planned"
+    return None
+
+
 def shipped_config(raw: Mapping[str, object], *, name: str) -> TransformerConfig:
     """Convert the `config.json` of a built-in model.
 
@@ -108,15 +121,20 @@ def shipped_config(raw: Mapping[str, object], *, name: str) -> TransformerConfig
     return parse_hf_config(raw, where=f"{name}.json", name=name)
 
 
-def unknown_family(where: str, model_type: object) -> InputError:
-    """The error for a `model_type` that no reader knows."""
-    import difflib
+class UnknownFamilyError(InputError):
+    """A `model_type` that no reader knows; the parsed config is in `raw`, its file in `file`."""
 
-    close = difflib.get_close_matches(str(model_type), FAMILIES, n=3, cutoff=0.6)
-    nearest = f", such as {' or '.join(close)}" if close else ""
-    expected = f"one of the {len(FAMILIES)} known families{nearest} (docs/reference/models.md lists them)"
-    found = "nothing" if model_type is None else f"{str(model_type)[:80]!r}"
-    return bad(where, "model_type", expected, found)
+    def __init__(self, where: str, raw: Mapping[str, object], model_type: object):
+        import difflib
+
+        close = difflib.get_close_matches(str(model_type), FAMILIES, n=3, cutoff=0.6)
+        nearest = f", such as {' or '.join(close)}" if close else ""
+        expected = (
+            f"one of the {len(FAMILIES)} families that are read{nearest}; or one that transformers knows, where it is installed"
+        )
+        found = "nothing" if model_type is None else f"{model_type!r} ({type(model_type).__name__})"
+        super().__init__(Problem(where, "model_type", expected, found))
+        self.raw, self.file = raw, where
 
 
 def _text_part(whole: Keys) -> tuple[Keys, list[Keys]]:

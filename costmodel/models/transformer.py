@@ -277,8 +277,11 @@ class TransformerConfig:
     def state_bytes_per_sequence(self) -> float:
         """Size of the recurrent states of one sequence, over all layers: the same for any context. [bytes]"""
         state = BYTES_PER_ELEMENT[self.state_dtype or self.dtype]
-        return sum(
-            layers * (kind.state_elements * state + kind.conv_elements * self.bytes_per_element) for kind, layers in self.recurrents
+        return float(
+            sum(
+                layers * (kind.state_elements * state + kind.conv_elements * self.bytes_per_element)
+                for kind, layers in self.recurrents
+            )
         )
 
     def with_dtype(self, dtype: str) -> TransformerConfig:

@@ -11,6 +11,7 @@ from magicdec.costmodel.models.transformer import TransformerConfig
 
 from ..render.tables import text_table
 from .base import Cell, Result, Row
+from .model import parameters
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -118,7 +119,7 @@ class ModelList(Result):
         rows = [
             [
                 name,
-                _parameters(config.params),
+                parameters(config.params),
                 format_bytes(config.weight_bytes),
                 format_bytes(config.kv_bytes_per_token),
                 f"{config.num_heads}/{config.num_kv_heads}",
@@ -127,11 +128,6 @@ class ModelList(Result):
             for name, config in self.models.items()
         ]
         return text_table(["model", "parameters", "weights", "KV per token", "heads/KV heads", "max context"], rows)
-
-
-def _parameters(count: float) -> str:
-    """As the field writes them: `8.03B`, `596M`."""
-    return format_rate(count, "").replace(" G", "B").replace(" T", "T").replace(" M", "M").replace(" k", "k").strip()
 
 
 @dataclass(frozen=True, repr=False, eq=False)
