@@ -11,7 +11,7 @@ from ..layers.weights import Weight
 from .decoder import Architecture, Sizes, attention_of, bias, decoder, dense_width, experts_of, state_of
 from .families import Family
 from .keys import Keys
-from .patterns import expert_layers, layer_types
+from .patterns import expert_layers, layer_types, modules_of_prediction
 
 # Letters of `hybrid_override_pattern`, and words of `layers_block_type`.
 BLOCKS = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
@@ -187,8 +187,8 @@ def _altup(keys: Keys, d_model: int) -> tuple[tuple[Weight, ...], int]:
 
 def _deepseek_v4(keys: Keys, family: Family, sizes: Sizes) -> Architecture:
     """DeepSeek-V4: windows and compressed entries, several copies of the residual stream, experts in every layer."""
-    ratios = keys.wholes("compress_ratios", sizes.layers, least=True)
-    if ratios is None and (named := keys.words("layer_types", sizes.layers, least=True)) is not None:
+    ratios = keys.wholes("compress_ratios", sizes.layers, more=modules_of_prediction(keys))
+    if ratios is None and (named := keys.words("layer_types", sizes.layers, more=modules_of_prediction(keys))) is not None:
         rates = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 128, "sliding_attention": 0}
         if set(named) - set(rates):
             keys.wrong("layer_types", " or ".join(rates))

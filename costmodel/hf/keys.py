@@ -116,13 +116,13 @@ class Keys:
             return None
         return value
 
-    def items(self, name: str, length: int | None = None, *, least: bool = False) -> list[object] | None:
+    def items(self, name: str, length: int | None = None, *, more: int = 0) -> list[object] | None:
         """Return a list; None if it is not given or of the wrong length.
 
         Args:
             name: The key.
             length: Its length; None for any.
-            least: A longer list will do; what is too much is cut off.
+            more: Entries that there may be beside these, for prediction modules; they are cut off.
         """
         value = self.raw.get(name)
         if value is None:
@@ -130,14 +130,14 @@ class Keys:
         if not isinstance(value, list):
             self.wrong(name, "a list")
             return None
-        if length is not None and len(value) != length and not (least and len(value) > length):
+        if length is not None and len(value) not in (length, length + more):
             self.wrong(name, f"one entry for each of the {length} layers", f"{len(value)} entries")
             return None
         return value[:length]
 
-    def words(self, name: str, length: int | None = None, *, least: bool = False) -> list[str] | None:
+    def words(self, name: str, length: int | None = None, *, more: int = 0) -> list[str] | None:
         """Return a list of texts, as `items` does."""
-        value = self.items(name, length, least=least)
+        value = self.items(name, length, more=more)
         if value is None:
             return None
         if not all(isinstance(item, str) for item in value):
@@ -145,9 +145,9 @@ class Keys:
             return None
         return [str(item) for item in value]
 
-    def wholes(self, name: str, length: int | None = None, *, least: bool = False, below: int = USUAL_LIMIT) -> list[int] | None:
+    def wholes(self, name: str, length: int | None = None, *, more: int = 0, below: int = USUAL_LIMIT) -> list[int] | None:
         """Return a list of whole numbers from 0, as `items` does."""
-        value = self.items(name, length, least=least)
+        value = self.items(name, length, more=more)
         if value is None:
             return None
         found = [item for item in value if isinstance(item, int) and not isinstance(item, bool) and 0 <= item < below]

@@ -30,7 +30,7 @@ TYPE_NAMES: dict[str, LayerType] = {
 
 def layer_types(keys: Keys, layers: int, family: Family) -> list[LayerType]:
     """Return the kind of attention or state of each layer."""
-    named = keys.words("layer_types", layers, least=True)
+    named = keys.words("layer_types", layers, more=modules_of_prediction(keys))
     if named is not None:
         unknown = sorted(set(named) - set(TYPE_NAMES))
         if unknown:
@@ -106,7 +106,7 @@ def expert_layers(keys: Keys, layers: int, family: Family) -> list[bool]:
     optional = family.builder == "blocks" and (name is None or keys.raw[name] in (0, 1))
     if not family.experts or optional:
         return [False] * layers
-    named = keys.words("mlp_layer_types", layers, least=True)
+    named = keys.words("mlp_layer_types", layers, more=modules_of_prediction(keys))
     if named is not None:
         return [name != "dense" for name in named]
     if isinstance(keys.raw.get("moe_layer_freq"), list):
@@ -149,6 +149,14 @@ def _expert_rule(keys: Keys, layers: int, family: Family) -> list[bool]:
         keys.wrong("mlp_only_layers", "distinct layers")
     every = [i for i in range(layers) if (i % step == 0 if keys.first("moe_layer_freq") else (i + 1) % step == 0)]
     return [i in every and i >= dense and i not in skipped for i in range(layers)]
+
+
+PREDICTION_COUNTS = ("num_nextn_predict_layers", "num_mtp_modules", "mtp_num_hidden_layers", "mtp_num_layers", "num_mtp_layers")
+
+
+def modules_of_prediction(keys: Keys) -> int:
+    """Number of multi-token-prediction modules, which some lists have entries for."""
+    return keys.count(*PREDICTION_COUNTS)
 
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")

@@ -10,8 +10,7 @@ from .decoder import Architecture, Sizes, attention_of, experts_of
 from .families import Family
 from .hybrids import block_kinds
 from .keys import Keys
-
-COUNTS = ("num_nextn_predict_layers", "num_mtp_modules", "mtp_num_hidden_layers", "mtp_num_layers", "num_mtp_layers")
+from .patterns import modules_of_prediction
 
 
 def prediction_layers(keys: Keys, family: Family, sizes: Sizes, found: Architecture) -> tuple[list[Layer], int]:
@@ -28,7 +27,7 @@ def prediction_layers(keys: Keys, family: Family, sizes: Sizes, found: Architect
     Returns:
         The layers, and the number of modules.
     """
-    count = keys.count(*COUNTS)
+    count = modules_of_prediction(keys)
     if not count or keys.raw.get("use_mtp") is False or not found.layers:
         return [], 0
     blocks = block_kinds(keys, "mtp_layers_block_type", "mtp_hybrid_override_pattern") if family.builder == "blocks" else None

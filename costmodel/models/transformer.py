@@ -138,6 +138,8 @@ class TransformerConfig:
     @cached_property
     def widest_mlp(self) -> int:
         """Elements of the widest activation of an MLP, per token."""
+        if not self.groups:
+            return 3 * self.d_ff
         return max((group.layer.mlp.widest for group in self.layers if group.layer.mlp), default=0)
 
     @property

@@ -12,8 +12,7 @@ from .. import __version__
 from ..inputs.cpu_profile import cpu_profile_file
 from ..inputs.names import REFERENCE, find_model
 from ..results.base import Cell
-from ..results.catalog import EnvironmentReport, ModelList, ProfileList
-from ..results.model import ModelReport
+from ..results.catalog import EnvironmentReport, ModelList, ModelReport, ProfileList
 
 PACKAGES = ("numpy", "scipy", "pandas", "pydantic", "click", "torch", "safetensors", "tokenizers", "matplotlib")
 

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from magicdec.costmodel.base.errors import InputError, bad
 from magicdec.costmodel.layers.attention import Attention
 from magicdec.costmodel.layers.layer import Counted, Layer, grouped
 from magicdec.costmodel.layers.weights import Weight
 from magicdec.costmodel.models.transformer import TransformerConfig
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _LAYER = re.compile(r"(?:^|.*\.)(?:layers|h|blocks|layer)\.(\d+)\.(.*)")
 _EXPERT = re.compile(r"(.*experts)\.\d+\.(.*)")
@@ -84,7 +81,7 @@ def _balanced(config: TransformerConfig, params: int) -> TransformerConfig:
     return replace(config, extra_vectors=config.extra_vectors + params - config.params)
 
 
-def _built(raw: Mapping[str, object], where: str, error: InputError) -> nn.Module | Any:
+def _built(raw: Mapping[str, object], where: str, error: InputError) -> Any:
     try:
         import torch
         import transformers
@@ -95,11 +92,13 @@ def _built(raw: Mapping[str, object], where: str, error: InputError) -> nn.Modul
     if not isinstance(model_type, str) or model_type not in kinds:
         raise error
     given = {key: value for key, value in raw.items() if key not in ("model_type", "auto_map", "quantization_config")}
-    transformers.logging.set_verbosity_error()
+    quiet: Any = transformers.logging
+    quiet.set_verbosity_error()
+    builder: Any = transformers.AutoModelForCausalLM
     try:
         config = transformers.AutoConfig.for_model(model_type, **given)
         with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = builder.from_config(config, trust_remote_code=False)
     except Exception as problem:  # what transformers raises for a bad config is of any kind
         reason = str(problem).strip().splitlines()
         raise bad(

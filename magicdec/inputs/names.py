@@ -59,13 +59,13 @@ def find_model(name: str, where: str = "model") -> Model:
     if name == REFERENCE:
         folder = reference_model_dir()
         return Model(load_config(folder, name=REFERENCE), folder)
-    folder = Path(name) if os.path.isdir(name) else None
+    directory = Path(name) if os.path.isdir(name) else None
     try:
-        return Model(resolve_model(name, where), folder)
+        return Model(resolve_model(name, where), directory)
     except UnknownFamilyError as error:
         from .counted import counted_model
 
-        return Model(counted_model(error.raw, where=error.file, name=name, error=error), folder)
+        return Model(counted_model(error.raw, where=error.file, name=name, error=error), directory)
 
 
 def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str], None] = lambda text: None) -> HardwareProfile:
