@@ -3,30 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from ..hf.rope import RopeScaling
 
-@dataclass(frozen=True)
-class RopeScaling:
-    """RoPE scaling: extends rotary embeddings beyond the original training context.
-
-    Attributes:
-        kind: `linear`, `llama3` or `yarn`.
-        factor: Context extension factor.
-        original_context_len: Context before scaling. [tokens]
-        low_freq_factor, high_freq_factor: Llama 3 only: bounds of the blend between original and scaled frequencies.
-        beta_fast, beta_slow: YaRN only: the same bounds, in rotations over the original context.
-        attention_factor: YaRN only: factor on cosine and sine; None for 0.1 ln(factor) + 1.
-    """
-
-    kind: Literal["linear", "llama3", "yarn"]
-    factor: float
-    original_context_len: int | None = None
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    attention_factor: float | None = None
+__all__ = ["Experts", "LatentAttention", "RopeScaling"]
 
 
 @dataclass(frozen=True)

@@ -1,141 +1,305 @@
-"""Conversion of a Hugging Face `config.json` to a TransformerConfig; rejects features that the cost model does not know."""
+"""Conversion of a Hugging Face `config.json` to a TransformerConfig."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
+from ..base.errors import InputError, Problem, bad
 from ..base.files import read_text
 from ..base.json_text import load_json_object
-from .architecture import Experts, LatentAttention, RopeScaling
-from .hf_schema import KINDS, HfConfig, Kind, trusted_config
+from ..hf.decoder import Architecture, dense_width, sizes_of
+from ..hf.encoders import encoder_params
+from ..hf.families import EXECUTABLE_FAMILIES, FAMILIES, Family, family_name
+from ..hf.hybrids import build
+from ..hf.keys import Keys, one_of
+from ..hf.prediction import prediction_layers
+from ..hf.quantisation import Storage, read_storage
+from ..hf.rope import rope_of
+from ..layers.attention import Attention, AttentionKind, Latent
+from ..layers.layer import Layer, LayerGroup, grouped
+from ..layers.mlp import DenseMlp, ExpertMlp
+from ..layers.weights import Weight
+from .architecture import Experts, LatentAttention
+from .plain import plain_layers
 from .transformer import TransformerConfig
 
-ValueT = TypeVar("ValueT")
-EXECUTABLE_FAMILIES = tuple(family for family, kind in KINDS.items() if kind.executable)
+__all__ = ["EXECUTABLE_FAMILIES", "UnknownFamilyError", "load_config", "parse_hf_config", "shipped_config", "why_not_executable"]
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+QUANT_FILE = "hf_quant_config.json"
 
 
-def parse_hf_config(raw: object, *, where: str, name: str) -> TransformerConfig:
+def parse_hf_config(raw: object, *, where: str, name: str, quantisation: Mapping[str, object] | None = None) -> TransformerConfig:
     """Validate and convert a parsed Hugging Face `config.json`.
 
     Args:
         raw: The parsed JSON.
         where: The file, for error messages.
         name: Display name of the model.
+        quantisation: Content of `hf_quant_config.json`, if the checkpoint has one.
 
     Raises:
         InputError: A key is missing or has the wrong type, or the model family is not supported.
     """
-    from ..base.validation import validate_mapping  # pydantic is slow to import
+    if not isinstance(raw, Mapping):
+        raise bad(where, "", "a mapping", f"{raw!r} ({type(raw).__name__})")
+    whole = Keys(raw, where)
+    text, blocks = _text_part(whole)
+    if quantisation is not None and not blocks:
+        blocks = [Keys(quantisation, str(Path(where).with_name(QUANT_FILE)), whole.problems)]
+    model_type = text.word("model_type")
+    known = family_name(model_type) if model_type else None
+    if model_type is None or known is None:
+        whole.problems = []
+        raise UnknownFamilyError(where, raw, text.raw.get("model_type"))
+    family = FAMILIES[known]
+    sizes = sizes_of(text, family)
+    vocab_size = text.whole("vocab_size")
+    context = _context(text)
+    if family.builder == "decoder" and not family.experts:
+        dense_width(text, family, sizes)
+    whole.check()
+    found = build(text, family, sizes)
+    whole.check()
+    storage = read_storage(whole if not text.first("expert_dtype") else text, blocks)
+    encoders, unknown = encoder_params(whole, sizes.d_model)
+    dtype = one_of(text, "dtype", DTYPES, "") or one_of(text, "torch_dtype", DTYPES, "") or one_of(whole, "dtype", DTYPES, "")
+    dtype = dtype or one_of(whole, "torch_dtype", DTYPES, "bfloat16")
+    base = TransformerConfig(
+        name=name,
+        family=known,
+        num_layers=sizes.layers,
+        d_model=sizes.d_model,
+        num_heads=sizes.heads,
+        num_kv_heads=sizes.kv_heads,
+        head_dim=sizes.head_dim,
+        d_ff=max(dense_width(Keys(text.raw, where), family, sizes)[0], 1),
+        vocab_size=vocab_size,
+        max_context_len=context,
+        tied_embeddings=_tied(whole, text, family),
+        dtype=dtype,
+        kv_dtype=storage.kv_dtype,
+        rope_theta=text.number(text.number(10_000.0, "rope_theta"), "rope_theta"),
+        norm_eps=text.number(1e-6, "rms_norm_eps", "layer_norm_eps", "layernorm_epsilon", "layer_norm_epsilon", "norm_eps"),
+        extra=found.extra,
+        extra_vectors=found.extra_vectors,
+        lookup_params=found.lookup_params,
+        vision_params=encoders,
+        state_dtype=_state_dtype(text),
+    )
+    theta, scaling = rope_of(text, context, executable=family.executable)
+    whole.check()
+    notes = (*found.notes, *storage.notes, *_notes(name, storage, unknown, found.layers))
+    model = replace(base, rope_theta=theta or base.rope_theta, rope_scaling=scaling, notes=tuple(notes))
+    mtp, num_mtp = prediction_layers(text, family, sizes, found)
+    whole.check()
+    return _with_layers(model, found, storage, mtp, num_mtp)
 
-    return _convert(validate_mapping(HfConfig, _text_part(raw), where), name)
+
+def why_not_executable(config: TransformerConfig) -> str | None:
+    """Why the executor cannot run a model; None if it can."""
+    if config.family not in EXECUTABLE_FAMILIES:
+        return f"{config.family}, which can only be planned"
+    if config.groups or config.o_bias or config.num_window_layers is not None:
+        return f"a variant of {config.family} that can only be planned"
+    if config.linear_dtype is not None or config.kv_dtype is not None:
+        return f"a checkpoint in {config.linear_dtype or config.kv_dtype}, which can only be planned"
+    return None
 
 
 def shipped_config(raw: Mapping[str, object], *, name: str) -> TransformerConfig:
-    """Convert the `config.json` of a built-in model. Tests validate all of them, so that a start does not have to.
+    """Convert the `config.json` of a built-in model.
 
     Args:
         raw: The parsed JSON.
         name: Display name of the model.
     """
-    return _convert(trusted_config(_text_part(raw)), name)
+    return parse_hf_config(raw, where=f"{name}.json", name=name)
 
 
-def _convert(hf: HfConfig, name: str) -> TransformerConfig:
-    kind = KINDS[hf.model_type]
-    quantised = hf.quantization_config.quant_method if hf.quantization_config else None
-    window_layers = (hf.layer_types or []).count("sliding_attention") if kind.window == "some" else None
-    biases = kind.qkv_bias and not (kind.bias_as_said and hf.attention_bias is False)
-    latent = _latent(hf) if kind.latent else None
-    head_dim = latent.nope_dim + latent.rope_dim if latent else hf.head_dim or hf.hidden_size // hf.num_attention_heads
-    return TransformerConfig(
-        name=name,
-        family=hf.model_type,
-        num_layers=hf.num_hidden_layers,
-        d_model=hf.hidden_size,
-        num_heads=hf.num_attention_heads,
-        num_kv_heads=hf.num_key_value_heads or hf.num_attention_heads,
-        head_dim=head_dim,
-        d_ff=hf.intermediate_size,
-        vocab_size=hf.vocab_size,
-        max_context_len=hf.max_position_embeddings,
-        tied_embeddings=hf.tie_word_embeddings,
-        qkv_bias=biases,
-        o_bias=kind.o_bias and biases,
-        qk_norm=kind.qk_norm,
-        attention_sinks=kind.sinks,
-        norms_per_layer=kind.norms,
-        sliding_window=hf.sliding_window if kind.window != "none" else None,
-        num_window_layers=window_layers,
-        experts=_experts(hf, kind) if kind.experts else None,
-        latent=latent,
-        dtype=hf.dtype or hf.torch_dtype or "bfloat16",
-        linear_dtype="fp8" if quantised == "fp8" else None,
-        expert_dtype=quantised,
-        rope_theta=float(hf.rope.rope_theta or hf.rope_theta),
-        rope_scaling=_rope_scaling(hf),
-        norm_eps=float(hf.rms_norm_eps),
-    )
+class UnknownFamilyError(InputError):
+    """A `model_type` that no reader knows; the parsed config is in `raw`, its file in `file`."""
+
+    def __init__(self, where: str, raw: Mapping[str, object], model_type: object):
+        import difflib
+
+        close = difflib.get_close_matches(str(model_type), FAMILIES, n=3, cutoff=0.6)
+        nearest = f", such as {' or '.join(close)}" if close else ""
+        expected = (
+            f"one of the {len(FAMILIES)} families that are read{nearest}; or one that transformers knows, where it is installed"
+        )
+        found = "nothing" if model_type is None else f"{model_type!r} ({type(model_type).__name__})"
+        super().__init__(Problem(where, "model_type", expected, found))
+        self.raw, self.file = raw, where
 
 
-def _text_part(raw: Any) -> Any:
-    """Extract the language model of a multimodal `config.json`; it keeps the family of the whole model."""
-    if isinstance(raw, dict) and isinstance(raw.get("text_config"), dict):
-        raw = {**raw, **raw["text_config"]}
-    if isinstance(raw, dict) and raw.get("model_type") == "gemma3_text":
-        known = {"tie_word_embeddings": True, "hidden_act": "silu"}  # Gemma sets gelu under another key; the cost is the same
-        raw = {**known, **raw, "model_type": "gemma3"}
-    return raw
+def _text_part(whole: Keys) -> tuple[Keys, list[Keys]]:
+    """The keys of the language model of a multimodal config, and all quantisation blocks.
+
+    A wrapper's own keys count where the language model's are missing. If its part has a `model_type` that is known, that is its
+    family; else the wrapper's.
+    """
+    raw, text = whole.raw, None
+    for name in ("text_config", "llm_config", "language_config", "thinker_config"):
+        part = whole.part(name)
+        if part is not None:
+            text, prefix = part, f"{name}."
+            if name == "thinker_config" and (inner := part.part("text_config")) is not None:
+                text, prefix = inner, f"{name}.text_config."
+            break
+    blocks = [block for block in (whole.part("quantization_config"),) if block is not None]
+    if text is None:
+        return whole, blocks
+    if (block := text.part("quantization_config")) is not None:
+        blocks.append(block)
+    merged = {**{key: value for key, value in raw.items() if not isinstance(value, Mapping)}, **text.raw}
+    own, wrapper = text.raw.get("model_type"), raw.get("model_type")
+    if (not isinstance(own, str) or family_name(own) is None) and isinstance(wrapper, str):
+        merged["model_type"] = wrapper
+    return Keys(merged, whole.where, whole.problems, prefix), blocks
 
 
-def _latent(hf: HfConfig) -> LatentAttention:
-    return LatentAttention(
-        kv_rank=_given(hf.kv_lora_rank),
-        rope_dim=_given(hf.qk_rope_head_dim),
-        nope_dim=_given(hf.qk_nope_head_dim),
-        value_dim=_given(hf.v_head_dim),
-        q_rank=hf.q_lora_rank,
-    )
+def _context(text: Keys) -> int:
+    names = ("max_position_embeddings", "n_positions", "model_max_length", "max_sequence_length", "seq_length", "max_seq_len")
+    if text.first(*names) is None and text.first("state_size") is not None:
+        return 2**20  # a state space model has no limit of its own
+    return text.whole(*names)
 
 
-def _given(value: ValueT | None) -> ValueT:
-    """Assert that a value is present; the validator has checked the keys that each family needs."""
-    assert value is not None
-    return value
+def _tied(whole: Keys, text: Keys, family: Family) -> bool:
+    source = text if text.first("tie_word_embeddings") is not None else whole
+    return source.flag(family.tied, "tie_word_embeddings", "tie_embedding")
 
 
-def _experts(hf: HfConfig, kind: Kind) -> Experts:
-    width = hf.intermediate_size if kind.expert_width == "intermediate_size" else _given(hf.moe_intermediate_size)
-    return Experts(
-        num_experts=_given(hf.experts),
-        experts_per_token=_given(hf.num_experts_per_tok),
-        d_ff=width,
-        d_ff_shared=hf.n_shared_experts * width,
-        num_dense_layers=hf.first_k_dense_replace + len(hf.mlp_only_layers),
-        bias=kind.expert_bias,
-    )
+def _state_dtype(text: Keys) -> str | None:
+    dtype = text.word("mamba_ssm_dtype", "mamba_ssm_cache_dtype")
+    return dtype if dtype in DTYPES else None
 
 
-def _rope_scaling(hf: HfConfig) -> RopeScaling | None:
-    rope = hf.rope
-    kind = rope.kind
-    if kind == "default":
+def _notes(name: str, storage: Storage, unknown: bool, layers: list[Layer]) -> list[str]:
+    found = []
+    upper = name.upper()
+    hint = next((word for word in ("NVFP4", "MXFP4", "FP8", "INT4", "INT8", "AWQ", "GPTQ", "4BIT", "8BIT") if word in upper), None)
+    if hint and not storage.anything:
+        found.append(
+            f"the name says {hint}, the config says nothing of it: weights count as stored in 16 bits ({QUANT_FILE} is read too)"
+        )
+    if unknown:
+        found.append("an encoder whose sizes are not given is left out of the memory")
+    if any(layer.recurrent for layer in layers):
+        found.append(
+            "recurrent layers: verification keeps one state per draft token and writes each, so that rejected tokens can be taken "
+            "back; an engine that computes them again instead saves that memory and pays another pass over the accepted tokens"
+        )
+    return found
+
+
+def _with_layers(
+    model: TransformerConfig, found: Architecture, storage: Storage, mtp: list[Layer], num_mtp: int
+) -> TransformerConfig:
+    """Attach the layers: as the few numbers of a plain decoder if they say the same, else as groups."""
+    stored = [_stored(model.d_model, i, layer, storage) for i, layer in enumerate(found.layers)]
+    usual = Counter[str | None]()
+    experts = Counter[str | None]()
+    for layer in stored:
+        for weight, dtype in layer:
+            (experts if weight.role == "expert" else usual)[dtype] += 1 if weight.role != "router" else 0
+    linear = usual.most_common(1)[0][0] if usual.total() else None
+    expert = experts.most_common(1)[0][0] if experts.total() else linear
+    model = replace(model, linear_dtype=linear, expert_dtype=expert, head_dtype=None if model.tied_embeddings else storage.head())
+    defaults = {"linear": linear, "expert": expert, "router": None}
+    differing = [
+        {weight.name: dtype or model.dtype for weight, dtype in layer if dtype != defaults[weight.role]} for layer in stored
+    ]
+    groups = grouped(zip(found.layers, differing, strict=True))
+    plain = _plain_form(model, found.layers)
+    if plain is not None and _same_layers(plain, groups):
+        return replace(plain, num_mtp=num_mtp)
+    own = tuple(LayerGroup(layer, 1, tuple(sorted(_prediction_types(model, layer, storage).items()))) for layer in mtp)
+    return replace(plain or _usual(model, found.layers), groups=groups, mtp=own, num_mtp=num_mtp)
+
+
+def _stored(d_model: int, index: int, layer: Layer, storage: Storage) -> list[tuple[Weight, str | None]]:
+    weights = (*layer.mixers(d_model), *layer.mlps(d_model))
+    return [(weight, storage.of(index, weight) if storage.anything else None) for weight in weights]
+
+
+def _prediction_types(model: TransformerConfig, layer: Layer, storage: Storage) -> dict[str, str]:
+    """Prediction modules are usually kept in 16 bits beside 4-bit layers, and quantised with those in 8 bits."""
+    if storage.usual == "fp8" and not storage.named:
+        return {}
+    return {weight.name: model.dtype for weight in (*layer.mixers(model.d_model), *layer.mlps(model.d_model))}
+
+
+def _same_layers(plain: TransformerConfig, groups: tuple[LayerGroup, ...]) -> bool:
+    ours = {(group.layer, group.stored): group.count for group in plain_layers(plain)}
+    return ours == {(group.layer, group.stored): group.count for group in groups}
+
+
+def _plain_form(model: TransformerConfig, layers: list[Layer]) -> TransformerConfig | None:
+    """The model described by the few numbers of its layers, if they are of plain kinds."""
+    attentions, mlps = [layer.attention for layer in layers], [layer.mlp for layer in layers]
+    expert = next((mlp for mlp in mlps if isinstance(mlp, ExpertMlp)), None)
+    dense = next((mlp for mlp in mlps if isinstance(mlp, DenseMlp)), None)
+    usual = next((kind for kind in attentions if kind is not None and kind.limit is None), attentions[0] if attentions else None)
+    if not isinstance(usual, Attention | Latent) or None in mlps:
         return None
-    return RopeScaling(
-        kind=kind,
-        factor=float(rope.factor),
-        original_context_len=rope.original_max_position_embeddings or hf.max_position_embeddings,
-        low_freq_factor=float(rope.low_freq_factor),
-        high_freq_factor=float(rope.high_freq_factor),
-        beta_fast=float(rope.beta_fast),
-        beta_slow=float(rope.beta_slow),
-        attention_factor=None if rope.attention_factor is None else float(rope.attention_factor),
+    experts = None
+    if expert is not None:
+        experts = Experts(
+            expert.num_experts,
+            int(expert.experts_per_token),
+            expert.d_ff,
+            expert.d_ff_shared,
+            sum(isinstance(mlp, DenseMlp) for mlp in mlps),
+            expert.bias,
+        )
+    windows = [kind.window for kind in attentions if isinstance(kind, Attention) and kind.window is not None]
+    model = replace(model, experts=experts, d_ff=dense.d_ff if dense else model.d_ff, norms_per_layer=layers[0].norms)
+    if isinstance(usual, Latent):
+        latent = LatentAttention(usual.kv_rank, usual.rope_dim, usual.nope_dim, usual.value_dim, usual.q_rank)
+        return replace(model, num_heads=usual.heads, latent=latent, head_dim=usual.nope_dim + usual.rope_dim)
+    return replace(
+        model,
+        num_heads=usual.heads,
+        num_kv_heads=usual.kv_heads,
+        head_dim=usual.head_dim,
+        qkv_bias=usual.qkv_bias,
+        o_bias=usual.o_bias,
+        qk_norm=usual.qk_norm == "head",
+        attention_sinks=usual.sinks,
+        sliding_window=windows[0] if windows else None,
+        num_window_layers=len(windows)
+        if 0 < len(windows) < len(layers) or (windows and model.family in ("gpt_oss", "gemma3"))
+        else None,
+    )
+
+
+def _usual(model: TransformerConfig, layers: list[Layer]) -> TransformerConfig:
+    """The numbers of the usual layer: heads that every kind of attention has, for splitting and for prediction heads."""
+    kinds: list[AttentionKind] = [layer.attention for layer in layers if layer.attention is not None]
+    if not kinds:
+        heads = math.gcd(*(layer.recurrent.heads for layer in layers if layer.recurrent))
+        return replace(model, num_heads=heads or 1, num_kv_heads=heads or 1, head_dim=1)
+    heads = math.gcd(*(kind.heads for kind in kinds))
+    kv_heads = math.gcd(*(kind.kv_heads if isinstance(kind, Attention) else 1 for kind in kinds))
+    usual = next((kind for kind in kinds if isinstance(kind, Attention)), None)
+    dense = next((layer.mlp.d_ff for layer in layers if isinstance(layer.mlp, DenseMlp)), model.d_ff)
+    return replace(
+        model,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=usual.head_dim if usual else model.head_dim,
+        d_ff=dense,
     )
 
 
 def load_config(path: str | Path, *, name: str | None = None) -> TransformerConfig:
-    """Read a `config.json`, or the one in a checkpoint directory.
+    """Read a `config.json`, or the one in a checkpoint directory, with the `hf_quant_config.json` beside it.
 
     Args:
         path: The file or the directory.
@@ -147,4 +311,9 @@ def load_config(path: str | Path, *, name: str | None = None) -> TransformerConf
     path = Path(path)
     file = path / "config.json" if path.is_dir() else path
     raw = load_json_object(read_text(file, "config.json"), str(file), "config.json", finite=False)
-    return parse_hf_config(raw, where=str(file), name=name or (path.name if path.is_dir() else path.parent.name))
+    beside = file.with_name(QUANT_FILE)
+    quantisation = None
+    if file.name == "config.json" and beside.is_file():
+        quantisation = load_json_object(read_text(beside, QUANT_FILE), str(beside), QUANT_FILE, finite=False)
+    shown = name or (path.name if path.is_dir() else path.parent.name)
+    return parse_hf_config(raw, where=str(file), name=shown, quantisation=quantisation)

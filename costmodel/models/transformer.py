@@ -1,66 +1,30 @@
-"""Dimensions, dtypes and weight matrices of a decoder-only transformer."""
+"""Dimensions, dtypes, layers and weight matrices of a decoder-only transformer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import TypeVar
 
+from ..layers.attention import AttentionKind
+from ..layers.dtypes import BYTES_PER_ELEMENT, smaller
+from ..layers.layer import Layer, LayerGroup, merged
+from ..layers.recurrent import Recurrent
+from ..layers.weights import Matrix, Operator, Weight
 from .architecture import Experts, LatentAttention, RopeScaling
+from .plain import plain_layers
 
-# int4 and mxfp4 include the scale shared by each group of 128 or 32 elements.
-BYTES_PER_ELEMENT = {
-    "float64": 8.0,
-    "float32": 4.0,
-    "bfloat16": 2.0,
-    "float16": 2.0,
-    "fp8": 1.0,
-    "int8": 1.0,
-    "int4": 0.5 + 2 / 128,
-    "mxfp4": 0.5 + 1 / 32,
-}
-Family = Literal["llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss", "gemma3"]
-FAMILIES: tuple[Family, ...] = get_args(Family)
-Operator = Literal["projections", "mlp", "head"]
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A weight matrix on one GPU.
-
-    Attributes:
-        name: Name of the matrix.
-        operator: Operator class.
-        outputs, inputs: Dimensions.
-        layers: Number of layers that have this matrix.
-        dtype: Storage dtype.
-        experts: Copies per layer, one per expert; 1 without experts.
-        used: Copies used by each token.
-    """
-
-    name: str
-    operator: Operator
-    outputs: float
-    inputs: float
-    layers: int
-    dtype: str
-    experts: int = 1
-    used: int = 1
-
-    @property
-    def params(self) -> float:
-        """Parameters, over all layers and experts."""
-        return self.outputs * self.inputs * self.layers * self.experts
-
-    @property
-    def bytes(self) -> float:
-        """Size, over all layers and experts. [bytes]"""
-        return self.params * BYTES_PER_ELEMENT[self.dtype]
+KindT = TypeVar("KindT")
+__all__ = ["BYTES_PER_ELEMENT", "Matrix", "Operator", "TransformerConfig"]
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """A decoder-only transformer.
+    """A decoder-only transformer: a list of layers between an embedding and a head.
+
+    A plain decoder is described by a few numbers, which the executor reads. Any other model has its layers in `groups`; those
+    numbers then describe its usual layer, and everything that is counted comes from the layers.
 
     Attributes:
         name: Display name.
@@ -90,10 +54,20 @@ class TransformerConfig:
         rope_theta: Base of the rotary frequencies.
         rope_scaling: RoPE scaling, if any.
         norm_eps: Epsilon of the RMS norms.
+        groups: Layers, where they are not those of a plain decoder.
+        extra: Matrices outside the layers, beside the head.
+        extra_vectors: Parameters outside the layers that are no matrices, beside the final norm.
+        lookup_params: Parameters of further tables of which a token reads one row.
+        vision_params: Parameters of encoders for images or sound: in memory, not in decoding.
+        mtp: Layers of one multi-token-prediction module of the checkpoint: a draft, not a part of the target.
+        num_mtp: Such modules in the checkpoint.
+        head_dtype: Dtype of an LM head that is not stored as the embedding is; None for the same.
+        state_dtype: Dtype of recurrent states; None for that of the activations.
+        notes: What a reader of the numbers must know about how the model was read.
     """
 
     name: str
-    family: Family
+    family: str
     num_layers: int
     d_model: int
     num_heads: int
@@ -120,6 +94,53 @@ class TransformerConfig:
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-5
+    groups: tuple[LayerGroup, ...] = ()
+    extra: tuple[Weight, ...] = ()
+    extra_vectors: int = 0
+    lookup_params: int = 0
+    vision_params: int = 0
+    mtp: tuple[LayerGroup, ...] = ()
+    num_mtp: int = 0
+    head_dtype: str | None = None
+    state_dtype: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def layers(self) -> tuple[LayerGroup, ...]:
+        """All layers, equal ones grouped."""
+        return self.groups or plain_layers(self)
+
+    @cached_property
+    def attentions(self) -> tuple[tuple[AttentionKind, int], ...]:
+        """Each kind of attention, and how many layers have it."""
+        return _counted((group.layer.attention, group.count) for group in self.layers)
+
+    @cached_property
+    def recurrents(self) -> tuple[tuple[Recurrent, int], ...]:
+        """Each kind of recurrent layer, and how many layers have it."""
+        return _counted((group.layer.recurrent, group.count) for group in self.layers)
+
+    @property
+    def num_mixers(self) -> int:
+        """Layers that mix tokens."""
+        return sum(group.count for group in self.layers if group.layer.attention or group.layer.recurrent)
+
+    @property
+    def num_mlps(self) -> int:
+        """Layers with an MLP or experts."""
+        return sum(group.count for group in self.layers if group.layer.mlp)
+
+    @cached_property
+    def num_expert_layers(self) -> int:
+        """Layers with routed experts."""
+        return sum(group.count for group in self.layers if any(weight.experts > 1 for weight in group.layer.mlps(self.d_model)))
+
+    @cached_property
+    def widest_mlp(self) -> int:
+        """Elements of the widest activation of an MLP, per token."""
+        if not self.groups:
+            return 3 * self.d_ff
+        return max((group.layer.mlp.widest for group in self.layers if group.layer.mlp), default=0)
 
     @property
     def d_attention(self) -> int:
@@ -151,90 +172,68 @@ class TransformerConfig:
         """Size of the token embedding. [bytes]"""
         return self.embedding_params * BYTES_PER_ELEMENT[self.embedding_dtype or self.dtype]
 
+    @cached_property
+    def _matrices(self) -> dict[int, tuple[Matrix, ...]]:
+        return {}
+
     def matrices(self, tensor_parallel: int = 1) -> tuple[Matrix, ...]:
         """Return the matrices on one GPU, the LM head last. If there are more GPUs than KV heads, KV heads are replicated."""
-        return (*self._attention_matrices(tensor_parallel), *self._mlp_matrices(tensor_parallel), self._head(tensor_parallel))
+        if tensor_parallel not in self._matrices:
+            counts: dict[tuple[Weight, str], int] = {}
+            for part in (Layer.mixers, Layer.mlps):
+                for group in self.layers:
+                    stored = dict(group.stored)
+                    for weight in part(group.layer, self.d_model):
+                        key = (weight, stored.get(weight.name) or self._dtype_of(weight))
+                        counts[key] = counts.get(key, 0) + group.count
+            for weight in self.extra:
+                counts[weight, self._dtype_of(weight)] = 1
+            found = [weight.on_gpu(tensor_parallel, layers, dtype) for (weight, dtype), layers in counts.items()]
+            self._matrices[tensor_parallel] = (*found, self._head(tensor_parallel))
+        return self._matrices[tensor_parallel]
+
+    def _dtype_of(self, weight: Weight) -> str:
+        stored = {"linear": self.linear_dtype, "expert": self.expert_dtype, "router": None}[weight.role]
+        return stored or self.dtype
 
     def _head(self, tensor_parallel: int) -> Matrix:
-        return Matrix("head", "head", self.vocab_size / tensor_parallel, self.d_model, 1, self.embedding_dtype or self.dtype)
+        dtype = self.head_dtype or self.embedding_dtype or self.dtype
+        return Matrix("head", "head", self.vocab_size / tensor_parallel, self.d_model, 1, dtype)
 
-    def _attention_matrices(self, gpus: int) -> tuple[Matrix, ...]:
-        def projection(name: str, outputs: float, inputs: float) -> Matrix:
-            return Matrix(name, "projections", outputs, inputs, self.num_layers, self.linear_dtype or self.dtype)
-
-        heads, latent = self.num_heads / gpus, self.latent
-        if latent is None:
-            kv_width = 2 * self.kv_heads_per_gpu(gpus) * self.head_dim
-            return (
-                projection("qkv", heads * self.head_dim + kv_width, self.d_model),
-                projection("o", self.d_model, heads * self.head_dim),
-            )
-        query_width = heads * (latent.nope_dim + latent.rope_dim)
-        queries = [projection("q", query_width, self.d_model)]
-        if latent.q_rank is not None:
-            queries = [projection("q_down", latent.q_rank, self.d_model), projection("q_up", query_width, latent.q_rank)]
-        return (
-            *queries,
-            projection("kv_down", latent.cached_width, self.d_model),
-            projection("kv_up", heads * (latent.nope_dim + latent.value_dim), latent.kv_rank),
-            projection("o", self.d_model, heads * latent.value_dim),
-        )
-
-    def _mlp_matrices(self, gpus: int) -> tuple[Matrix, ...]:
-        def gated(name: str, width: float, layers: int, dtype: str | None, experts: int = 1, used: int = 1) -> tuple[Matrix, ...]:
-            stored = dtype or self.dtype
-            return (
-                Matrix(f"{name}gate_up", "mlp", 2 * width / gpus, self.d_model, layers, stored, experts, used),
-                Matrix(f"{name}down", "mlp", self.d_model, width / gpus, layers, stored, experts, used),
-            )
-
-        moe = self.experts
-        if moe is None:
-            return gated("", self.d_ff, self.num_layers, self.linear_dtype)
-        layers = self.num_layers - moe.num_dense_layers
-        dense = gated("", self.d_ff, moe.num_dense_layers, self.linear_dtype) if moe.num_dense_layers else ()
-        shared = gated("shared_", moe.d_ff_shared, layers, self.linear_dtype) if moe.d_ff_shared else ()
-        return (
-            *dense,
-            Matrix("router", "mlp", moe.num_experts, self.d_model, layers, self.dtype),
-            *shared,
-            *gated("expert_", moe.d_ff, layers, self.expert_dtype, moe.num_experts, moe.experts_per_token),
-        )
-
-    @property
+    @cached_property
     def _vector_params(self) -> int:
-        """Parameters of norms, biases and sinks: stored, but too small to affect step times."""
-        latent = self.latent
-        per_layer = self.norms_per_layer * self.d_model + (2 * self.head_dim if self.qk_norm else 0)
-        per_layer += (latent.kv_rank + (latent.q_rank or 0)) if latent else 0
-        per_layer += (self.d_attention + 2 * self.d_kv) if self.qkv_bias else 0
-        per_layer += (self.d_model if self.o_bias else 0) + (self.num_heads if self.attention_sinks else 0)
-        return self.num_layers * per_layer + self.d_model + self._expert_bias_params
-
-    @property
-    def _expert_bias_params(self) -> int:
-        """Biases of routers and experts."""
-        moe = self.experts
-        if moe is None or not moe.bias:
-            return 0
-        return (self.num_layers - moe.num_dense_layers) * moe.num_experts * (1 + 2 * moe.d_ff + self.d_model)
+        """Parameters of norms, biases, convolutions and sinks: stored, but too small to affect step times."""
+        layers = sum(group.count * group.layer.vector_params(self.d_model) for group in self.layers)
+        return layers + self.d_model + self.extra_vectors
 
     @cached_property
     def params(self) -> int:
-        """Number of parameters."""
+        """Number of parameters of the decoder, without encoders and prediction modules."""
         matrices = sum(matrix.params for matrix in self.matrices())
-        return int(matrices) + self._vector_params + (0 if self.tied_embeddings else self.embedding_params)
+        tables = self.lookup_params + (0 if self.tied_embeddings else self.embedding_params)
+        return int(matrices) + self._vector_params + tables
+
+    @cached_property
+    def active_params(self) -> int:
+        """Parameters that one token is multiplied with: no idle experts, and no table of which it reads one row."""
+        idle = sum(matrix.params * (1 - matrix.used / matrix.experts) for matrix in self.matrices())
+        idle += sum(group.count * group.layer.mlp.idle_vector_params(self.d_model) for group in self.layers if group.layer.mlp)
+        tables = self.lookup_params + (0 if self.tied_embeddings else self.embedding_params)
+        return self.params - round(idle) - tables
 
     def weight_bytes_per_gpu(self, tensor_parallel: int = 1, *, head_sharded: bool = True) -> float:
-        """Size of the weights on one GPU; norms and biases are replicated. [bytes]
+        """Size of the weights on one GPU, encoders included; norms and biases are replicated. [bytes]
 
         Args:
             tensor_parallel: GPUs that share the model.
             head_sharded: Embedding and LM head are split over the GPUs; otherwise each GPU holds all of them.
         """
         *layers, head = self.matrices(tensor_parallel)
-        embeddings = (1 if self.tied_embeddings else 2) * (head if head_sharded else self._head(1)).bytes
-        return sum(matrix.bytes for matrix in layers) + embeddings + self._vector_params * self.bytes_per_element
+        embeddings = (head if head_sharded else self._head(1)).bytes
+        if not self.tied_embeddings:
+            embeddings += self.embedding_bytes / (tensor_parallel if head_sharded else 1)
+        others = (self.lookup_params + self.vision_params) / tensor_parallel * self.bytes_per_element
+        return sum(matrix.bytes for matrix in layers) + embeddings + self._vector_params * self.bytes_per_element + others
 
     @cached_property
     def weight_bytes(self) -> float:
@@ -246,58 +245,89 @@ class TransformerConfig:
         return 1.0 if self.latent else max(self.num_kv_heads / tensor_parallel, 1.0)
 
     def kv_width_per_gpu(self, tensor_parallel: int = 1) -> float:
-        """Cached elements per token and layer on one GPU, keys and values together."""
+        """Cached elements per token and layer on one GPU, keys and values together, of the usual layer."""
         if self.latent is not None:
             return self.latent.cached_width
-        return 2 * self.key_width_per_gpu(tensor_parallel)
+        return 2 * self.kv_heads_per_gpu(tensor_parallel) * self.head_dim
 
     @property
     def scored_width(self) -> int:
         """Elements of one KV entry that enter the attention score of a query head; all of a latent entry."""
         return self.latent.cached_width if self.latent is not None else self.head_dim
 
-    def key_width_per_gpu(self, tensor_parallel: int = 1) -> float:
-        """Elements per token and layer on one GPU that enter attention scores."""
-        return self.kv_heads_per_gpu(tensor_parallel) * self.scored_width
-
     @property
     def kv_bytes_per_token(self) -> float:
         """Size of the KV cache per token, over all layers, for contexts within the sliding window. [bytes/token]
 
-        Not modelled: paging and alignment overhead of real allocators.
+        Index keys count; recurrent layers do not. Not modelled: paging and alignment overhead of real allocators.
         """
-        return self.num_layers * self.kv_width_per_gpu() * self.kv_bytes_per_element
+        return self.kv_elements_per_token(growing=False) * self.kv_bytes_per_element
+
+    def kv_elements_per_token(self, *, growing: bool) -> float:
+        """Cached elements per token over all layers; only those of layers that keep every token, if `growing`."""
+        return sum(layers * kind.elements_per_token for kind, layers in self.attentions if not growing or kind.limit is None)
 
     @property
     def attention_windows(self) -> tuple[tuple[int, int | None], ...]:
         """(number of layers, window) of each kind of attention layer; None for full attention. [tokens]"""
-        if self.sliding_window is None:
-            return ((self.num_layers, None),)
-        windowed = self.num_layers if self.num_window_layers is None else self.num_window_layers
-        kinds = ((self.num_layers - windowed, None), (windowed, self.sliding_window))
-        return tuple((layers, window) for layers, window in kinds if layers)
+        counts: dict[int | None, int] = {}
+        for kind, layers in self.attentions:
+            counts[kind.limit] = counts.get(kind.limit, 0) + layers
+        return tuple((layers, window) for window, layers in counts.items())
+
+    @property
+    def state_bytes_per_sequence(self) -> float:
+        """Size of the recurrent states of one sequence, over all layers: the same for any context. [bytes]"""
+        state = BYTES_PER_ELEMENT[self.state_dtype or self.dtype]
+        return float(
+            sum(
+                layers * (kind.state_elements * state + kind.conv_elements * self.bytes_per_element)
+                for kind, layers in self.recurrents
+            )
+        )
 
     def with_dtype(self, dtype: str) -> TransformerConfig:
-        """Return the model with all weights, activations and the KV cache in one dtype."""
-        return replace(self, dtype=dtype, embedding_dtype=None, linear_dtype=None, expert_dtype=None, kv_dtype=None)
+        """Return the model with all weights, activations, states and the KV cache in one dtype."""
+        return replace(
+            self,
+            dtype=dtype,
+            embedding_dtype=None,
+            linear_dtype=None,
+            expert_dtype=None,
+            kv_dtype=None,
+            head_dtype=None,
+            state_dtype=None,
+            groups=merged(self.groups),
+            mtp=merged(self.mtp),
+        )
 
     def compressed(self, *, weight_dtype: str | None = None, kv_dtype: str | None = None) -> TransformerConfig:
         """Return the model with layer weights or KV cache in a smaller dtype; a dtype that is not smaller is ignored.
 
         Args:
-            weight_dtype: Dtype of the matrices, LM head excluded; None for no change.
-            kv_dtype: Dtype of the KV cache; None for no change.
+            weight_dtype: Dtype of the matrices, LM head and routers excluded; None for no change.
+            kv_dtype: Dtype of the KV cache; None for no change. Recurrent states keep theirs.
         """
+
+        def shrunk(group: LayerGroup) -> LayerGroup:
+            return replace(
+                group, stored=tuple((name, smaller(dtype, dtype, weight_dtype) or dtype) for name, dtype in group.stored)
+            )
+
         return replace(
             self,
-            linear_dtype=_smaller(self.linear_dtype, self.dtype, weight_dtype),
-            expert_dtype=_smaller(self.expert_dtype, self.dtype, weight_dtype),
-            kv_dtype=_smaller(self.kv_dtype, self.dtype, kv_dtype),
+            linear_dtype=smaller(self.linear_dtype, self.dtype, weight_dtype),
+            expert_dtype=smaller(self.expert_dtype, self.dtype, weight_dtype),
+            kv_dtype=smaller(self.kv_dtype, self.dtype, kv_dtype),
+            groups=tuple(shrunk(group) for group in self.groups),
+            mtp=tuple(shrunk(group) for group in self.mtp),
         )
 
 
-def _smaller(stored: str | None, default: str, wanted: str | None) -> str | None:
-    """The wanted dtype, or the stored one if it is as small."""
-    if wanted is None or BYTES_PER_ELEMENT[stored or default] <= BYTES_PER_ELEMENT[wanted]:
-        return stored
-    return wanted
+def _counted(pairs: Iterable[tuple[KindT | None, int]]) -> tuple[tuple[KindT, int], ...]:
+    """Add up the counts of equal kinds, in the order in which they first appear."""
+    counts: dict[KindT, int] = {}
+    for kind, count in pairs:
+        if kind is not None:
+            counts[kind] = counts.get(kind, 0) + count
+    return tuple(counts.items())

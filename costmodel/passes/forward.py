@@ -13,24 +13,16 @@ from functools import reduce
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..models.transformer import BYTES_PER_ELEMENT, Matrix, Operator, TransformerConfig
+from ..layers.dtypes import BYTES_PER_ELEMENT
+from ..layers.weights import Matrix, Operator
+from ..models.transformer import TransformerConfig
+from .attention_work import NO_WORK, AttentionWork, PassShape, Work, attention_works
+from .attention_work import Array as Array
+from .cache import state_bytes_per_gpu
 
-Array = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
+__all__ = ["Array", "AttentionWork", "BoolArray", "Cost", "Products", "Work", "experts_touched", "forward_cost", "whole_power"]
 LOGITS_BYTES = 4.0  # engines hold logits in float32
-
-
-@dataclass(frozen=True, eq=False)
-class Work:
-    """FLOP and memory traffic.
-
-    Attributes:
-        flop: Matrix products only, 2 FLOP per multiply-add. [FLOP]
-        bytes: Bytes read and written. [bytes]
-    """
-
-    flop: Array
-    bytes: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,47 +55,20 @@ class Products:
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionWork:
-    """Attention over all layers with the same window.
-
-    Attributes:
-        layers: Number of layers.
-        flop: Products with keys and values, causal pairs only, over all layers. [FLOP]
-        bytes: KV entries read and written, over all layers. [bytes]
-        query_bytes: Queries read and outputs written, over all layers. [bytes]
-        sequences: Sequences in the batch.
-        kv_heads: KV heads on this GPU.
-        query_len: New tokens per sequence. [tokens]
-        query_rows: Query rows that share one read of a (sequence, KV head) pair: query_len x group.
-        group: Query heads per KV head.
-        read_len: KV entries read per sequence. [tokens]
-    """
-
-    layers: int
-    flop: Array
-    bytes: Array
-    query_bytes: Array
-    sequences: Array
-    kv_heads: float
-    query_len: Array
-    query_rows: Array
-    group: float
-    read_len: Array
-
-
-@dataclass(frozen=True, eq=False)
 class Cost:
     """Cost of one forward pass on one GPU; arrays broadcast.
 
     Attributes:
         products: Matrix products with weights.
-        attentions: Attention, by window.
+        attentions: Attention, by kind; indexers are kinds of their own.
         elementwise: Activation traffic of embedding, norms, rotary embedding and residuals; FLOP are not counted.
         logits_bytes: Size of the logits. [bytes]
         allreduce_bytes: Payload of one all-reduce. [bytes]
         num_allreduces: All-reduces per pass; 0 without tensor parallelism.
-        num_layers: Number of layers.
+        num_layers: Number of layers; one with only attention or only an MLP counts as half.
         num_expert_layers: Layers with routed experts.
+        state: Products with recurrent states, and reading and writing them.
+        num_state_layers: Layers with a recurrent state.
     """
 
     products: tuple[Products, ...]
@@ -112,8 +77,10 @@ class Cost:
     logits_bytes: Array
     allreduce_bytes: Array
     num_allreduces: int
-    num_layers: int
+    num_layers: float
     num_expert_layers: int
+    state: Work = NO_WORK
+    num_state_layers: int = 0
 
     def operator(self, name: Operator) -> Work:
         """Sum of the matrix products of one operator class."""
@@ -127,12 +94,13 @@ class Cost:
     @property
     def flop(self) -> Array:
         """Total FLOP. [FLOP]"""
-        return _total(self.products).flop + self.attention.flop
+        return _total(self.products).flop + self.attention.flop + self.state.flop
 
     @property
     def bytes(self) -> Array:
         """Total memory traffic. [bytes]"""
-        return _total(self.products).bytes + self.attention.bytes + self.elementwise.bytes + self.logits_bytes
+        moved = _total(self.products).bytes + self.attention.bytes + self.elementwise.bytes + self.logits_bytes
+        return moved + self.state.bytes
 
     @property
     def arithmetic_intensity(self) -> Array:
@@ -142,6 +110,8 @@ class Cost:
 
 def _total(parts: Iterable[Products | AttentionWork]) -> Work:
     works = [(part.flop, part.bytes) for part in parts]
+    if not works:
+        return NO_WORK
     flop, moved = (reduce(np.add, column) for column in zip(*works, strict=True))
     return Work(flop, moved)
 
@@ -181,28 +151,42 @@ def forward_cost(
         MagicDec (arXiv 2408.11049), section 3.
     """
     b, q, s, budget = (np.asarray(x, np.float64) for x in (batch_size, query_len, context_len, kv_budget))
-    rows = b * q
-    logit_rows = rows if logits_len is None else b * np.asarray(logits_len, np.float64)
+    shape = PassShape(b, q, s, budget, b * q, tensor_parallel)
+    ends = q if logits_len is None else np.asarray(logits_len, np.float64)
+    rows, logit_rows = shape.rows, b * ends
     *layer_matrices, head = model.matrices(tensor_parallel)
     if not head_sharded:
         head = model.matrices()[-1]
-    attentions = [
-        _attention(model, layers, window, b, q, s, budget, tensor_parallel, rows) for layers, window in model.attention_windows
-    ]
-    expansion = [extra for _, extra in attentions if extra is not None]
+    found = [attention_works(kind, layers, model, shape) for kind, layers in model.attentions]
+    expansion = [extra for _, extra in found if extra is not None]
     products = [_products(matrix, rows, model.bytes_per_element) for matrix in layer_matrices]
     if expansion:
         products = [replace(one, rows=expansion[0]) if one.matrix.name == "kv_up" else one for one in products]
+    halves, width = model.num_mixers + model.num_mlps, model.d_model * model.bytes_per_element
     return Cost(
         products=(*products, _products(head, logit_rows, model.bytes_per_element)),
-        attentions=tuple(work for work, _ in attentions),
-        elementwise=Work(np.zeros_like(rows), rows * (1 + 8 * model.num_layers) * model.d_model * model.bytes_per_element),
+        attentions=tuple(work for works, _ in found for work in works),
+        state=_state(model, shape, ends),
+        elementwise=Work(np.zeros_like(rows), rows * (1 + 4 * halves) * width),
         logits_bytes=LOGITS_BYTES * logit_rows * head.outputs,
-        allreduce_bytes=rows * model.d_model * model.bytes_per_element,
-        num_allreduces=2 * model.num_layers if tensor_parallel > 1 else 0,
-        num_layers=model.num_layers,
-        num_expert_layers=model.num_layers - model.experts.num_dense_layers if model.experts else 0,
+        allreduce_bytes=rows * width,
+        num_allreduces=halves if tensor_parallel > 1 else 0,
+        num_layers=halves / 2,
+        num_expert_layers=model.num_expert_layers,
+        num_state_layers=sum(layers for _, layers in model.recurrents),
     )
+
+
+def _state(model: TransformerConfig, shape: PassShape, ends: Array) -> Work:
+    """Recurrent states: read once per sequence, and written after every token at which generation may go on.
+
+    Those are the positions with logits: one of a prompt, all of a verification, whose draft tokens may be taken back.
+    """
+    if not model.recurrents:
+        return NO_WORK
+    flop = sum(layers * kind.flop_per_token for kind, layers in model.recurrents) / shape.gpus
+    held = state_bytes_per_gpu(model, shape.gpus)
+    return Work(shape.rows * flop, shape.b * held * (1 + ends))
 
 
 def _products(matrix: Matrix, rows: Array, element: float) -> Products:
@@ -244,58 +228,3 @@ def whole_power(base: ArrayLike, exponent: ArrayLike) -> Array:
         power = np.where(left % 2, power * square, power)
         square, left = square * square, left // 2
     return power
-
-
-def _attention(
-    model: TransformerConfig,
-    layers: int,
-    window: int | None,
-    b: Array,
-    q: Array,
-    s: Array,
-    budget: Array,
-    tensor_parallel: int,
-    rows: Array,
-) -> tuple[AttentionWork, Array | None]:
-    """Attention in layers with one window; for latent attention also the rows that pass the `kv_up` matrix."""
-    reach = np.inf if window is None else float(window) - 1  # the window includes the token itself
-    read = np.minimum(np.minimum(s, budget), reach)
-    beyond = np.maximum(read + q - 1 - reach, 0)  # causal pairs outside the window
-    pairs = b * (q * read + q * (q + 1) / 2 - beyond * (beyond + 1) / 2)
-    heads, expanded_rows = model.num_heads / tensor_parallel, None
-    if model.latent is None:
-        flop = pairs * 4 * heads * model.head_dim
-    else:
-        flop, expanded_rows = _latent_attention_flop(model, heads, pairs, rows, b * (read + q))
-    kv_heads = model.kv_heads_per_gpu(tensor_parallel)
-    value_width = model.latent.kv_rank if model.latent else model.head_dim
-    work = AttentionWork(
-        layers=layers,
-        flop=layers * flop,
-        bytes=layers * b * (read + q) * model.kv_width_per_gpu(tensor_parallel) * model.kv_bytes_per_element,
-        query_bytes=layers * rows * 2 * heads * value_width * model.bytes_per_element,
-        sequences=b,
-        kv_heads=kv_heads,
-        query_len=q,
-        query_rows=q * heads / kv_heads,
-        group=heads / kv_heads,
-        read_len=read + q,
-    )
-    return work, expanded_rows
-
-
-def _latent_attention_flop(
-    model: TransformerConfig, heads: float, pairs: Array, rows: Array, entries: Array
-) -> tuple[Array, Array]:
-    """FLOP of one layer of latent attention, and the rows that pass `kv_up`, for the cheaper of two algorithms.
-
-    Decoding attends in the latent space: queries and outputs pass `kv_up`, and all heads read the same latent entries. For
-    long prompts it is cheaper to expand the entries to keys and values of each head first.
-    """
-    latent = model.latent
-    assert latent is not None
-    per_row = 2 * heads * latent.kv_rank * (latent.nope_dim + latent.value_dim)
-    absorbed = pairs * 2 * heads * (2 * latent.kv_rank + latent.rope_dim)
-    expanded = pairs * 2 * heads * (latent.nope_dim + latent.rope_dim + latent.value_dim)
-    expands = expanded + entries * per_row < absorbed + rows * per_row
-    return np.where(expands, expanded, absorbed), np.where(expands, entries, rows)

@@ -16,12 +16,14 @@ from ..hardware.profile import HardwareProfile
 from ..kernels.attention import attention_s
 from ..kernels.collectives import allreduce_s
 from ..kernels.gemm import gemm_s
-from .forward import Array, AttentionWork, Cost, Products, Work
+from .attention_work import Array, AttentionWork, Work
+from .forward import Cost, Products
 
 VerifyKernel = Literal["shared_kv_splitkv", "shared_kv_no_split", "per_token"]
 VERIFY_KERNELS: tuple[VerifyKernel, ...] = get_args(VerifyKernel)
 Bound = Literal["compute", "weights", "kv", "communication", "overhead"]
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
+STATE_KERNELS = 2  # convolution and update of the state, per layer
 EXPERT_LAYER_OVERHEAD = 1.0  # routing about doubles the number of small kernels per layer
 
 
@@ -32,7 +34,7 @@ class StepTime:
     Attributes:
         compute_s: Compute time that is not hidden by memory traffic.
         weights_s: Reading weights and activations.
-        kv_s: Reading and writing KV entries.
+        kv_s: Reading and writing KV entries and recurrent states.
         communication_s: All-reduces.
         overhead_s: Kernel launches and gaps.
     """
@@ -96,6 +98,10 @@ def step_time(
     for work in cost.attentions:
         exposed_s, read_s, launch_s = _attention_s(work, hardware, dtype, verify_kernel)
         compute_s, kv_s, overhead_s = compute_s + exposed_s, kv_s + read_s, overhead_s + launch_s
+    if cost.num_state_layers:
+        kernels = cost.num_state_layers * STATE_KERNELS
+        kv_s = kv_s + selection_s(cost.state, hardware, dtype, 0)
+        overhead_s = overhead_s + kernels * calibration.gemm.launch_s
     layers = cost.num_layers + EXPERT_LAYER_OVERHEAD * cost.num_expert_layers
     one_s = allreduce_s(calibration.allreduce, cost.allreduce_bytes, tensor_parallel, peak.interconnect_bandwidth_bytes_per_s)
     return StepTime(

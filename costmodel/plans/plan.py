@@ -23,15 +23,20 @@ PASSES = ("target", "draft", "verify")
 
 
 def fingerprint(model: TransformerConfig) -> str:
-    """Hash the architecture of a model, without its name and dtypes, to sixteen hexadecimal digits.
+    """Hash the architecture of a model, without its name, dtypes and notes, to sixteen hexadecimal digits.
 
     Fields with default values are left out, so that adding a field does not change existing fingerprints.
     """
     import hashlib  # slow to import
 
     defaults = {known.name: known.default for known in fields(TransformerConfig)}
-    hidden = ("name", "dtype", "embedding_dtype", "linear_dtype", "expert_dtype", "kv_dtype")
-    facts = {key: value for key, value in asdict(model).items() if key not in hidden and value != defaults[key]}
+    hidden = {"name", "notes", "vision_params", "mtp", "num_mtp"}
+    plain = model.with_dtype(model.dtype)  # layers that differ only in how they are stored are one group
+    facts = {
+        key: value
+        for key, value in asdict(plain).items()
+        if key not in hidden and not key.endswith("dtype") and value != defaults[key]
+    }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -11,8 +11,10 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..layers.attention import AttentionKind
 from ..models.transformer import TransformerConfig
-from ..passes.forward import Array, Work
+from ..passes.attention_work import Array, Work
+from ..passes.cache import kept_entries, kv_bytes_per_gpu, state_bytes_per_gpu
 from ..plans.strategy import CompressedDtype, DraftKind, KvPolicy, Strategy
 
 QUEST_PAGE = 16  # Quest (arXiv 2406.10774) keeps the minimum and maximum key of each page
@@ -103,20 +105,39 @@ def prediction_head(target: TransformerConfig, kind: DraftKind) -> TransformerCo
     """
     window = target.sliding_window if target.num_window_layers is None else None  # of mixed layers, take a full-attention one
     layer = replace(
-        target, name=f"{target.name} {kind} head", num_layers=1, tied_embeddings=True, sliding_window=window, num_window_layers=None
+        target,
+        name=f"{target.name} {kind} head",
+        num_layers=1,
+        tied_embeddings=True,
+        sliding_window=window,
+        num_window_layers=None,
+        lookup_params=0,
+        vision_params=0,
+        extra=(),
+        extra_vectors=0,
+        mtp=(),
     )
     if kind == "mtp":
-        return replace(layer, experts=replace(target.experts, num_dense_layers=0) if target.experts else None)
+        own = target.mtp or tuple(replace(group, count=1) for group in target.groups[-1:])
+        return replace(layer, groups=own, experts=replace(target.experts, num_dense_layers=0) if target.experts else None)
+    layer = replace(layer, groups=(), latent=None if target.groups else target.latent)
     return replace(layer, vocab_size=min(EAGLE3_VOCABULARY, target.vocab_size), experts=None, sliding_window=None)
 
 
-def index_bytes_per_entry(policy: KvPolicy, model: TransformerConfig, tensor_parallel: int) -> float:
-    """Index size of a policy per KV entry and layer, on one GPU. [bytes/entry]"""
+def index_bytes_per_entry(policy: KvPolicy, kind: AttentionKind, element_bytes: float, tensor_parallel: int) -> float:
+    """Index size of a policy per KV entry of one layer, on one GPU. [bytes/entry]
+
+    Args:
+        policy: The KV policy.
+        kind: Attention of the layer.
+        element_bytes: Size of one element of the KV cache. [bytes]
+        tensor_parallel: GPUs that share the layer.
+    """
     match policy:
         case "quest":
-            return 2 * model.key_width_per_gpu(tensor_parallel) / QUEST_PAGE * model.kv_bytes_per_element
+            return 2 * kind.key_width_on(tensor_parallel) / QUEST_PAGE * element_bytes
         case "pq":
-            return model.kv_heads_per_gpu(tensor_parallel) * PQ_BYTES
+            return kind.kv_heads_on(tensor_parallel) * PQ_BYTES
         case "full" | "streaming_llm" | "snapkv" | "topk":
             return 0.0
         case _:
@@ -144,23 +165,19 @@ def selection_work(
     Source:
         MagicDec (arXiv 2408.11049), eq. 3.
     """
-    tokens = np.asarray(batch_size, np.float64) * _kept(model, context_len)
+    flop = moved = 0 * np.asarray(batch_size, np.float64) * np.asarray(context_len, np.float64)
     if not selects_at_every_step(policy):
-        return Work(0 * tokens, 0 * tokens)
-    heads = model.kv_heads_per_gpu(tensor_parallel)
-    looked_at = model.key_width_per_gpu(tensor_parallel) * model.kv_bytes_per_element
-    if policy != "topk":
-        looked_at = index_bytes_per_entry(policy, model, tensor_parallel)
-    scored = 1 / QUEST_PAGE if policy == "quest" else 1.0
-    scores = heads * scored * SCORE_PASSES * SCORE_BYTES
-    products = 2 * model.num_heads * model.scored_width / tensor_parallel * (2 * scored if policy == "quest" else 1.0)
-    return Work(tokens * products, tokens * (looked_at + scores))
-
-
-def _kept(model: TransformerConfig, context_len: ArrayLike) -> Array:
-    """KV entries of one sequence, summed over layers; sliding-window layers keep at most their window. [entries]"""
-    windows = ((layers, np.inf if window is None else window) for layers, window in model.attention_windows)
-    return np.asarray(sum(layers * np.minimum(context_len, window) for layers, window in windows), np.float64)
+        return Work(flop, moved)
+    element_bytes, scored = model.kv_bytes_per_element, 1 / QUEST_PAGE if policy == "quest" else 1.0
+    for kind, layers in model.attentions:
+        tokens = np.asarray(batch_size, np.float64) * (layers * kept_entries(kind, context_len))
+        looked_at = kind.key_width_on(tensor_parallel) * element_bytes
+        if policy != "topk":
+            looked_at = index_bytes_per_entry(policy, kind, element_bytes, tensor_parallel)
+        scores = kind.kv_heads_on(tensor_parallel) * scored * SCORE_PASSES * SCORE_BYTES
+        products = 2 * kind.heads * kind.scored_width / tensor_parallel * (2 * scored if policy == "quest" else 1.0)
+        flop, moved = flop + tokens * products, moved + tokens * (looked_at + scores)
+    return Work(flop, moved)
 
 
 def selects_at_every_step(policy: KvPolicy) -> bool:
@@ -201,7 +218,11 @@ def draft_memory(
     if network is None:
         return 0 * max_context_len, 0.0
     entries = np.where(np.isfinite(kv_budget), np.minimum(max_context_len, kv_budget), max_context_len) + gamma
-    index = _kept(network, max_context_len) * index_bytes_per_entry(draft.kv_policy, network, gpus)
+    index = 0 * max_context_len
+    for kind, layers in network.attentions:
+        per_entry = index_bytes_per_entry(draft.kv_policy, kind, network.kv_bytes_per_element, gpus)
+        index = index + layers * kept_entries(kind, max_context_len) * per_entry
+    index = index + state_bytes_per_gpu(network, gpus)  # a draft advances states of its own
     if draft.kind == "self":
         copied = draft.kv_dtype is not None or not selects_at_every_step(draft.kv_policy)
         kv = kv_bytes_per_gpu(network, entries, gpus) if copied else 0 * entries
@@ -221,11 +242,7 @@ def compressed_copy_bytes(target: TransformerConfig, network: TransformerConfig,
         network: The same model in the draft's dtypes.
         tensor_parallel: GPUs that share it.
     """
-    if network.linear_dtype == target.linear_dtype and network.expert_dtype == target.expert_dtype:
+    own = network.matrices(tensor_parallel)
+    if own == target.matrices(tensor_parallel):
         return 0.0
-    return sum(matrix.bytes for matrix in network.matrices(tensor_parallel)[:-1])
-
-
-def kv_bytes_per_gpu(model: TransformerConfig, context_len: ArrayLike, tensor_parallel: int) -> Array:
-    """KV cache of one sequence on one GPU; sliding-window layers keep at most their window. [bytes]"""
-    return _kept(model, context_len) * model.kv_width_per_gpu(tensor_parallel) * model.kv_bytes_per_element
+    return sum(matrix.bytes for matrix in own[:-1])

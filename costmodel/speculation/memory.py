@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike
 
 from ..hardware.profile import HardwareProfile
 from ..models.transformer import TransformerConfig
+from ..passes.cache import kv_bytes_per_gpu, state_bytes_per_gpu
 from ..passes.forward import LOGITS_BYTES, Array, BoolArray
-from .drafts import NO_DRAFT, Draft, draft_memory, kv_bytes_per_gpu
+from .drafts import NO_DRAFT, Draft, draft_memory
 
 USABLE_FRACTION = 0.95  # of the datasheet GB (closer to GiB on HBM parts); the rest is for driver, CUDA graphs and fragmentation
 
@@ -21,7 +22,7 @@ class Memory:
 
     Attributes:
         weights_bytes: Weights of the target.
-        kv_bytes: KV cache of the target.
+        kv_bytes: KV cache of the target, and its recurrent states: one, and one more for each draft token.
         draft_weights_bytes: A smaller draft model, a prediction head, or a compressed copy of the target.
         draft_kv_bytes: The draft's own KV cache, or its copy of the entries it reads, including the index.
         activations_bytes: Largest activations of a verification pass, and its logits.
@@ -83,10 +84,11 @@ def memory_of(
         tensor_parallel=tensor_parallel,
         head_sharded=head_sharded,
     )
-    widest = max(3 * target.d_ff / tensor_parallel, 4 * target.d_model) * target.bytes_per_element
+    widest = max(target.widest_mlp / tensor_parallel, 4 * target.d_model) * target.bytes_per_element
+    states = (g + 1) * state_bytes_per_gpu(target, tensor_parallel)
     return Memory(
         weights_bytes=np.asarray(target.weight_bytes_per_gpu(tensor_parallel, head_sharded=head_sharded)),
-        kv_bytes=b * kv_bytes_per_gpu(target, s + g, tensor_parallel),
+        kv_bytes=b * (kv_bytes_per_gpu(target, s + g, tensor_parallel) + states),
         draft_weights_bytes=np.asarray(draft_weights),
         draft_kv_bytes=b * per_sequence,
         activations_bytes=b * (g + 1) * (widest + target.vocab_size * LOGITS_BYTES),

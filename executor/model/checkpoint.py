@@ -17,7 +17,7 @@ from magicdec.costmodel.base.errors import InputError, Problem, bad
 from magicdec.costmodel.base.files import read_text
 from magicdec.costmodel.base.json_text import load_json_object
 from magicdec.costmodel.base.json_types import JsonObject
-from magicdec.costmodel.models.hf_config import EXECUTABLE_FAMILIES, load_config
+from magicdec.costmodel.models.hf_config import EXECUTABLE_FAMILIES, load_config, why_not_executable
 from magicdec.costmodel.models.transformer import TransformerConfig
 
 from ..kernels.build import kernels
@@ -53,9 +53,10 @@ def load_model(
         raise bad("device", "", "cpu, because torch finds no CUDA device", repr(device))
     folder = Path(folder)
     config = load_config(folder, name=name)
-    if config.family not in EXECUTABLE_FAMILIES:
+    reason = why_not_executable(config)
+    if reason is not None:
         expected = f"an architecture that can be executed ({', '.join(EXECUTABLE_FAMILIES)})"
-        raise bad(folder / "config.json", "model_type", expected, f"{config.family}, which can only be planned")
+        raise bad(folder / "config.json", "model_type", expected, reason)
     files = _safetensors_files(folder)
     if dtype is None and device == "cpu":
         config = _as_stored(cpu_execution(config, kernels=ranks.size == 1 and kernels() is not None), files)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from magicdec.costmodel.models.hf_config import EXECUTABLE_FAMILIES
+from magicdec.costmodel.models.hf_config import why_not_executable
 from magicdec.costmodel.models.transformer import TransformerConfig
 
 from ..kernels.build import VECTOR_WIDTH
@@ -15,7 +15,7 @@ HALF_DTYPES = ("float16", "bfloat16")
 def kernels_fit(config: TransformerConfig) -> bool:
     """Whether the C kernels can compute the layers of a model of this shape."""
     sizes = (config.d_model, config.head_dim, config.d_ff)
-    return config.family in EXECUTABLE_FAMILIES and all(size % VECTOR_WIDTH == 0 for size in sizes)
+    return why_not_executable(config) is None and all(size % VECTOR_WIDTH == 0 for size in sizes)
 
 
 def cpu_execution(config: TransformerConfig, *, kernels: bool) -> TransformerConfig:

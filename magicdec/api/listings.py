@@ -12,7 +12,7 @@ from .. import __version__
 from ..inputs.cpu_profile import cpu_profile_file
 from ..inputs.names import REFERENCE, find_model
 from ..results.base import Cell
-from ..results.catalog import EnvironmentReport, ModelList, ProfileList
+from ..results.catalog import EnvironmentReport, ModelList, ModelReport, ProfileList
 
 PACKAGES = ("numpy", "scipy", "pandas", "pydantic", "click", "torch", "safetensors", "tokenizers", "matplotlib")
 
@@ -22,8 +22,17 @@ def profiles() -> ProfileList:
     return ProfileList(tuple(resolve_profile(name) for name in builtin_profiles()))
 
 
-def models() -> ModelList:
-    """The reference model and every built-in configuration."""
+def models(name: str | None = None) -> ModelList | ModelReport:
+    """The reference model and every built-in configuration; or one model, explained.
+
+    Args:
+        name: A name, a `config.json` or a checkpoint directory to explain; None to list what is built in.
+
+    Raises:
+        InputError: Nothing of that name, or a file that is no model configuration.
+    """
+    if name is not None:
+        return ModelReport(find_model(name).config)
     return ModelList({name: find_model(name).config for name in (REFERENCE, *builtin_configs())})
 
 

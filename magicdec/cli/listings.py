@@ -17,12 +17,16 @@ def profiles(as_json: bool, output: str | None) -> None:
 
 
 @click.command()
+@click.argument("name", required=False, metavar="[NAME|PATH]")
 @output_options
-def models(as_json: bool, output: str | None) -> None:
-    """List the built-in models."""
+def models(name: str | None, as_json: bool, output: str | None) -> None:
+    """List the built-in models, or explain one: layers by kind, parameters, bytes of weights, KV cache and state.
+
+    The one is a name, a config.json or a checkpoint directory.
+    """
     from ..api.listings import models as known
 
-    emit(known(), as_json=as_json, output=output)
+    emit(known(name), as_json=as_json, output=output)
 
 
 @click.command()

@@ -12,7 +12,7 @@ from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.hardware.profile_file import load_profile
 from magicdec.costmodel.models.catalog import resolve_model
-from magicdec.costmodel.models.hf_config import load_config
+from magicdec.costmodel.models.hf_config import UnknownFamilyError, load_config
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES, DRAFT_KINDS, KV_POLICIES, DraftKind, KvPolicy
 from magicdec.costmodel.speculation.acceptance import AcceptanceCurve, load_checkpoint_curves, published_curves
@@ -59,7 +59,13 @@ def find_model(name: str, where: str = "model") -> Model:
     if name == REFERENCE:
         folder = reference_model_dir()
         return Model(load_config(folder, name=REFERENCE), folder)
-    return Model(resolve_model(name, where), Path(name) if os.path.isdir(name) else None)
+    directory = Path(name) if os.path.isdir(name) else None
+    try:
+        return Model(resolve_model(name, where), directory)
+    except UnknownFamilyError as error:
+        from .counted import counted_model
+
+        return Model(counted_model(error.raw, where=error.file, name=name, error=error), directory)
 
 
 def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str], None] = lambda text: None) -> HardwareProfile:

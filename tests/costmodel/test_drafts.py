@@ -141,9 +141,10 @@ def test_quest_looks_at_the_bounds_of_pages_of_sixteen_and_pq_at_sixteen_bytes(l
     assert quest.flop == 4 * 1000 / 16 * 32 * 2 * 2 * 4096
     pq = selection_work("pq", llama, batch_size=4, context_len=1000)
     assert pq.bytes == 4 * 1000 * 32 * 8 * (16 + 3 * 4)
-    assert index_bytes_per_entry("quest", llama, 1) == llama.kv_bytes_per_token / 32 / 16
-    assert index_bytes_per_entry("pq", llama, 1) == 8 * 16
-    assert {index_bytes_per_entry(policy, llama, 1) for policy in ("full", "streaming_llm", "snapkv", "topk")} == {0}
+    ((kind, _),) = llama.attentions
+    assert index_bytes_per_entry("quest", kind, 2, 1) == llama.kv_bytes_per_token / 32 / 16
+    assert index_bytes_per_entry("pq", kind, 2, 1) == 8 * 16
+    assert {index_bytes_per_entry(policy, kind, 2, 1) for policy in ("full", "streaming_llm", "snapkv", "topk")} == {0}
 
 
 def test_a_cheaper_index_is_cheaper_to_choose_from(llama: TransformerConfig, a100: HardwareProfile) -> None:
