@@ -8,6 +8,7 @@ from typing import Literal
 import pydantic
 
 from ..base.validation import StrictModel
+from .defaults import Interconnect
 from .profile import Calibration
 
 Positive = pydantic.PositiveFloat
@@ -23,6 +24,7 @@ class PeakFile(StrictModel):
     interconnect_bandwidth_bytes_per_s: Positive
     num_sms: pydantic.PositiveInt
     l2_cache_bytes: Positive
+    interconnect: Interconnect = "fabric"
 
     @pydantic.field_validator("flop_per_s")
     @classmethod
@@ -37,7 +39,7 @@ class ProfileFile(StrictModel):
 
     Attributes:
         schema_version: Version of this format.
-        name, description, aliases, peak, sources, calibration: As in `HardwareProfile`.
+        name, description, aliases, driver_names, peak, sources, calibration: As in `HardwareProfile`.
         sources_read: Date on which the datasheet figures were last checked.
     """
 
@@ -45,6 +47,7 @@ class ProfileFile(StrictModel):
     name: str
     description: str
     aliases: tuple[str, ...] = ()
+    driver_names: tuple[str, ...] = ()
     peak: PeakFile
     sources: dict[str, str]
     sources_read: date
@@ -53,7 +56,7 @@ class ProfileFile(StrictModel):
     @pydantic.field_validator("sources")
     @classmethod
     def _every_peak_has_a_source(cls, sources: dict[str, str]) -> dict[str, str]:
-        missing = set(PeakFile.model_fields) - set(sources)
+        missing = set(PeakFile.model_fields) - {"interconnect"} - set(sources)
         if missing:
             raise ValueError(f"a source for every key of peak (missing: {', '.join(sorted(missing))})")
         return sources
