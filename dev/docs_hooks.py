@@ -22,7 +22,7 @@ def on_page_markdown(markdown: str, **context: object) -> str:
 def command_reference() -> Iterator[str]:
     """A section per command: its help text, as `--help` prints it at 80 columns."""
     sys.path.insert(0, str(ROOT))
-    from magicdec.cli import main
+    from magicdec.cli.group import main
 
     parent = click.Context(main, info_name="magicdec", terminal_width=80, help_option_names=["-h", "--help"])
     for name in main.list_commands(parent):

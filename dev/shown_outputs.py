@@ -41,7 +41,7 @@ def run(command: str) -> list[str]:
     Raises:
         RuntimeError: It failed.
     """
-    from magicdec.cli import main
+    from magicdec.cli.group import main
 
     result = CliRunner().invoke(main, shlex.split(command)[1:], catch_exceptions=False)
     if result.exit_code:

@@ -9,7 +9,7 @@ import numpy as np
 
 from magicdec.costmodel.calibration.published_rows import IN_SAMPLE, Comparison
 
-from .style import LINE_COLOURS, Drawing, new_figure
+from .style import LINE_COLOURS, Drawing, new_figure, plain
 
 STEP_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 RATIO_TICKS = (0.5, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 2.5, 3, 4, 5)
@@ -37,7 +37,7 @@ def accuracy_figure(comparisons: Sequence[Comparison]) -> Drawing:
                 facecolors=colour if fitted else "none",
                 edgecolors=colour,
                 linewidths=0.9,
-                label=f"{quantity}, {hardware}" + ("" if fitted else ", not in the fit"),
+                label=plain(f"{quantity}, {hardware}" + ("" if fitted else ", not in the fit")),
             )
         ends = scale * np.array([min(one.measured for one in part) * 0.9, max(one.measured for one in part) * 1.1])
         ax.plot(ends, ends, color="#888888", linewidth=0.8)

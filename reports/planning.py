@@ -18,7 +18,7 @@ from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import Evaluation, evaluate_grid
 
-from .style import BOUND_COLOURS, LINE_COLOURS, Drawing, log2_axis, new_figure
+from .style import BOUND_COLOURS, LINE_COLOURS, Drawing, log2_axis, new_figure, plain
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def time_breakdown(grid: PlanningGrid) -> Drawing:
         ax.set_ylabel("time of one decoding step [ms]")
         ax.set_title(f"context {format_tokens(context)} tokens", fontsize=10)
     axes[0].legend(frameon=False)
-    figure.suptitle(grid.heading, fontsize=11)
+    figure.suptitle(plain(grid.heading), fontsize=11)
     caption = "Overlapped time is counted once. KV-cache reads grow with batch size times context."
     return Drawing("time_breakdown", "Where the time of a decoding step goes", caption, figure)
 
@@ -124,7 +124,7 @@ def cost_ratios(grid: PlanningGrid, gamma: int = 4) -> Drawing:
         ax.set_ylabel(f"{name} [ratio]")
     axes[0].set_ylim(bottom=0)
     axes[0].legend(title="context [tokens]", frameon=False, fontsize=8)
-    figure.suptitle(f"{grid.heading}; {grid.draft_words}", fontsize=11)
+    figure.suptitle(plain(f"{grid.heading}; {grid.draft_words}"), fontsize=11)
     caption = (
         "Speculation pays where drafts are cheap (left: low) and verification costs little more than decoding (right: near 1)."
     )
@@ -147,7 +147,7 @@ def speedup_by_batch(grid: PlanningGrid) -> Drawing:
     log2_axis(ax, grid.batch_sizes.tolist(), "batch size [sequences]")
     ax.set_ylabel("speedup over autoregressive decoding [ratio]")
     ax.legend(title="context [tokens]", frameon=False, fontsize=8)
-    ax.set_title(f"{grid.heading}; {grid.draft_words}", fontsize=10)
+    ax.set_title(plain(f"{grid.heading}; {grid.draft_words}"), fontsize=10)
     caption = "Speculation pays above the dashed line. Where a line rises, KV-cache reads take a growing share of each step."
     return Drawing("speedup_by_batch", "Expected speedup at the best gamma", caption + " Hollow: does not fit in memory.", figure)
 
@@ -163,13 +163,15 @@ def arithmetic_intensity(grid: PlanningGrid) -> Drawing:
     for hardware in grid.ridges:
         ridge = hardware.ridge_point(model.dtype)
         ax.axhline(ridge, color="black", linewidth=0.7, linestyle=":")
-        ax.annotate(f"ridge of {hardware.name}", (contexts[-1], ridge), (0, 2), textcoords="offset points", ha="right", fontsize=8)
+        ax.annotate(
+            plain(f"ridge of {hardware.name}"), (contexts[-1], ridge), (0, 2), textcoords="offset points", ha="right", fontsize=8
+        )
     ax.set_yscale("log")
     log2_axis(ax, grid.context_lens.tolist(), "context [tokens]")
     ax.set_ylabel("arithmetic intensity [FLOP/byte]")
     ax.legend(title="batch size [sequences]", frameon=False, fontsize=8, ncols=4, loc="lower right")
     ax.set_ylim(bottom=0.3)
-    ax.set_title(f"{model.name}, one decoding step", fontsize=10)
+    ax.set_title(plain(f"{model.name}, one decoding step"), fontsize=10)
     caption = "A step below a GPU's ridge line is memory-bound on it; longer contexts are further below."
     return Drawing("arithmetic_intensity", "Arithmetic intensity falls with context", caption, figure)
 
@@ -193,6 +195,6 @@ def speedup_map(grid: PlanningGrid) -> Drawing:
     bar = figure.colorbar(image, ax=ax, label="speedup [ratio]")
     ticks = np.linspace(-reach, reach, 5)
     bar.set_ticks(ticks.tolist(), labels=[f"{2**t:.2f}" for t in ticks])
-    ax.set_title(f"{grid.heading}; {grid.draft_words}", fontsize=10)
+    ax.set_title(plain(f"{grid.heading}; {grid.draft_words}"), fontsize=10)
     caption = "Each cell shows the speedup and the gamma to use, or off where the interval on the speedup reaches below 1."
     return Drawing("speedup_map", "Speedup over batch and context, with the best gamma", caption, figure)

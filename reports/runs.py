@@ -12,7 +12,7 @@ from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.plans.measurement import Measurement, load_measurements
 from magicdec.costmodel.plans.plan import Plan, load_plan
 
-from .style import Drawing, new_figure
+from .style import Drawing, new_figure, plain
 
 PLAN_SUFFIXES = (".yaml", ".yml")
 TIMES = ("target step", "draft step", "verify step", "TPOT")  # in seconds; the other rows of a table are ratios
@@ -88,5 +88,5 @@ def _run_figure(run: Run, name: str) -> Drawing:
         ax.set_xticks(places, list(part.index))
         ax.set_ylabel(label)
     axes[0].legend(frameon=False)
-    figure.suptitle(f"{run.label}: {run.plan.strategy}", fontsize=11)
+    figure.suptitle(plain(f"{run.label}: {run.plan.strategy}"), fontsize=11)
     return Drawing(name, "Predicted beside measured", "The same workload and strategy, planned and run.", figure)

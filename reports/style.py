@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from magicdec.costmodel.base.names import one_line, shortened
+
 BOUND_COLOURS = {
     "weights": "#4477aa",
     "kv": "#ee6677",
@@ -43,6 +45,11 @@ def new_figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
         ax.grid(True, alpha=0.25, linewidth=0.6)
         ax.set_axisbelow(True)
     return figure, axes
+
+
+def plain(text: str) -> str:
+    """A text of a user for a figure: dollar signs do not begin a formula, and one line has at most 120 characters."""
+    return shortened(one_line(text), 120).replace("$", r"\$")
 
 
 def log2_axis(ax: Axes, values: list[int], label: str) -> None:

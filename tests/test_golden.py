@@ -20,7 +20,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from magicdec.cli import main
+from magicdec.cli.group import main
 
 ROOT = Path(__file__).parents[1]
 RECORDED = Path(__file__).parent / "golden"

@@ -142,7 +142,7 @@ def test_rooms_are_of_a_readable_size() -> None:
 def test_planning_loads_no_torch_nor_pydantic_and_help_nearly_nothing(arguments: str, banned: set[str], tmp_path: Path) -> None:
     words = arguments.format(folder=tmp_path / "report").split()
     code = (
-        "import sys\nfrom magicdec.cli import main\n"
+        "import sys\nfrom magicdec.cli.group import main\n"
         f"try:\n    main({words!r})\nexcept SystemExit as end:\n    assert not end.code\n"
         "print('LOADED', *sorted({name.split('.')[0] for name in sys.modules}))"
     )

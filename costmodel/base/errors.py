@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from .names import one_line, shortened
+
+MAX_MESSAGE_LENGTH = 1900  # characters of all problems together: what a person reads
+_LONGEST = {"where": 500, "key": 160, "expected": 700, "found": 240}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem with an input.
+    """One problem with an input. Every part becomes one printable line of limited length.
 
     Attributes:
         where: The file or the parameter.
@@ -22,6 +28,10 @@ class Problem:
     expected: str
     found: str
 
+    def __post_init__(self) -> None:
+        for name, longest in _LONGEST.items():
+            object.__setattr__(self, name, shortened(one_line(getattr(self, name)[: 4 * longest]), longest))
+
     def __str__(self) -> str:
         place = f"{self.where}: {self.key}" if self.key else self.where
         return f"{place}: expected {self.expected}, found {self.found}"
@@ -32,7 +42,19 @@ class InputError(ValueError):
 
     def __init__(self, *problems: Problem):
         self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
+        super().__init__("\n".join(within_message(str(problem) for problem in problems)))
+
+
+def within_message(lines: Iterable[str]) -> list[str]:
+    """As many lines as fit into one message; the last line says how many more there are."""
+    every = list(lines)
+    room, kept = MAX_MESSAGE_LENGTH, list[str]()
+    for line in every:
+        room -= len(line) + 1
+        if room < 0 and kept:
+            break
+        kept.append(line)
+    return [*kept, f"and {len(every) - len(kept)} more problems"] if len(kept) < len(every) else kept
 
 
 def bad(where: str | Path, key: str, expected: str, found: object) -> InputError:

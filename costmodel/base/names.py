@@ -18,3 +18,11 @@ def is_name(value: str) -> bool:
 def one_line(text: str) -> str:
     """The text on one line, for comments: white space collapsed, other unprintable characters replaced."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(text.split()))
+
+
+def shortened(text: str, longest: int) -> str:
+    """The text with at most `longest` characters; the middle is left out."""
+    if len(text) <= longest:
+        return text
+    half = (longest - 3) // 2
+    return f"{text[: longest - 3 - half]}...{text[-half:]}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from .json_types import Json, JsonObject
 
@@ -56,6 +56,11 @@ class Limits:
             yield at.Le(self.le)
         if self.min_length is not None:
             yield at.MinLen(self.min_length)
+
+
+Positive = Annotated[float, Limits(gt=0.0)]
+NotNegative = Annotated[float, Limits(ge=0.0)]
+Share = Annotated[float, Limits(ge=0.0, le=1.0)]
 
 
 def to_document(record: DataclassInstance) -> JsonObject:

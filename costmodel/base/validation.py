@@ -6,15 +6,34 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 from pydantic_core import ErrorDetails
 
 from .errors import InputError, Problem
+from .names import MAX_NAME_LENGTH, NAME_RULE, is_name, shortened
 
 RecordT = TypeVar("RecordT")
 _ADAPTERS: dict[type, pydantic.TypeAdapter[Any]] = {}  # building one takes a few milliseconds
+
+
+def _name(text: str) -> str:
+    if not is_name(text):
+        raise ValueError(NAME_RULE)
+    return text
+
+
+Name = Annotated[str, pydantic.AfterValidator(_name)]  # of a model, machine or version; see `base.names`
+
+
+def _line(text: str) -> str:
+    if len(text) > MAX_NAME_LENGTH or not text.isprintable():
+        raise ValueError(f"at most {MAX_NAME_LENGTH} printable characters on one line")
+    return text
+
+
+Line = Annotated[str, pydantic.AfterValidator(_line)]  # a description; may be empty
 
 
 class StrictModel(pydantic.BaseModel):
@@ -34,7 +53,7 @@ def validate_mapping(record: type[RecordT], raw: object, where: str | Path) -> R
 
     Args:
         record: The dataclass or pydantic model of the file.
-        raw: Parsed content of the file. Dates become ISO strings.
+        raw: Parsed content of the file.
         where: The file, for error messages.
 
     Raises:
@@ -44,7 +63,7 @@ def validate_mapping(record: type[RecordT], raw: object, where: str | Path) -> R
         _ADAPTERS[record] = pydantic.TypeAdapter(record)
     adapter: pydantic.TypeAdapter[RecordT] = _ADAPTERS[record]
     try:
-        return adapter.validate_json(json.dumps(raw, default=str), strict=True)
+        return adapter.validate_json(json.dumps(raw), strict=True)
     except pydantic.ValidationError as error:
         raise from_pydantic(error, where) from None
 
@@ -75,5 +94,4 @@ def _problems(detail: ErrorDetails, where: str) -> Iterator[Problem]:
 
 
 def _short(found: object) -> str:
-    text = repr(found)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return shortened(repr(found), 80)

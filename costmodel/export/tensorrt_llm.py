@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import re
 
-import yaml
-
 from ..base.errors import bad
+from ..base.yaml_text import render_yaml
 from ..plans.plan import Plan
 from ..plans.strategy import NO_SPECULATION, Strategy
 from . import schedule
@@ -63,7 +62,7 @@ def export(plan: Plan, options: Options) -> Export:
             notes += replay_notes
     version = options.engine_version or DEFAULT_VERSION
     notes.append(f"For TensorRT-LLM {version}. Set `engine_version` for others: draft_len_schedule changed its meaning in 1.3.")
-    files = {CONFIG_FILE: yaml.safe_dump(config, sort_keys=False)}
+    files = {CONFIG_FILE: render_yaml(config)}
     arguments = ("trtllm-serve", target, "--config", CONFIG_FILE)
     return Export("tensorrt-llm", arguments, files, environment, notes=(*served.notes, *notes))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from ..base.records import STRICT, Limits
+from ..base.records import STRICT, Limits, NotNegative
 from ..kernels.attention import AttentionLaw
 from ..kernels.collectives import AllreduceLaw
 from ..kernels.gemm import GemmLaw
@@ -97,12 +97,12 @@ class Fit:
     part: FitPart
     data: str
     fitted: tuple[str, ...]
-    num_points: int
-    median_error: float
-    mean_error: float
-    worst_error: float
+    num_points: Annotated[int, Limits(ge=1, le=1_000_000_000)]
+    median_error: NotNegative
+    mean_error: NotNegative
+    worst_error: NotNegative
     date: str
-    large_mean_error: float | None = None
+    large_mean_error: NotNegative | None = None
     benchmark: dict[str, float] = field(default_factory=dict)
 
     __pydantic_config__ = STRICT

@@ -8,10 +8,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..base.files import read_text
-from ..base.yaml_text import load_mapping
+from ..base.yaml_text import load_mapping, load_shipped, render_yaml
 from ..kernels.attention import AttentionLaw
 from ..kernels.collectives import AllreduceLaw
 from ..kernels.gemm import GemmLaw
@@ -54,7 +52,7 @@ def shipped_profile(text: str) -> HardwareProfile:
     Args:
         text: Content of the file.
     """
-    raw: dict[str, Any] = load_mapping(text, "a shipped profile", "a hardware profile")
+    raw = load_shipped(text)
     peak = Peak(**raw["peak"])
     return HardwareProfile(
         name=raw["name"],
@@ -106,13 +104,13 @@ def render_profile(profile: HardwareProfile, sources_read: date) -> str:
         "sources": profile.sources,
         "sources_read": sources_read,
     }
-    text = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=120)
+    text = render_yaml(raw)
     return with_calibration(text, profile.calibration) if profile.calibrated else text
 
 
 def with_calibration(text: str, calibration: Calibration) -> str:
     """Replace the calibration block of a profile's YAML text; everything written by hand stays unchanged."""
-    block = yaml.safe_dump({"calibration": _without_empty(asdict(calibration))}, sort_keys=False, allow_unicode=True, width=120)
+    block = render_yaml({"calibration": _without_empty(asdict(calibration))})
     kept = re.sub(r"(?m)^calibration:.*\n?(?:[ \t].*\n?|\n)*", "", text)
     return kept.rstrip("\n") + "\n" + block
 

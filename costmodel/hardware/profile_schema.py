@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
-from ..base.validation import StrictModel
+from ..base.validation import Line, Name, StrictModel
 from .defaults import Interconnect
 from .profile import Calibration
 
-Positive = pydantic.PositiveFloat
-AtLeastGiga = pydantic.Field(ge=1e9)  # a smaller value lacks its prefix
+# A smaller value lacks its prefix; a larger one has one too many.
+FlopRate = Annotated[float, pydantic.Field(ge=1e6, le=1e20)]
+MemoryBandwidth = Annotated[float, pydantic.Field(ge=1e9, le=1e17)]
+MemorySize = Annotated[float, pydantic.Field(ge=1e9, le=1e17)]
+LinkBandwidth = Annotated[float, pydantic.Field(ge=1e6, le=1e17)]
+CacheSize = Annotated[float, pydantic.Field(ge=1e3, le=1e15)]
+Cores = Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
 
 
 class PeakFile(StrictModel):
     """The datasheet figures of a profile file; the keys are those of `Peak`."""
 
-    flop_per_s: dict[Literal["float64", "float32", "tf32", "bfloat16", "float16", "fp8", "fp4", "int8", "int4"], Positive]
-    memory_bandwidth_bytes_per_s: float = AtLeastGiga
-    memory_bytes: float = AtLeastGiga
-    interconnect_bandwidth_bytes_per_s: Positive
-    num_sms: pydantic.PositiveInt
-    l2_cache_bytes: Positive
+    flop_per_s: dict[Literal["float64", "float32", "tf32", "bfloat16", "float16", "fp8", "fp4", "int8", "int4"], FlopRate]
+    memory_bandwidth_bytes_per_s: MemoryBandwidth
+    memory_bytes: MemorySize
+    interconnect_bandwidth_bytes_per_s: LinkBandwidth
+    num_sms: Cores
+    l2_cache_bytes: CacheSize
     interconnect: Interconnect = "fabric"
 
     @pydantic.field_validator("flop_per_s")
@@ -44,10 +49,10 @@ class ProfileFile(StrictModel):
     """
 
     schema_version: Literal[2]
-    name: str
-    description: str
-    aliases: tuple[str, ...] = ()
-    driver_names: tuple[str, ...] = ()
+    name: Name
+    description: Line
+    aliases: tuple[Name, ...] = ()
+    driver_names: tuple[Name, ...] = ()
     peak: PeakFile
     sources: dict[str, str]
     sources_read: date

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -29,7 +30,7 @@ def resolve_model(name: str, where: str = "model") -> TransformerConfig:
     Raises:
         InputError: No model has this name (similar names are listed), or the config file is invalid.
     """
-    if Path(name).exists() and (Path(name).is_dir() or name.endswith(".json")):
+    if os.path.isdir(name) or (name.endswith(".json") and os.path.exists(name)):  # unlike Path, these take any text
         return load_config(name, name=name)
     spelled = {_normalised(known): known for known in builtin_configs()}
     known = spelled.get(_normalised(name))

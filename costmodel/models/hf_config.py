@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..base.errors import bad
 from ..base.files import read_text
+from ..base.json_text import load_json_object
 from .architecture import Experts, LatentAttention, RopeScaling
 from .hf_schema import KINDS, HfConfig, Kind, trusted_config
 from .transformer import TransformerConfig
@@ -147,9 +146,5 @@ def load_config(path: str | Path, *, name: str | None = None) -> TransformerConf
     """
     path = Path(path)
     file = path / "config.json" if path.is_dir() else path
-    text = read_text(file, "config.json")
-    try:
-        raw = json.loads(text)
-    except ValueError as error:
-        raise bad(file, "", "JSON", error) from None
+    raw = load_json_object(read_text(file, "config.json"), str(file), "config.json", finite=False)
     return parse_hf_config(raw, where=str(file), name=name or (path.name if path.is_dir() else path.parent.name))

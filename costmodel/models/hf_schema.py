@@ -7,11 +7,16 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from ..base.errors import InputError, Problem
+from ..base.limits import MAX_TOKENS
 from ..base.records import Limits
 from .transformer import Family
 
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
 RopeType = Literal["default", "linear", "llama3", "yarn"]
+# Far beyond any model; products of sizes stay within a float64.
+MAX_SIZE = 2**31 - 1
+MAX_LAYERS = 10_000
+Size = Annotated[int, Limits(gt=0, le=MAX_SIZE)]
 # Other keys are ignored; those that are read are not converted.
 STRICT_KEYS: dict[str, object] = {"extra": "ignore", "strict": True}
 
@@ -83,7 +88,7 @@ class HfRope:
     type: RopeType = "default"
     rope_theta: Annotated[float, Limits(gt=0.0)] | None = None
     factor: Annotated[float, Limits(ge=1.0)] = 1.0
-    original_max_position_embeddings: Annotated[int, Limits(gt=0)] | None = None
+    original_max_position_embeddings: Size | None = None
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     beta_fast: float = 32.0
@@ -119,19 +124,19 @@ class HfConfig:
     """
 
     model_type: Family
-    num_hidden_layers: Annotated[int, Limits(gt=0)]
-    hidden_size: Annotated[int, Limits(gt=0)]
-    num_attention_heads: Annotated[int, Limits(gt=0)]
-    num_key_value_heads: Annotated[int, Limits(gt=0)] | None = None
-    head_dim: Annotated[int, Limits(gt=0)] | None = None
-    intermediate_size: Annotated[int, Limits(gt=0)]
-    vocab_size: Annotated[int, Limits(gt=0)]
-    max_position_embeddings: Annotated[int, Limits(gt=0)]
+    num_hidden_layers: Annotated[int, Limits(gt=0, le=MAX_LAYERS)]
+    hidden_size: Size
+    num_attention_heads: Size
+    num_key_value_heads: Size | None = None
+    head_dim: Size | None = None
+    intermediate_size: Size
+    vocab_size: Size
+    max_position_embeddings: Annotated[int, Limits(gt=0, le=MAX_TOKENS)]
     tie_word_embeddings: bool = False
     attention_bias: bool | None = None
     mlp_bias: bool = False
     hidden_act: Literal["silu"] = "silu"
-    sliding_window: Annotated[int, Limits(gt=0)] | None = None
+    sliding_window: Size | None = None
     use_sliding_window: bool = False
     layer_types: list[Literal["sliding_attention", "full_attention"]] | None = None
     torch_dtype: Dtype | None = None
@@ -141,20 +146,20 @@ class HfConfig:
     rope_parameters: HfRope | None = None
     rms_norm_eps: Annotated[float, Limits(gt=0.0)] = 1e-6
     quantization_config: HfQuantization | None = None
-    num_experts: Annotated[int, Limits(gt=0)] | None = None
-    num_local_experts: Annotated[int, Limits(gt=0)] | None = None  # another name of num_experts, as is the next one
-    n_routed_experts: Annotated[int, Limits(gt=0)] | None = None
-    num_experts_per_tok: Annotated[int, Limits(gt=0)] | None = None
-    moe_intermediate_size: Annotated[int, Limits(gt=0)] | None = None
-    n_shared_experts: Annotated[int, Limits(ge=0)] = 0
-    first_k_dense_replace: Annotated[int, Limits(ge=0)] = 0
-    mlp_only_layers: list[Annotated[int, Limits(ge=0)]] = field(default_factory=list)
+    num_experts: Size | None = None
+    num_local_experts: Size | None = None  # another name of num_experts, as is the next one
+    n_routed_experts: Size | None = None
+    num_experts_per_tok: Size | None = None
+    moe_intermediate_size: Size | None = None
+    n_shared_experts: Annotated[int, Limits(ge=0, le=MAX_SIZE)] = 0
+    first_k_dense_replace: Annotated[int, Limits(ge=0, le=MAX_SIZE)] = 0
+    mlp_only_layers: list[Annotated[int, Limits(ge=0, le=MAX_SIZE)]] = field(default_factory=list)
     decoder_sparse_step: Literal[1] = 1
-    kv_lora_rank: Annotated[int, Limits(gt=0)] | None = None
-    q_lora_rank: Annotated[int, Limits(gt=0)] | None = None
-    qk_rope_head_dim: Annotated[int, Limits(gt=0)] | None = None
-    qk_nope_head_dim: Annotated[int, Limits(gt=0)] | None = None
-    v_head_dim: Annotated[int, Limits(gt=0)] | None = None
+    kv_lora_rank: Size | None = None
+    q_lora_rank: Size | None = None
+    qk_rope_head_dim: Size | None = None
+    qk_nope_head_dim: Size | None = None
+    v_head_dim: Size | None = None
 
     __pydantic_config__ = STRICT_KEYS
 

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from ..base.errors import bad
 from ..base.files import read_text
-from ..base.validation import StrictModel, from_pydantic
+from ..base.json_text import load_json_object
+from ..base.limits import MAX_DATA_BYTES
+from ..base.validation import Name, StrictModel, validate_mapping
 from .plan import Plan
 from .strategy import Strategy
 from .workload import Workload
@@ -84,9 +85,9 @@ class Measurement(StrictModel):
 
     workload: Workload
     strategy: Strategy
-    hardware: str
-    target: str
-    draft: str | None = None
+    hardware: Name
+    target: Name
+    draft: Name | None = None
     measured_target_step_s: Seconds | None = None
     measured_verify_step_s: Seconds
     measured_draft_step_s: Seconds | None = None
@@ -136,16 +137,10 @@ def load_measurements(path: str | Path) -> list[Measurement]:
     Raises:
         InputError: The file cannot be read, or a line is not a measurement; each problem names file, line and key.
     """
-    lines = read_text(path, "file of measurements").splitlines()
+    lines = read_text(path, "file of measurements", max_bytes=MAX_DATA_BYTES).split("\n")
     return [_parse(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _parse(line: str, where: str) -> Measurement:
-    try:
-        json.loads(line)
-    except ValueError as error:
-        raise bad(where, "", "a measurement as JSON, as `magicdec run --measurements` writes it", error) from None
-    try:
-        return Measurement.model_validate_json(line)
-    except pydantic.ValidationError as error:
-        raise from_pydantic(error, where) from None
+    what = "a measurement, as `magicdec run --measurements` writes it,"
+    return validate_mapping(Measurement, load_json_object(line, where, what), where)

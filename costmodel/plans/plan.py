@@ -7,16 +7,15 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-
 from ..base.errors import InputError, Problem, bad
 from ..base.files import read_text
+from ..base.limits import MAX_GPUS
 from ..base.names import NAME_RULE, is_name
-from ..base.records import STRICT, Limits, to_document
-from ..base.yaml_text import load_mapping
+from ..base.records import STRICT, Limits, NotNegative, Positive, Share, to_document
+from ..base.yaml_text import load_mapping, render_yaml
 from ..models.transformer import TransformerConfig
 from .policy_table import PolicyTable
-from .strategy import Strategy
+from .strategy import MAX_GAMMA, Strategy
 from .workload import Workload
 
 
@@ -72,13 +71,16 @@ class PlannedHardware:
 
     name: str
     sha256: str
-    num_gpus: Annotated[int, Limits(gt=0)]
-    tensor_parallel: Annotated[int, Limits(gt=0)]
+    num_gpus: Annotated[int, Limits(gt=0, le=MAX_GPUS)]
+    tensor_parallel: Annotated[int, Limits(gt=0, le=MAX_GPUS)]
 
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
         _check_name(self.name)
+        if self.num_gpus % self.tensor_parallel:
+            expected = f"a divisor of num_gpus ({self.num_gpus})"
+            raise InputError(Problem("plan", "tensor_parallel", expected, str(self.tensor_parallel)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,22 +102,28 @@ class PredictedRound:
         breakdown: Time of each pass by part. [s]
     """
 
-    predicted_target_step_s: float
-    predicted_verify_step_s: float
-    predicted_draft_step_s: float
-    predicted_gamma_draft_step_s: float
-    predicted_round_overhead_s: float
-    predicted_mean_acceptance_length: float
-    predicted_speculative_tpot_s: Annotated[float, Limits(gt=0.0)]
-    predicted_acceptance_rate: float | None
-    predicted_speedup: float
-    predicted_speedup_low: float
-    predicted_speedup_high: float
-    predicted_memory_bytes: float
+    predicted_target_step_s: Positive
+    predicted_verify_step_s: Positive
+    predicted_draft_step_s: NotNegative
+    predicted_gamma_draft_step_s: NotNegative
+    predicted_round_overhead_s: NotNegative
+    predicted_mean_acceptance_length: Annotated[float, Limits(ge=1.0, le=MAX_GAMMA + 1)]
+    predicted_speculative_tpot_s: Positive
+    predicted_acceptance_rate: Share | None
+    predicted_speedup: Positive
+    predicted_speedup_low: NotNegative
+    predicted_speedup_high: Positive
+    predicted_memory_bytes: NotNegative
     bound: Literal["compute", "weights", "kv", "communication", "overhead"]
-    breakdown: dict[str, dict[str, float]]
+    breakdown: dict[str, dict[str, NotNegative]]
 
     __pydantic_config__ = STRICT
+
+    def __post_init__(self) -> None:
+        if not self.predicted_speedup_low <= self.predicted_speedup <= self.predicted_speedup_high:
+            expected = f"an interval from predicted_speedup_low to _high around predicted_speedup ({self.predicted_speedup})"
+            found = f"{self.predicted_speedup_low} to {self.predicted_speedup_high}"
+            raise InputError(Problem("plan", "", expected, found))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,12 +138,12 @@ class PredictedServing:
         prefill_share: Share of the time spent on prefill. [0-1]
     """
 
-    predicted_ttft_s: float
-    predicted_request_s: float
-    predicted_plain_request_s: float
-    predicted_throughput_tokens_per_s: float
-    predicted_plain_throughput_tokens_per_s: float
-    prefill_share: float
+    predicted_ttft_s: NotNegative
+    predicted_request_s: Positive
+    predicted_plain_request_s: Positive
+    predicted_throughput_tokens_per_s: Positive
+    predicted_plain_throughput_tokens_per_s: Positive
+    prefill_share: Share
 
     __pydantic_config__ = STRICT
 
@@ -150,7 +158,7 @@ class RunnerUp:
     """
 
     strategy: Strategy
-    predicted_speedup: float
+    predicted_speedup: Positive
 
     __pydantic_config__ = STRICT
 
@@ -191,6 +199,10 @@ class Plan:
         if named != self.strategy.draft_model:
             found = f"{named!r} and {self.strategy.draft_model!r}"
             raise InputError(Problem("plan", "", "draft and strategy.draft_model to be the same model", found))
+        most, length = self.strategy.gamma + 1, self.prediction.predicted_mean_acceptance_length
+        if length > most * (1 + 1e-9):
+            key = "prediction.predicted_mean_acceptance_length"
+            raise InputError(Problem("plan", key, f"at most gamma + 1 ({most})", str(length)))
 
     def check_model(self, role: Literal["target", "draft"], model: TransformerConfig, where: str) -> None:
         """Check that a loaded model is the planned one.
@@ -214,7 +226,7 @@ class Plan:
 
 def render_plan(plan: Plan) -> str:
     """Render a plan as YAML text."""
-    return yaml.safe_dump(to_document(plan), sort_keys=False, allow_unicode=True, width=120)
+    return render_yaml(to_document(plan))
 
 
 def parse_plan(text: str, *, where: str) -> Plan:

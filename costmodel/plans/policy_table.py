@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Annotated
 
 from ..base.errors import InputError, Problem
+from ..base.limits import MAX_SEQUENCES, MAX_TOKENS
 from ..base.records import STRICT, Limits
 from .strategy import Strategy
 
@@ -28,8 +29,8 @@ class PolicyTable:
         hysteresis: An engine switches only to a strategy that is better by this share. [0-1]
     """
 
-    batch_sizes: Annotated[list[Annotated[int, Limits(gt=0)]], Limits(min_length=1)]
-    context_lens: Annotated[list[Annotated[int, Limits(gt=0)]], Limits(min_length=1)]
+    batch_sizes: Annotated[list[Annotated[int, Limits(gt=0, le=MAX_SEQUENCES)]], Limits(min_length=1)]
+    context_lens: Annotated[list[Annotated[int, Limits(gt=0, le=MAX_TOKENS)]], Limits(min_length=1)]
     strategies: Annotated[list[Strategy], Limits(min_length=1)]
     choice: list[list[Annotated[int, Limits(ge=0)]]]
     predicted_speedup: list[list[Annotated[float, Limits(gt=0.0)]]]

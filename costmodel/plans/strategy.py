@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..base.errors import InputError, Problem
+from ..base.limits import MAX_TOKENS
 from ..base.names import NAME_RULE, is_name
 from ..base.records import STRICT
 
@@ -71,7 +72,7 @@ class Strategy:
             mistakes.append(("draft_model", NAME_RULE, self.draft_model[:80]))
         if self.kv_policy == "full" and self.kv_budget is not None:
             mistakes.append(("kv_budget", "none with kv_policy full, which reads all entries", self.kv_budget))
-        if self.kv_policy != "full" and (self.kv_budget is None or self.kv_budget < 1):
+        if self.kv_policy != "full" and (self.kv_budget is None or not 1 <= self.kv_budget <= MAX_TOKENS):
             mistakes.append(("kv_budget", f"a positive number of KV entries for {self.kv_policy}", self.kv_budget))
         for key, dtype in (("kv_dtype", self.kv_dtype), ("weight_dtype", self.weight_dtype)):
             if dtype is not None and (dtype not in COMPRESSED_DTYPES or self.draft_kind != "self"):

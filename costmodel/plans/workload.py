@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from ..base.errors import InputError, Problem, bad
 from ..base.files import read_text
+from ..base.json_text import load_json_object
+from ..base.limits import MAX_DATA_BYTES, MAX_SEQUENCES, MAX_TOKENS
 from ..base.records import STRICT
 
 
@@ -32,9 +34,10 @@ class Workload:
 
     def __post_init__(self) -> None:
         problems = [
-            Problem("workload", key, "a positive whole number", repr(value))
+            Problem("workload", key, f"a positive whole number of at most {most:,}", repr(value))
             for key, value in vars(self).items()
-            if not (isinstance(value, int) and value >= 1)
+            for most in (MAX_SEQUENCES if key == "batch_size" else MAX_TOKENS,)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
         ]
         if problems:
             raise InputError(*problems)
@@ -89,7 +92,7 @@ def load_trace(path: str) -> RequestTrace:
     Raises:
         InputError: The file cannot be read or is empty, or a length is not a positive whole number.
     """
-    rows = list(_rows(read_text(path, "trace, CSV or JSON Lines", encoding="utf-8-sig"), path))
+    rows = list(_rows(read_text(path, "trace, CSV or JSON Lines", encoding="utf-8-sig", max_bytes=MAX_DATA_BYTES), path))
     if not rows:
         raise bad(path, "", "one request per row, with prompt_len and output_len", "none")
     problems: list[Problem] = []
@@ -102,27 +105,14 @@ def load_trace(path: str) -> RequestTrace:
 def _rows(text: str, path: str) -> Iterator[tuple[int, Mapping[str, object]]]:
     """Yield line number and fields of every request."""
     if text.lstrip().startswith("{"):
-        import json  # like csv below, only needed for traces
-
         for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): a JSON string may contain other line separators
             if line.strip():
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise bad(f"{path}:{number}", "", "a JSON object", error) from None
-                yield number, row if isinstance(row, dict) else {}
+                yield number, load_json_object(line, f"{path}:{number}", "a request", finite=False)
         return
-    import csv
-    import io
+    from ..base.csv_text import read_csv  # only needed for traces
 
-    reader = csv.DictReader(io.StringIO(text))
-    try:
-        if missing := [name for name in LENGTHS if name not in (reader.fieldnames or ())]:
-            raise bad(path, ", ".join(missing), "a column with this name", ", ".join(reader.fieldnames or ()) or "nothing")
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise bad(f"{path}:{reader.line_num}", "", "CSV", error) from None
+    _, found = read_csv(path, "requests", LENGTHS)
+    yield from found
 
 
 def _length(row: Mapping[str, object], name: str, where: str, problems: list[Problem]) -> int:
@@ -132,7 +122,7 @@ def _length(row: Mapping[str, object], name: str, where: str, problems: list[Pro
         value = float(found) if isinstance(found, int | float | str) and not isinstance(found, bool) else math.nan
     except (ValueError, OverflowError):
         value = math.nan
-    if not 1 <= value < 2**53 or value != int(value):
+    if not 1 <= value <= MAX_TOKENS or value != int(value):
         problems.append(Problem(where, name, "a positive whole number", repr(found)))
         return 1
     return int(value)

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import ArrayLike
 
 from ..base.files import read_text
 from ..base.json_types import JsonObject
-from ..base.yaml_text import load_mapping
+from ..base.yaml_text import load_mapping, load_shipped, render_yaml
 from ..passes.forward import Array, BoolArray
 from .drafts import Draft
 
@@ -215,15 +214,15 @@ def render_curves(curves: Sequence[JsonObject]) -> str:
     Args:
         curves: Curves as mappings with the keys that `parse_curves` reads.
     """
-    return yaml.safe_dump({"schema_version": 1, "curves": list(curves)}, sort_keys=False, allow_unicode=True, width=120)
+    return render_yaml({"schema_version": 1, "curves": list(curves)})
 
 
 @cache
 def published_curves() -> tuple[AcceptanceCurve, ...]:
     """Return the acceptance curves shipped with the package. Tests validate them, so that a start does not have to."""
     files = sorted((Path(__file__).parents[1] / "acceptance_curves").glob("*.yaml"))
-    texts = ((file.read_text(encoding="utf-8"), str(file)) for file in files)
-    return tuple(curve for text, where in texts for curve in _curves(load_mapping(text, where, "acceptance curves")))
+    texts = (file.read_text(encoding="utf-8") for file in files)
+    return tuple(curve for text in texts for curve in _curves(load_shipped(text)))
 
 
 def load_checkpoint_curves(checkpoint: Path) -> tuple[AcceptanceCurve, ...]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
-from ..base.validation import StrictModel
+from ..base.limits import MAX_TOKENS
+from ..base.validation import Name, StrictModel
 from ..plans.strategy import CompressedDtype, DraftKind, KvPolicy
+
+Tokens = Annotated[int, pydantic.Field(ge=1, le=MAX_TOKENS)]
 
 
 class PointFile(StrictModel):
     """One measured rate; without a budget the draft read the whole context."""
 
-    kv_budget: pydantic.PositiveInt | None = None
-    context_len: pydantic.PositiveInt
+    kv_budget: Tokens | None = None
+    context_len: Tokens
     acceptance_rate: float = pydantic.Field(ge=0.0, le=1.0)
     standard_error: pydantic.NonNegativeFloat | None = None
 
@@ -22,11 +25,11 @@ class PointFile(StrictModel):
 class CurveFile(StrictModel):
     """One curve; the keys are those of `AcceptanceCurve`."""
 
-    target: str
-    task: str
+    target: Name
+    task: Name
     draft_kind: DraftKind
     kv_policy: KvPolicy
-    draft_model: str | None = None
+    draft_model: Name | None = None
     kv_dtype: CompressedDtype | None = None
     weight_dtype: CompressedDtype | None = None
     source: str

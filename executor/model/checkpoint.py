@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from magicdec.costmodel.base.errors import InputError, Problem, bad
+from magicdec.costmodel.base.files import read_text
+from magicdec.costmodel.base.json_text import load_json_object
 from magicdec.costmodel.base.json_types import JsonObject
 from magicdec.costmodel.models.hf_config import EXECUTABLE_FAMILIES, load_config
 from magicdec.costmodel.models.transformer import TransformerConfig
@@ -25,7 +26,7 @@ from .tensor_parallel import SINGLE_PROCESS, Ranks
 from .transformer import Transformer
 
 SAFETENSORS_DTYPES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-MAX_PROBLEMS = 20  # more are counted, not listed
+MAX_INDEX_BYTES = 64 * 2**20  # an index names every tensor
 DIGESTED_BYTES = 2**16  # at either end of a file
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")  # buffers in old checkpoints
 
@@ -84,7 +85,7 @@ def stop_tokens(folder: str | Path) -> tuple[int, ...]:
         found = (_read_json(file) if file.is_file() else {}).get("eos_token_id")
         if found is not None:
             ids = found if isinstance(found, list) else [found]
-            if not all(isinstance(token, int) for token in ids):
+            if not all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 2**31 for token in ids):
                 raise bad(file, "eos_token_id", "a token id or a list of them", repr(found))
             return tuple(ids)
     return ()
@@ -124,13 +125,7 @@ def _parameters(model: Transformer) -> dict[str, torch.nn.Parameter]:
 
 
 def _read_json(file: Path) -> JsonObject:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise bad(file, "", "a readable JSON file", error) from None
-    if not isinstance(found, dict):
-        raise bad(file, "", "a JSON object", type(found).__name__)
-    return found
+    return load_json_object(read_text(file, "JSON file", max_bytes=MAX_INDEX_BYTES), str(file), "a JSON file", finite=False)
 
 
 def _safetensors_files(folder: Path) -> list[Path]:
@@ -141,11 +136,10 @@ def _safetensors_files(folder: Path) -> list[Path]:
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise bad(index, "weight_map", "a map from tensor names to files", repr(weight_map))
-    names = {str(name) for name in weight_map.values()}
-    for name in names:
-        if Path(name).name != name or name in ("", ".."):
-            raise bad(index, "weight_map", "names of files in the same folder", repr(name[:80]))
-    return sorted(folder / name for name in names)
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
+            raise bad(index, "weight_map", "names of files in the same folder", repr(name))
+    return sorted({folder / str(name) for name in weight_map.values()})
 
 
 def _as_stored(config: TransformerConfig, files: list[Path]) -> TransformerConfig:
@@ -202,9 +196,6 @@ def _read_tensors(
     tied = {"lm_head.weight"} if tied_embeddings else set()
     missing = sorted(set(wanted) - seen - tied)
     problems += [Problem(str(folder), key, f"a tensor of shape {list(wanted[key].shape)}", "nothing") for key in missing]
-    if len(problems) > MAX_PROBLEMS:
-        more = Problem(str(folder), "", "no further problems", f"{len(problems) - MAX_PROBLEMS} more like these")
-        problems = [*problems[:MAX_PROBLEMS], more]
     if problems:
         raise InputError(*problems)
     return tensors

@@ -20,5 +20,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         raise bad(file, "", "the checkpoint's tokenizer.json", "nothing")
     try:
         return Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and a Rust panic is a BaseException
         raise bad(file, "", "a readable tokenizer.json", error) from None

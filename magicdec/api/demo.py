@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from magicdec.costmodel.base.json_text import json_line
 from magicdec.costmodel.base.units import format_rate, format_seconds
 from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.plans.measurement import render_measurement
@@ -83,7 +83,7 @@ def demo(
         completions.append,
     )
     measured = execution.measurement
-    write_text(str(folder / "output.jsonl"), "".join(json.dumps(asdict(one)) + "\n" for one in completions))
+    write_text(str(folder / "output.jsonl"), "".join(json_line(asdict(one)) + "\n" for one in completions))
     write_text(str(folder / "measurements.jsonl"), render_measurement(measured) + "\n")
     seen_bytes_per_s = fastest_seen(
         read_rate(),

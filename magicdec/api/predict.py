@@ -13,7 +13,7 @@ from magicdec.costmodel.planning.best_gamma import evaluate_best_gamma
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import GridInputs, evaluate_grid
 
-from ..inputs.checks import array, probabilities
+from ..inputs.checks import array, check_grid, probabilities, quantities
 from ..inputs.names import DEFAULT_KV_BUDGET, find_draft
 from ..inputs.scenario import Scenario, resolve_scenario
 from ..results.prediction import Prediction
@@ -80,9 +80,24 @@ def predict(
     }
     if draft == "none" and (useless := [name for name, value in given.items() if value is not None]):
         raise bad(useless[0], "", "nothing beside `draft` none, which drafts nothing", ", ".join(f"`{name}`" for name in useless))
-    for name, value in {"batch_size": batch_size, "context_len": context_len, **given}.items():
-        if value is not None and name not in ("kv_policy", "acceptance_by_position"):
+    quantities("batch_size", batch_size)
+    quantities("context_len", context_len, whole=False)
+    for name, value in {"kv_budget": kv_budget, "gamma": gamma}.items():
+        if value is not None:
+            quantities(name, value)
+    for name, value in {"acceptance_rate": acceptance_rate, "mean_acceptance_length": mean_acceptance_length}.items():
+        if value is not None:
             array(name, value)
+    check_grid(
+        {
+            "batch_size": batch_size,
+            "context_len": context_len,
+            "kv_budget": kv_budget,
+            "gamma": gamma,
+            "acceptance_rate": acceptance_rate,
+            "mean_acceptance_length": mean_acceptance_length,
+        }
+    )
     probabilities("acceptance_by_position", acceptance_by_position)
     if mean_acceptance_length is not None:
         if not np.all(np.isfinite(np.asarray(mean_acceptance_length, np.float64))):

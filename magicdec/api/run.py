@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,9 +19,9 @@ from magicdec.executor.generate import check_requests
 from magicdec.executor.model.tensor_parallel import Ranks, process_group
 
 from ..files.completions import Completion, CompletionFile, digest
-from ..files.prompts import PromptText, check_ids, encode, read_prompts
+from ..files.prompts import PromptText, check_ids, encode, plain_text, read_prompts
 from ..files.writing import append_line
-from ..inputs.checks import names, one_of, whole_number
+from ..inputs.checks import one_of, whole_number
 from ..inputs.plans import resolve_plan
 from ..results.plan import PlanResult
 from ..results.run import RunResult
@@ -81,9 +82,7 @@ def run(
         raise bad("repeats", "", "`compare` beside it, whose turns it counts", "nothing")
     if draft_dir is not None and made.draft is None:
         raise bad("draft_dir", "", "a plan with a draft model", str(made.strategy))
-    stops = names("stop", stop)
-    if "" in stops:
-        raise bad("stop", "", "a text", "''")
+    stops = tuple(plain_text(one, "stop") for one in ([stop] if isinstance(stop, str) else stop))
     limit = made.workload.output_len if max_new_tokens is None else whole_number("max_new_tokens", max_new_tokens)
     with process_group(device) as ranks:
         texts = ranks.broadcast(_prompt_texts(prompts) if ranks.is_rank0 else [])
@@ -108,14 +107,17 @@ def run(
 def _check_measurements(path: str) -> None:
     """Check that a file of measurements can be continued; one that holds anything else is left alone."""
     append_line(path, "")
-    if Path(path).is_file() and Path(path).stat().st_size:
+    if os.path.isfile(path) and os.path.getsize(path):
         load_measurements(path)
 
 
 def _prompt_texts(prompts: str | Path | Sequence[str | PromptText]) -> list[PromptText]:
     if isinstance(prompts, str | Path):
         return read_prompts(str(prompts))
-    texts = [text if isinstance(text, PromptText) else PromptText(str(number), text) for number, text in enumerate(prompts, 1)]
+    texts = [
+        text if isinstance(text, PromptText) else PromptText(str(number), plain_text(text, f"prompts: {number}"))
+        for number, text in enumerate(prompts, 1)
+    ]
     return check_ids(texts, "prompts")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from magicdec.costmodel.base.csv_text import read_csv
 from magicdec.costmodel.base.errors import InputError, bad
+from magicdec.costmodel.base.units import parse_tokens
 from magicdec.costmodel.plans.strategy import DRAFT_KINDS
 from magicdec.costmodel.speculation.acceptance import implied_acceptance_rate
 
@@ -18,7 +19,18 @@ from ..results.scenarios import ADDED_COLUMNS, ScenarioTable
 from .predict import predict
 
 REQUIRED_COLUMNS = ("hardware", "target", "batch_size", "context_len")
-ScenarioRow = Mapping[str, str | None]
+OPTIONAL_COLUMNS = (
+    "num_gpus",
+    "tensor_parallel",
+    "draft_kind",
+    "draft_model",
+    "kv_policy",
+    "kv_budget",
+    "gamma",
+    "acceptance_rate",
+    "mean_acceptance_length",
+)
+ScenarioRow = Mapping[str, str]
 
 
 def predict_scenarios(scenarios: str | Path) -> ScenarioTable:
@@ -35,21 +47,19 @@ def predict_scenarios(scenarios: str | Path) -> ScenarioTable:
         InputError: The file cannot be read, or lacks a column that every row needs.
     """
     scenarios = text("scenarios", scenarios)
-    try:
-        rows = list(csv.DictReader(io.StringIO(Path(scenarios).read_text(encoding="utf-8-sig"))))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise bad(scenarios, "", "a readable CSV file", getattr(error, "strerror", None) or error) from None
-    if not rows:
-        raise bad(scenarios, "", "a header and a row for every scenario", "no row")
-    missing = [name for name in REQUIRED_COLUMNS if name not in rows[0]]
-    if missing:
-        raise bad(scenarios, ", ".join(missing), "a column of this name", ", ".join(rows[0]))
-    known = [name for name in rows[0] if name is not None and name not in ADDED_COLUMNS]
-    return ScenarioTable((*known, *ADDED_COLUMNS), tuple({**_text_cells(row, known), **_predicted(row)} for row in rows))
+    columns, rows = _read(scenarios)
+    return ScenarioTable((*columns, *ADDED_COLUMNS), tuple({**row, **_predicted(row)} for row in rows))
 
 
-def _text_cells(row: ScenarioRow, columns: list[str]) -> dict[str, str]:
-    return {name: row.get(name) or "" for name in columns}
+def _read(path: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a file; predictions of an earlier run are left out."""
+    columns, rows = read_csv(path, "scenarios", REQUIRED_COLUMNS)
+    known = [name for name in columns if name not in ADDED_COLUMNS]
+    for name in known:
+        close = difflib.get_close_matches(name.lower(), (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS), n=1, cutoff=0.8)
+        if close and close[0] != name:
+            raise bad(path, name, f"the column {close[0]}, or one of another name, which passes through", name)
+    return known, [{name: row[name] for name in known} for _, row in rows]
 
 
 def _predicted(row: ScenarioRow) -> dict[str, str]:
@@ -127,19 +137,18 @@ def _required(row: ScenarioRow, key: str) -> int:
 
 
 def _whole(row: ScenarioRow, key: str) -> int | None:
-    value = _real(row, key)
-    if value is None:
-        return None
-    if not math.isfinite(value) or value < 1 or value != int(value):
-        raise bad(key, "", "a positive whole number", repr(row.get(key)))
-    return int(value)
+    cell = row.get(key, "").strip()
+    return parse_tokens(cell, key) if cell else None
 
 
 def _real(row: ScenarioRow, key: str) -> float | None:
-    text = (row.get(key) or "").strip()
-    if not text:
+    cell = row.get(key, "").strip()
+    if not cell:
         return None
     try:
-        return float(text)
+        value = float(cell)
     except ValueError:
-        raise bad(key, "", "a number", repr(text)) from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise bad(key, "", "a number", repr(cell))
+    return value

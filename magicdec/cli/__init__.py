@@ -1,5 +1,16 @@
 """The command line: one small module a command, each an API call and its views."""
 
-from .group import main
+from __future__ import annotations
 
-__all__ = ["main"]
+import sys
+
+
+def main() -> None:
+    """The `magicdec` command. It can be interrupted at any time, also while libraries are loaded."""
+    try:
+        from .group import main as group
+
+        group()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)

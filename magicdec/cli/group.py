@@ -7,8 +7,9 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -37,6 +38,9 @@ COMMANDS = {
 }
 # Parameters of the API that the command line has under another name.
 ALIASES = {"acceptance_by_position": "--acceptance-rate"}
+FAILED, INTERRUPTED = 2, 130  # exit codes; 1 says that outputs differ
+DEBUG = "MAGICDEC_DEBUG"
+FAULT = "a fault of magicdec, not of your input"
 
 
 class Commands(click.Group):
@@ -53,32 +57,59 @@ class Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with interruption():
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> object:
         try:
-            with warnings.catch_warnings():
+            with interruption(), warnings.catch_warnings():
                 warnings.showwarning = _note
                 return super().invoke(ctx)
-        except BrokenPipeError:
-            sys.stderr.close()
-            ctx.exit(1)
-        except OSError as error:
-            click.echo(f"error: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
-            ctx.exit(2)
-        except ImportError as error:
-            from ..inputs.extras import missing_extra
-
-            if (advice := missing_extra(error)) is None:
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if isinstance(error, BrokenPipeError):  # the reader of our output has gone
+                sys.stderr.close()
+            elif DEBUG in os.environ:
                 raise
-            click.echo(f"error: {advice}", err=True)
-            ctx.exit(2)
-        except ValueError as error:
-            from magicdec.costmodel.base.errors import InputError
+            else:
+                command = self.get_command(ctx, ctx.invoked_subcommand or "")
+                click.echo("\n".join(explained(error, flags(command))), err=True)
+            ctx.exit(FAILED)
 
-            if not isinstance(error, InputError):
-                raise
-            command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            click.echo("\n".join(messages(error, flags(command))), err=True)
-            ctx.exit(2)
+
+@contextmanager
+def interruption() -> Iterator[None]:
+    """Ctrl-C ends a command in one line, with the exit code that shells give it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+def explained(error: Exception, known: Mapping[str, str]) -> list[str]:
+    """The lines that tell a user what went wrong."""
+    from magicdec.costmodel.base.errors import InputError
+
+    if isinstance(error, InputError):
+        return messages(error, known)
+    if isinstance(error, ImportError):
+        from ..inputs.extras import missing_extra
+
+        if (advice := missing_extra(error)) is not None:
+            return [f"error: {advice}"]
+    if isinstance(error, MemoryError):
+        return ["error: out of memory"]
+    if isinstance(error, OSError) and not isinstance(error, ImportError):
+        return [f"error: {error.filename or 'input or output'}: {error.strerror or error}"]
+    from magicdec.costmodel.base.names import one_line, shortened
+
+    text = shortened(one_line(str(error)), 300)
+    return [f"error: {FAULT} ({type(error).__name__}: {text}); {DEBUG}=1 shows where: please report it"]
 
 
 def _note(
@@ -110,7 +141,9 @@ def messages(error: InputError, known: Mapping[str, str]) -> list[str]:
         place = f"{where}: {problem.key}" if problem.key else where
         line = f"error: {place}: expected {problem.expected}, found {problem.found}"
         lines.append(with_flags(line, known))
-    return lines
+    from magicdec.costmodel.base.errors import within_message
+
+    return within_message(lines)
 
 
 def with_flags(text: str, known: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import click
@@ -74,6 +75,7 @@ def predict(
     For one point, or for every row of a CSV file with --scenarios.
     """
     if scenarios is not None:
+        _refuse_beside_scenarios()
         return _predict_scenarios(scenarios, as_json=as_json, output=output)
     from ..api.predict import predict as predict_point
 
@@ -103,6 +105,15 @@ def predict(
     emit(result, as_json=as_json, output=output)
 
 
+def _refuse_beside_scenarios() -> None:
+    """The columns of a scenario file say what options say otherwise."""
+    ctx = click.get_current_context()
+    for param in ctx.command.params:
+        given = ctx.get_parameter_source(param.name or "") is click.core.ParameterSource.COMMANDLINE
+        if given and param.name not in ("scenarios", "as_json", "output"):
+            raise click.UsageError(f"{param.opts[0]} beside --scenarios: write it as a column of the file.")
+
+
 def _predict_scenarios(source: str, *, as_json: bool, output: str | None) -> None:
     import json
 
@@ -114,4 +125,6 @@ def _predict_scenarios(source: str, *, as_json: bool, output: str | None) -> Non
     write_text(output or (None if as_json else "-"), table.to_csv())
     click.echo(table.headline, err=True)
     if as_json:
-        click.echo(json.dumps(table.document(), indent=2))
+        click.echo(json.dumps(table.document(), indent=2, allow_nan=False))
+    if not table.predicted:
+        sys.exit(2)

@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from .group import INTERRUPTED
 from .options import TOKENS, json_option, refuse_two_on_stdout
 
 
@@ -94,7 +95,7 @@ def run(
         kept = f": completions in {output} are kept, and the same command continues" if output not in (None, "-") else ""
         if os.environ.get("RANK", "0") == "0":
             click.echo(f"interrupted{kept}", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     if result.is_rank0:
         click.echo(str(result), err=True)
         if as_json:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import IO, Self
 
 from magicdec.costmodel.base.errors import InputError, bad
+from magicdec.costmodel.base.json_text import json_line, load_json_object
+from magicdec.costmodel.base.limits import MAX_DATA_BYTES
 
 LINE_START = '{"id": '
 ADVICE = "name another file with `output`, or remove this one"
@@ -65,7 +67,7 @@ class CompletionFile:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if Path(path).is_file():
+                if os.path.isfile(path):
                     self._continue(Path(path))
             except BlockingIOError:
                 self.__exit__()
@@ -92,9 +94,9 @@ class CompletionFile:
             "digest": self.digests[completion.id],
         }
         try:
-            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._file.write(json_line(record) + "\n")
             self._file.flush()
-            if self.path is not None and Path(self.path).is_file():  # not standard output, a device or a pipe
+            if self.path is not None and os.path.isfile(self.path):  # not standard output, a device or a pipe
                 os.fsync(self._file.fileno())
         except BrokenPipeError:
             raise
@@ -121,9 +123,11 @@ class CompletionFile:
     def _id_of(self, line: str, number: int) -> str:
         path, where = self.path or "", f"line {number}"
         try:
-            record = json.loads(line)
-            prompt_id, found = str(record["id"]), record["digest"]
-        except (ValueError, TypeError, KeyError):
+            record = load_json_object(line, path, "a completion", max_text_length=MAX_DATA_BYTES)
+            prompt_id, found = record["id"], record["digest"]
+            if not isinstance(prompt_id, str):
+                raise TypeError
+        except (InputError, TypeError, KeyError):
             raise bad(path, where, "a completion that `magicdec run` wrote", f"something else: {ADVICE}") from None
         if prompt_id not in self.digests:
             raise bad(path, where, "a completion of one of these prompts", f"prompt {prompt_id}: {ADVICE}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import TypeVar
@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.base.limits import MAX_GPUS, MAX_SEQUENCES, MAX_TOKENS
 
 Choice = TypeVar("Choice", bound=str)
+MAX_PATH_LENGTH = 4096  # of Linux
+MAX_GRID_POINTS = 10_000_000  # about a gigabyte of results
 
 
 def one_of(name: str, value: str | None, known: Sequence[Choice]) -> Choice | None:
@@ -36,8 +39,8 @@ def text(name: str, value: object) -> str:
     Raises:
         InputError: It is neither.
     """
-    if not isinstance(value, str | Path):
-        raise bad(name, "", "a name or a path", repr(value))
+    if not isinstance(value, str | Path) or not 0 < len(str(value)) <= MAX_PATH_LENGTH or not str(value).isprintable():
+        raise bad(name, "", f"a name or a path of at most {MAX_PATH_LENGTH} printable characters", repr(value))
     return str(value)
 
 
@@ -87,14 +90,22 @@ def whole_numbers(name: str, value: int | Iterable[int] | None) -> tuple[int, ..
 
 
 def whole_number(name: str, value: object) -> int:
-    """A positive whole number; numpy's integers are welcome.
+    """A positive whole number within the limits of its parameter; numpy's integers are welcome.
 
     Raises:
         InputError: It is none.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
-        raise bad(name, "", "a positive whole number", repr(value))
+    most = _most(name)
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not 1 <= value.__index__() <= most:
+        raise bad(name, "", f"a positive whole number of at most {most:,}", repr(value))
     return int(value.__index__())
+
+
+def _most(name: str) -> int:
+    """The largest value of a parameter that counts GPUs, sequences or tokens."""
+    if name in ("num_gpus", "tensor_parallel", "draft_tensor_parallel"):
+        return MAX_GPUS
+    return MAX_SEQUENCES if name in ("batch_size", "batch_sizes") else MAX_TOKENS
 
 
 def finite(name: str, value: float | None, what: str, least: float = 0.0) -> float | None:
@@ -137,3 +148,33 @@ def array(name: str, value: ArrayLike) -> NDArray[np.float64]:
     if found.dtype.kind not in "iuf" and found.size:
         raise bad(name, "", "a number or an array of numbers", repr(value))
     return found.astype(np.float64)
+
+
+def quantities(name: str, value: ArrayLike, *, whole: bool = True) -> NDArray[np.float64]:
+    """Counts of tokens or sequences: a number or an array of numbers of at least 1, within the limits of their parameter.
+
+    Raises:
+        InputError: Something else is in it, or a fraction where whole numbers are asked for.
+    """
+    found, most = array(name, value), _most(name)
+    wrong = ~((found >= 1) & (found <= most)) | (whole & (found != np.floor(found)))
+    if wrong.any():
+        expected = f"{'whole ' if whole else ''}numbers from 1 to {most:,}"
+        raise bad(name, "", expected, f"{found[wrong].flat[0]:g}")
+    return found
+
+
+def check_grid(values: Mapping[str, ArrayLike | None]) -> None:
+    """Check that the arrays of several parameters broadcast to one grid of reasonable size.
+
+    Raises:
+        InputError: They do not.
+    """
+    shapes = {name: np.shape(value) for name, value in values.items() if value is not None and np.ndim(value)}
+    shown = ", ".join(f"`{name}` {shape}" for name, shape in shapes.items())
+    try:
+        points = math.prod(np.broadcast_shapes(*shapes.values()))
+    except ValueError:
+        raise bad(next(iter(shapes)), "", "arrays whose shapes broadcast", shown) from None
+    if points > MAX_GRID_POINTS:
+        raise bad(next(iter(shapes)), "", f"at most {MAX_GRID_POINTS:,} points", f"{points:,} from {shown}")

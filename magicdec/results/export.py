@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class ExportResult(Result):
             InputError: A file cannot be written.
         """
         head = "#!/usr/bin/env bash\n" + comment_text(self.export)
-        if str(output).endswith("/") or Path(output).is_dir():
+        if str(output).endswith("/") or os.path.isdir(output):
             named = {**self.export.files, COMMAND_FILE: head + command_text(self.export)}
             texts = {str(Path(output) / name): text for name, text in named.items()}
         else:

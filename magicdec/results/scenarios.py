@@ -39,13 +39,19 @@ class ScenarioTable(Result):
     cells: tuple[Mapping[str, str], ...]
 
     @property
+    def predicted(self) -> int:
+        """Scenarios with step times, with or without a speedup."""
+        return sum(bool(row["predicted_target_step_s"]) for row in self.cells)
+
+    @property
     def failed(self) -> int:
         """Scenarios that could not be predicted."""
         return sum(bool(row["error"]) for row in self.cells)
 
     @property
     def headline(self) -> str:
-        return f"{len(self.cells)} scenarios, {self.failed} of them not predicted (see the error column)"
+        some = f"{len(self.cells)} scenario{'s' if len(self.cells) > 1 else ''}"
+        return f"{some}, {self.failed} of them not predicted (see the error column)" if self.failed else f"{some} predicted"
 
     def rows(self) -> list[Row]:
         return [dict(row) for row in self.cells]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def _refuse_compressed(plan: Plan) -> None:
 
 def _folder(where: str, name: str, given: str | None) -> Path:
     if given is not None:
-        if not Path(given).is_dir():
+        if not os.path.isdir(given):
             raise bad(where, "", "a checkpoint directory", repr(given))
         return Path(given)
     found = find_model(name)

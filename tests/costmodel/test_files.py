@@ -29,7 +29,7 @@ def test_a_missing_file_a_folder_and_binary_data_are_bad_input(tmp_path: Path) -
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe\x00\x81")
     for path in (tmp_path / "missing", tmp_path, binary):
-        with pytest.raises(InputError, match=f"{path}: expected a readable note, found "):
+        with pytest.raises(InputError, match=f"{path}: expected a readable note"):
             read_text(path, "note")
 
 

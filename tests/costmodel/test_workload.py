@@ -141,7 +141,7 @@ def test_a_missing_column_is_said_once(tmp_path: Path, text: str, words: str) ->
 
 def test_a_row_that_is_too_short_lacks_its_value(tmp_path: Path) -> None:
     (message,) = refused(tmp_path, HEADER + "1000\n")
-    assert message == "/trace.csv:2: output_len: expected a positive whole number, found None"
+    assert message == "/trace.csv: line 2: expected 2 cells, one for each column, found 1 in 1000,..."
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", HEADER, "\ufeff"])

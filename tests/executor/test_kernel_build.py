@@ -103,7 +103,7 @@ def test_planning_for_this_cpu_loads_no_kernels_and_no_openmp(model: str, tmp_pa
     words = ["predict", "--model", model, "--hardware", CPU, "--batch-size", "2", "--context-len", "128", "--json"]
     code = f"""
 import sys
-from magicdec.cli import main
+from magicdec.cli.group import main
 try:
     main({words!r})
 except SystemExit as end:

@@ -140,7 +140,7 @@ def test_heads_and_widths_that_do_not_divide_are_all_named() -> None:
 def test_the_run_command_writes_the_same_completions_once_and_prints_once(tmp_path: Path) -> None:
     from click.testing import CliRunner
 
-    from magicdec.cli import main
+    from magicdec.cli.group import main
 
     plan, prompts = tmp_path / "plan.yaml", tmp_path / "prompts.txt"
     made = "plan --model reference --hardware a100-sxm-80gb --batch-size 2 --context-len 512 --output-len 8".split()

@@ -8,7 +8,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from magicdec.cli import main
+from magicdec.cli.group import main
 
 __all__ = ["UNCALIBRATED", "WHERE", "answered", "call", "main", "refused", "shown"]
 WHERE = "--model llama-3.1-8b --hardware a100-sxm-80gb --num-gpus 8".split()

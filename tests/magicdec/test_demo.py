@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from magicdec.api.demo import current_hardware, fastest_seen, memory_change
-from magicdec.cli import main
+from magicdec.cli.group import main
 from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.executor.measuring import cpu_probe

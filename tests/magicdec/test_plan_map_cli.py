@@ -210,7 +210,7 @@ def test_a_trace_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         ("prompt_len,output_len\n5,5\ninf,5\n", "trace.csv:3: prompt_len: expected a positive whole number, found 'inf'"),
         ("prompt,output\n5,5\n", "prompt_len, output_len"),
         ("", "trace.csv"),
-        ('{"prompt_len": 5', "trace.csv:1: expected a JSON object"),
+        ('{"prompt_len": 5', "trace.csv:1: expected a request as JSON"),
     ],
 )
 def test_a_bad_trace_is_refused(tmp_path: Path, text: str, expected: str) -> None:

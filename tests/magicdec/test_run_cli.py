@@ -62,7 +62,7 @@ def test_run_prints_texts_and_takes_json_prompts(tmp_path: Path) -> None:
         (("gamma: 3", "gamma: 3\n  colour: green"), "strategy.colour"),
         (("gamma: 3", "gamma: 3\n  gamma: 4"), "given twice"),
         (("fingerprint:", "fingerprint: '0000' #"), "the planned target reference"),
-        (("workload:", "workload"), "expected YAML"),
+        (("workload:", "workload"), "in YAML"),
     ],
 )
 def test_a_bad_plan_is_refused_by_key(tmp_path: Path, change: tuple[str, str], expected: str) -> None:
@@ -95,7 +95,7 @@ def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:
         ("", "one prompt a line"),
         ("\n  \n", "one prompt a line"),
         ('{"id": 1}\n', "line 1: prompt: expected a text"),
-        ('{"prompt": "x"}\nnot json\n', "line 2: expected a JSON object"),
+        ('{"prompt": "x"}\nnot json\n', "line 2: expected a prompt as JSON"),
         ("word " * 12000, "positions"),
     ],
 )

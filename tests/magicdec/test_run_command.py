@@ -15,7 +15,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from magicdec.cli import main
+from magicdec.cli.group import main
 
 PLAN = "plan --model reference --hardware a100-sxm-80gb --batch-size 2 --context-len 64 --output-len 8".split()
 
