@@ -68,7 +68,7 @@ def plan(
 
     Args:
         model: `reference`, a built-in name, a config.json or a checkpoint directory.
-        hardware: A shipped profile's name, `cpu`, or a profile file.
+        hardware: A GPU's name, `cpu`, `local`, a profile file, or several of them separated by commas.
         batch_size: Sequences decoded together; several to choose from.
         context_len: Prompt length, per sequence. [tokens]
         output_len: New tokens per sequence; None for 128. [tokens]

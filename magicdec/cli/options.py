@@ -112,13 +112,14 @@ gpu_options = options(
     click.option("--num-gpus", type=TOKENS, default=1, show_default=True, help="Total number of GPUs."),
     click.option("--tensor-parallel", type=TOKENS, help="GPUs that share one replica.  [default: all]"),
 )
+HARDWARE_HELP = "A GPU (see `magicdec profiles`), `local` or `cpu` (of this machine), a profile file, or several, with commas."
 model_option = click.option("--model", help="`reference`, a name of `magicdec models`, a config.json or a checkpoint directory.")
-hardware_option = click.option("--hardware", help="A name of `magicdec profiles`, `cpu` (this machine), or a profile file.")
+hardware_option = click.option("--hardware", help=HARDWARE_HELP)
 machine_options = options(
     click.option(
         "--model", required=True, help="`reference`, a name of `magicdec models`, a config.json or a checkpoint directory."
     ),
-    click.option("--hardware", required=True, help="A name of `magicdec profiles`, `cpu` (this machine), or a profile file."),
+    click.option("--hardware", required=True, help=HARDWARE_HELP),
     gpu_options,
 )
 acceptance_option = click.option(
