@@ -213,7 +213,9 @@ def _table_entry(name: str) -> _Entry:
     row = datasheets()[name]
     options = memory_options(row)
     memory_gb = max(options) if options else float(row["memory_bytes"]) / 1e9
-    return _Entry(name, row["description"], tuple(filter(None, row["aliases"].split(";"))), (row["driver_name"],), memory_gb, options)
+    return _Entry(
+        name, row["description"], tuple(filter(None, row["aliases"].split(";"))), (row["driver_name"],), memory_gb, options
+    )
 
 
 @cache

@@ -11,7 +11,7 @@ _NOISE = re.compile(
     r"|hbm\d?e?|lpddr\dx?|gddr\dx?|unified|unifiedmemory"
 )
 _FORM = re.compile(r"(sxm)\d?|(pcie)|(nvl)(?!\d)|(oam)|(server)|(workstation)|(maxq)")
-_MEMORY = re.compile(r"(?<!\d)(\d+)\s*gi?b\b")
+_MEMORY = re.compile(r"(?<!\d)(\d+)[\s-]*gi?b\b")
 _CORES = re.compile(r"(\d+)[\s-]*(?:gpu[\s-]*)?cores?\b")
 _MARKS = re.compile(r"\((?:r|tm|c)\)|[®™©]")
 

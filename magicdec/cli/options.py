@@ -65,11 +65,25 @@ class _RateList(click.ParamType):
         return rates
 
 
+class _Columns(click.ParamType):
+    """What each of several columns is called, as KEY=NAME separated by commas."""
+
+    name = "KEY=NAME,..."
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
+        if isinstance(value, dict):
+            return value
+        pairs = [part.partition("=") for part in str(value).split(",")]
+        if not all(key.strip() and equals and name.strip() for key, equals, name in pairs):
+            self.fail(f"{value!r}: expected KEY=NAME, several separated by commas.", param, ctx)
+        return {key.strip(): name.strip() for key, _, name in pairs}
+
+
 def _flag(param: click.Parameter | None) -> str:
     return param.opts[0] if param else "value"
 
 
-TOKENS, SECONDS, TOKEN_LIST, RATE_LIST = _Tokens(), _Seconds(), _TokenList(), _RateList()
+TOKENS, SECONDS, TOKEN_LIST, RATE_LIST, COLUMNS = _Tokens(), _Seconds(), _TokenList(), _RateList(), _Columns()
 
 
 class Acceptance(TypedDict):

@@ -89,7 +89,13 @@ def _answer(tool: str, *arguments: str, limit_s: float = TOOL_LIMIT_S) -> str:
         return ""
     try:
         done = subprocess.run(
-            [path, *arguments], capture_output=True, timeout=limit_s, check=False, stdin=subprocess.DEVNULL, text=True, errors="replace"
+            [path, *arguments],
+            capture_output=True,
+            timeout=limit_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -1,13 +1,13 @@
-"""GPUs by name: one, those of this machine, or a list of different ones; a warning says what was chosen."""
+"""GPUs by name: one, those of this machine, or a list of different ones; a note says what was chosen."""
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 
 from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.base.notes import note
 from magicdec.costmodel.hardware.catalog import Found, find_profile
 from magicdec.costmodel.hardware.mixed import layer_split, split_note
 from magicdec.costmodel.hardware.profile import HardwareProfile
@@ -28,7 +28,7 @@ def find_machine(name: str) -> HardwareProfile | None:
         The profile; None if `local` has no GPU that its drivers know of.
 
     Warns:
-        UserWarning: The name leaves a choice, or the devices share the layers of a model.
+        Note: The name leaves a choice, or the devices share the layers of a model.
 
     Raises:
         InputError: Nothing of that name, or a file that is no profile.
@@ -36,16 +36,16 @@ def find_machine(name: str) -> HardwareProfile | None:
     if name == LOCAL:
         devices = local_devices()
         if not devices:
-            _say("no GPU that a driver knows of: the CPU of this machine is taken")
+            note("no GPU that a driver knows of: the CPU of this machine is taken")
             return None
         return _local(devices)
     if SEPARATOR not in name or os.path.isfile(name):
         found = find_profile(name)
-        _say(found.note)
+        note(found.note)
         return found.profile
     parts = [find_profile(part.strip()) for part in name.split(SEPARATOR)]
     split = layer_split([part.profile for part in parts])
-    _say(*(part.note for part in parts), split_note([part.profile for part in parts]))
+    note(*(part.note for part in parts), split_note([part.profile for part in parts]))
     return split
 
 
@@ -66,17 +66,12 @@ def _local(devices: Sequence[Device]) -> HardwareProfile:
     if len(counts) == 1:
         ((device, count),) = counts.items()
         more = f"one of them is taken unless the number of GPUs says otherwise, up to {count}" if count > 1 else ""
-        _say(f"this machine has {has}: {found[device].profile.name}", found[device].note, more)
+        note(f"this machine has {has}: {found[device].profile.name}", found[device].note, more)
         return found[device].profile
     profiles = [found[device].profile for device in devices]
-    _say(f"this machine has {has}", *(one.note for one in found.values()), split_note(profiles))
+    note(f"this machine has {has}", *(one.note for one in found.values()), split_note(profiles))
     return layer_split(profiles)
 
 
 def _profile(device: Device) -> Found:
     return find_profile(device.name, memory_gb=device.memory_gb)
-
-
-def _say(*sentences: str) -> None:
-    if said := "; ".join(dict.fromkeys(sentence for sentence in sentences if sentence)):
-        warnings.warn(said, stacklevel=4)

@@ -74,7 +74,7 @@ def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str
         progress: Receives a sentence before `cpu` is measured.
 
     Warns:
-        UserWarning: The name leaves a choice; the warning says what was chosen.
+        Note: The name leaves a choice; it says what was chosen.
 
     Raises:
         InputError: Nothing of that name, or a file that is no profile.
