@@ -107,7 +107,8 @@ def _are(others: Sequence[str]) -> str:
 def _memory_note(entry: _Entry) -> str:
     *others, largest = sorted(entry.options)
     sizes = ", ".join(map(str, others))
-    return f"{entry.name} comes with {sizes} or {largest} GB: {largest} GB assumed, {entry.name}-{others[0]}gb would say {others[0]} GB"
+    other = f"{entry.name}-{others[0]}gb would say {others[0]} GB"
+    return f"{entry.name} comes with {sizes} or {largest} GB: {largest} GB assumed, {other}"
 
 
 def _with_memory(entry: _Entry, memory_gb: int, where: str, name: str) -> Found:

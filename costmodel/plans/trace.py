@@ -47,7 +47,9 @@ class RequestTrace:
             else:
                 object.__setattr__(self, name, values.astype(np.int64))
         if not problems and len(self.prompt_lens) != len(self.output_lens):
-            problems.append(Problem("trace", "output_lens", f"{len(self.prompt_lens)}, as many as prompt_lens", str(len(self.output_lens))))
+            problems.append(
+                Problem("trace", "output_lens", f"{len(self.prompt_lens)}, as many as prompt_lens", str(len(self.output_lens)))
+            )
         if self.arrival_s is not None and not problems:
             arrival = np.asarray(self.arrival_s, np.float64)
             if arrival.shape != np.shape(self.prompt_lens) or not np.all(np.isfinite(arrival)):

@@ -79,7 +79,9 @@ def recognise(names: Iterable[str], given: Mapping[str, str], path: str) -> Colu
     arrival = asked.get(ARRIVAL) or asked.get(ARRIVAL_MS) or _first(present, KNOWN[ARRIVAL])
     prompt, output = str(found[PROMPT]), str(found[OUTPUT])
     milliseconds = ARRIVAL_MS in asked or (
-        ARRIVAL not in asked and arrival is not None and (plain(arrival).endswith("ms") or {plain(prompt), plain(output)} <= MILLISECONDS)
+        ARRIVAL not in asked
+        and arrival is not None
+        and (plain(arrival).endswith("ms") or {plain(prompt), plain(output)} <= MILLISECONDS)
     )
     return Columns(prompt, output, arrival, 1e-3 if milliseconds else 1.0, own=(prompt, output) == OWN)
 

@@ -94,7 +94,7 @@ def _objects(lines: Iterator[str], path: str) -> Iterator[Numbered]:
         return
     row = _parsed(first)
     if not isinstance(row, dict):
-        yield from _document(first + _rest((line for _, line in numbered), path), path)
+        yield from _document(first + _rest((line for _, line in numbered), path), f"{path}:{number}", path)
         return
     yield number, row
     for number, line in numbered:
@@ -103,7 +103,7 @@ def _objects(lines: Iterator[str], path: str) -> Iterator[Numbered]:
         except (ValueError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
-            raise bad(f"{path}:{number}", "", "a JSON object", error) from None
+            raise bad(f"{path}:{number}", "", "a request as JSON", error) from None
 
 
 def _parsed(line: str) -> object:
@@ -124,18 +124,19 @@ def _rest(lines: Iterable[str], path: str) -> str:
     return "".join(parts)
 
 
-def _document(text: str, path: str) -> Iterator[Numbered]:
+def _document(text: str, start: str, path: str) -> Iterator[Numbered]:
+    """The objects of one JSON document that begins at `start`."""
     try:
         found = json.loads(text, parse_constant=_none)
     except (ValueError, RecursionError) as error:
-        raise bad(path, "", "JSON", error) from None
+        raise bad(start, "", "a request as JSON", error) from None
     for number, row in enumerate(found if isinstance(found, list) else [found], 1):
         yield number, _object(row, f"{path}, entry {number}")
 
 
 def _object(row: object, where: str) -> dict[str, object]:
     if not isinstance(row, dict):
-        raise bad(where, "", "a JSON object", type(row).__name__)
+        raise bad(where, "", "a request as JSON object", type(row).__name__)
     return row
 
 

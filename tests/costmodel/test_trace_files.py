@@ -128,7 +128,7 @@ def test_wrong_names_are_refused(tmp_path: Path, columns: dict[str, str], words:
         (json.dumps(VLLM | {"output_lens": [1]}), "lists of equal length"),
         (json.dumps(VLLM | {"output_lens": [1, 2, "x"]}), "output_lens: expected a whole number, found 'x'"),
         ("[]", "one request"),
-        ('[{"input_len": 5, "output_len": 5}, 7]', "entry 2: expected a JSON object, found int"),
+        ('[{"input_len": 5, "output_len": 5}, 7]', "entry 2: expected a request as JSON object, found int"),
         ('{"input_length": -1, "output_length": 5}\n', "input_length: expected a whole number, found -1"),
         ("ContextTokens,GeneratedTokens\n0,0\n", "none with output"),
         ("ContextTokens,GeneratedTokens,ContextTokens\n1,1,1\n", "every column once"),
