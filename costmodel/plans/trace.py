@@ -80,7 +80,7 @@ class RequestTrace:
     @property
     def max_context_lens(self) -> Lengths:
         """Context of each request after its last output token. [tokens]"""
-        return np.asarray(self.prompt_lens) + np.asarray(self.output_lens)
+        return np.asarray(np.asarray(self.prompt_lens) + np.asarray(self.output_lens), np.int64)
 
     @property
     def weights(self) -> Array:

@@ -68,7 +68,7 @@ def _benchmark(objects: Iterable[Numbered], arrival: str | None, path: str) -> I
         lists = [result.get(key) for key in keys]
         if not all(isinstance(values, list) for values in lists) or len({len(values) for values in lists}) != 1:  # type: ignore[arg-type]
             raise bad(f"{path}:{number}", ", ".join(keys), "lists of equal length", "other values")
-        for cells in zip(*lists, strict=True):  # type: ignore[arg-type]
+        for cells in zip(*lists, strict=True):
             yield number, list(cells)
 
 

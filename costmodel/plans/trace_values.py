@@ -44,7 +44,7 @@ def times_s(cells: Sequence[object], unit_s: float) -> NDArray[np.float64] | Non
         return None
     median = float(np.median(values))
     unit_s = next((unit for least, unit in EPOCH_UNITS if median > least), unit_s)
-    return (values - values.min()) * unit_s
+    return np.asarray((values - values.min()) * unit_s, np.float64)
 
 
 def _dates_s(cells: Sequence[object]) -> NDArray[np.float64] | None:

@@ -228,7 +228,7 @@ def _trace_notes(trace: RequestTrace | None, target: TransformerConfig) -> list[
         return []
     found = [f"trace: {note}" for note in trace.notes]
     if trace.requests_per_s is not None:
-        found.append(f"trace: {len(trace):,} requests, {trace.requests_per_s:.3g} a second on average")
+        found.append(f"trace: {len(trace):,} requests, {trace.requests_per_s:,.2f} a second on average")
     longer = int((trace.max_context_lens > target.max_context_len).sum())
     requests = f"{longer} of {len(trace)} requests need more"
     return found + ([f"{target.name} supports {target.max_context_len:,} tokens; {requests}"] if longer else [])

@@ -6,7 +6,9 @@ import contextlib
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -267,6 +269,22 @@ def test_a_step_takes_at_least_the_bytes_over_the_bandwidth_and_not_much_more(na
     step_s = float(Deployment(model, hardware).pass_time(8, 1, 8000).total_s)
     read_s = (model.weight_bytes + 8 * 8000 * model.kv_bytes_per_token) / hardware.peak.memory_bandwidth_bytes_per_s
     assert read_s < step_s < 2.5 * read_s + 1e-3
+
+
+KERNELS_CALIBRATED = [p.name for p in EVERY if p.calibrated and p.calibration.fit_of("engine") is None]
+
+
+@pytest.mark.parametrize("name", KERNELS_CALIBRATED)
+def test_the_defaults_are_within_their_interval_of_what_calibrated_kernels_take(name: str) -> None:
+    """On one GPU. This is what the interval of a datasheet rests on."""
+    known = resolve_profile(name)
+    assumed = replace(known, calibration=Calibration.default(known.peak))
+    model = resolve_model("llama-3.1-8b")
+    shape = (np.array([1, 8, 32, 64])[:, None, None], np.array([1, 4])[:, None], np.array([1000, 8000, 32_000]))
+    ours, theirs = (Deployment(model, profile).pass_time(*shape).total_s for profile in (assumed, known))
+    off = np.abs(ours / theirs - 1)
+    assert off.mean() < UNCALIBRATED_ERROR
+    assert off.max() < 0.3
 
 
 def test_cards_without_direct_links_take_longer_to_exchange() -> None:
