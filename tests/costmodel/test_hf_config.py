@@ -51,7 +51,7 @@ def test_a_missing_file_and_a_broken_one_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"config\.json: expected a readable config\.json"):
         load_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match=r"config\.json: expected JSON"):
+    with pytest.raises(InputError, match=r"config\.json: expected config.json as JSON"):
         load_config(tmp_path)
 
 
