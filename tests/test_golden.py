@@ -62,7 +62,8 @@ COMMANDS = {
     "predict_reference": "predict --model reference --hardware h100-sxm --batch-size 16 --context-len 8k --json",
     "regimes": f"regimes {H100} --small-draft llama-3.2-1b --json",
     "validate": "validate --json",
-    "profiles": "profiles --json",
+    "profile_file": "profiles h100-sxm --json",
+    "profile_datasheet": "profiles rtx-3090 --json",
     "models": "models --json",
 }
 PLANS = {

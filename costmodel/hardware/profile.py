@@ -12,6 +12,7 @@ from ..base.records import STRICT, Limits, NotNegative
 from ..kernels.attention import AttentionLaw
 from ..kernels.collectives import AllreduceLaw
 from ..kernels.gemm import GemmLaw
+from .defaults import Interconnect, default_allreduce, default_attention
 
 FitPart = Literal["gemm", "attention", "allreduce", "engine"]
 SIXTEEN_BITS = ("bfloat16", "float16")
@@ -38,6 +39,8 @@ class Peak:
         interconnect_bandwidth_bytes_per_s: Bandwidth to peer GPUs, one direction. [bytes/s]
         num_sms: Streaming multiprocessors, compute units or cores.
         l2_cache_bytes: Last-level cache. [bytes]
+        interconnect: What connects several devices: direct links (`fabric`: NVLink, Infinity Fabric), PCI Express (`pcie`), or a
+            network between systems (`network`).
     """
 
     flop_per_s: dict[str, float]
@@ -46,6 +49,7 @@ class Peak:
     interconnect_bandwidth_bytes_per_s: float
     num_sms: int
     l2_cache_bytes: float
+    interconnect: Interconnect = "fabric"
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,14 @@ class Calibration:
 
     __pydantic_config__ = STRICT
 
+    @classmethod
+    def default(cls, peak: Peak) -> Calibration:
+        """What is assumed of a machine with these peaks that nobody has calibrated."""
+        return cls(
+            attention=default_attention(peak.num_sms, peak.memory_bandwidth_bytes_per_s),
+            allreduce=default_allreduce(peak.interconnect, peak.interconnect_bandwidth_bytes_per_s),
+        )
+
     def fit_of(self, part: FitPart) -> Fit | None:
         """Return the fit of one part, or None if the part has default values."""
         return next((fit for fit in self.fits if fit.part == part), None)
@@ -140,8 +152,9 @@ class HardwareProfile:
         description: One line for people.
         peak: Datasheet figures.
         calibration: Achieved efficiencies and overheads.
-        sources: URL for each key of `peak`.
+        sources: Document behind each key of `peak`.
         aliases: Other accepted names.
+        driver_names: What the driver and torch call it.
         text: Text of the profile file.
     """
 
@@ -151,6 +164,7 @@ class HardwareProfile:
     calibration: Calibration = field(default_factory=Calibration)
     sources: dict[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
+    driver_names: tuple[str, ...] = ()
     text: str = ""
 
     @property
@@ -175,7 +189,7 @@ class HardwareProfile:
             median, mean = attention.median_error, attention.mean_error
             kernels = f"kernels calibrated on public tables ({attention.data}: median error {median:.1%}, mean {mean:.1%})"
             return f"{kernels}; engine overheads are defaults"
-        return "not calibrated: default efficiencies, step times accurate to about 25 %"
+        return "datasheet: not calibrated, default efficiencies, step times accurate to about 25 %"
 
     def flop_per_s(self, dtype: str) -> float:
         """Peak rate of products with weights of this dtype. [FLOP/s]"""

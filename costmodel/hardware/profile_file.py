@@ -33,13 +33,15 @@ def parse_profile(text: str, *, where: str) -> HardwareProfile:
 
     raw = load_mapping(text, where, "a hardware profile: a mapping with name, peak and sources")
     file = validate_mapping(ProfileFile, raw, where)
+    peak = Peak(**file.peak.model_dump())
     return HardwareProfile(
         name=file.name,
         description=file.description,
-        peak=Peak(**file.peak.model_dump()),
-        calibration=file.calibration or Calibration(),
+        peak=peak,
+        calibration=file.calibration or Calibration.default(peak),
         sources=file.sources,
         aliases=file.aliases,
+        driver_names=file.driver_names,
         text=text,
     )
 
@@ -51,13 +53,15 @@ def shipped_profile(text: str) -> HardwareProfile:
         text: Content of the file.
     """
     raw = load_shipped(text)
+    peak = Peak(**raw["peak"])
     return HardwareProfile(
         name=raw["name"],
         description=raw["description"],
-        peak=Peak(**raw["peak"]),
-        calibration=_shipped_calibration(raw.get("calibration", {})),
+        peak=peak,
+        calibration=_shipped_calibration(raw["calibration"]) if "calibration" in raw else Calibration.default(peak),
         sources=raw["sources"],
         aliases=tuple(raw.get("aliases", ())),
+        driver_names=tuple(raw.get("driver_names", ())),
         text=text,
     )
 
@@ -95,6 +99,7 @@ def render_profile(profile: HardwareProfile, sources_read: date) -> str:
         "name": profile.name,
         "description": profile.description,
         "aliases": list(profile.aliases),
+        "driver_names": list(profile.driver_names),
         "peak": asdict(profile.peak),
         "sources": profile.sources,
         "sources_read": sources_read,

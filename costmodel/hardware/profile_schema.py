@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from ..base.validation import Line, Name, StrictModel
+from .defaults import Interconnect
 from .profile import Calibration
 
 # A smaller value lacks its prefix; a larger one has one too many.
@@ -28,6 +29,7 @@ class PeakFile(StrictModel):
     interconnect_bandwidth_bytes_per_s: LinkBandwidth
     num_sms: Cores
     l2_cache_bytes: CacheSize
+    interconnect: Interconnect = "fabric"
 
     @pydantic.field_validator("flop_per_s")
     @classmethod
@@ -42,7 +44,7 @@ class ProfileFile(StrictModel):
 
     Attributes:
         schema_version: Version of this format.
-        name, description, aliases, peak, sources, calibration: As in `HardwareProfile`.
+        name, description, aliases, driver_names, peak, sources, calibration: As in `HardwareProfile`.
         sources_read: Date on which the datasheet figures were last checked.
     """
 
@@ -50,6 +52,7 @@ class ProfileFile(StrictModel):
     name: Name
     description: Line
     aliases: tuple[Name, ...] = ()
+    driver_names: tuple[Name, ...] = ()
     peak: PeakFile
     sources: dict[str, str]
     sources_read: date
@@ -58,7 +61,7 @@ class ProfileFile(StrictModel):
     @pydantic.field_validator("sources")
     @classmethod
     def _every_peak_has_a_source(cls, sources: dict[str, str]) -> dict[str, str]:
-        missing = set(PeakFile.model_fields) - set(sources)
+        missing = set(PeakFile.model_fields) - {"interconnect"} - set(sources)
         if missing:
             raise ValueError(f"a source for every key of peak (missing: {', '.join(sorted(missing))})")
         return sources

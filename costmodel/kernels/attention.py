@@ -50,7 +50,7 @@ class AttentionLaw:
     launch_s: Annotated[float, Limits(ge=0.0, le=1e-3)] = 1e-5
     memory_efficiency: Annotated[float, Limits(ge=0.05, le=1.0)] = 0.9
     compute_efficiency: Annotated[float, Limits(ge=0.02, le=1.0)] = 0.5
-    sm_bytes_per_s: Annotated[float, Limits(ge=1e9, le=1e12)] = 1e11
+    sm_bytes_per_s: Annotated[float, Limits(ge=1e9, le=1e13)] = 1e11
     wave_s: Annotated[float, Limits(ge=0.0, le=2e-5)] = 3e-6
     merge_s: Annotated[float, Limits(ge=0.0, le=3e-5)] = 2e-6
     split_s: Annotated[float, Limits(ge=0.0, le=2e-6)] = 2e-7

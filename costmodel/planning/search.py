@@ -13,7 +13,8 @@ from ..base.units import format_bytes, format_seconds
 from ..passes.forward import Array
 from ..passes.roofline import BOUNDS, Bound
 from ..plans.strategy import NO_SPECULATION, Strategy
-from ..plans.workload import RequestTrace, Workload
+from ..plans.trace import RequestTrace
+from ..plans.workload import Workload
 from ..speculation.acceptance import AcceptanceCurve
 from ..speculation.deployment import Deployment
 from ..speculation.drafts import Draft
@@ -153,9 +154,9 @@ def candidates(
     context_weights: Array | None = None
     max_context_len: float = workload.max_context_len
     if trace is not None:
-        context_len, context_weights = trace.context_lens, trace.weights
+        context_len, context_weights = trace.groups()
         # A paged KV cache holds the mean of the final lengths, not the maximum.
-        max_context_len = float(trace.weights @ (np.array(trace.prompt_lens) + trace.output_lens))
+        max_context_len = float(trace.weights @ trace.max_context_lens)
     autoregressive = evaluate_grid(
         deployment,
         Draft(),

@@ -9,17 +9,28 @@ from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profil
 from magicdec.costmodel.models.catalog import builtin_configs
 
 from .. import __version__
+from ..inputs.checks import text
 from ..inputs.cpu_profile import cpu_profile_file
-from ..inputs.names import REFERENCE, find_model
+from ..inputs.names import REFERENCE, find_hardware, find_model
 from ..results.base import Cell
 from ..results.catalog import EnvironmentReport, ModelList, ModelReport, ProfileList
 
 PACKAGES = ("numpy", "scipy", "pandas", "pydantic", "click", "torch", "safetensors", "tokenizers", "matplotlib")
 
 
-def profiles() -> ProfileList:
-    """The shipped hardware profiles."""
-    return ProfileList(tuple(resolve_profile(name) for name in builtin_profiles()))
+def profiles(name: str | None = None) -> ProfileList:
+    """The shipped hardware profiles, or one machine's.
+
+    Args:
+        name: A GPU's name, a profile file, or `local` for what this machine has; None for all shipped profiles. The text of the
+            result is then the profile file.
+
+    Raises:
+        InputError: Nothing of that name.
+    """
+    if name is None:
+        return ProfileList(tuple(resolve_profile(known) for known in builtin_profiles()))
+    return ProfileList((find_hardware(text("name", name)),), as_file=True)
 
 
 def models(name: str | None = None) -> ModelList | ModelReport:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,9 @@ from magicdec.costmodel.plans.plan import (
     RunnerUp,
     fingerprint,
 )
-from magicdec.costmodel.plans.workload import RequestTrace, Workload, load_trace
+from magicdec.costmodel.plans.trace import RequestTrace
+from magicdec.costmodel.plans.trace_file import load_trace
+from magicdec.costmodel.plans.workload import Workload
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.serving import serving
 
@@ -46,6 +48,7 @@ def plan(
     context_len: int | None = None,
     output_len: int | None = None,
     trace: str | Path | RequestTrace | None = None,
+    trace_columns: Mapping[str, str] | None = None,
     sweep: bool = False,
     draft: str | Sequence[str] = ("self",),
     kv_policy: str | Sequence[str] = (),
@@ -68,11 +71,12 @@ def plan(
 
     Args:
         model: `reference`, a built-in name, a config.json or a checkpoint directory.
-        hardware: A shipped profile's name, `cpu`, or a profile file.
+        hardware: A GPU's name, `cpu`, `local`, a profile file, or several of them separated by commas.
         batch_size: Sequences decoded together; several to choose from.
         context_len: Prompt length, per sequence. [tokens]
         output_len: New tokens per sequence; None for 128. [tokens]
-        trace: Requests of mixed lengths, or a CSV or JSON lines file of them, instead of the two lengths.
+        trace: Requests of mixed lengths, or a CSV or JSON file of them, instead of the two lengths.
+        trace_columns: What that file calls `prompt_len`, `output_len` and `arrival_s`, where its names are not known.
         sweep: Also find the best strategy over batch size and context; its table goes into the plan.
         draft: Drafts to choose from: `self`, `ngram`, `eagle3`, `mtp` and names of smaller models.
         kv_policy: KV policies to choose from; empty for the usual ones of each draft.
@@ -92,7 +96,9 @@ def plan(
     >>> found.strategy.draft_kind
     'self'
     """
-    requests = trace if trace is None or isinstance(trace, RequestTrace) else load_trace(text("trace", trace))
+    requests = trace if trace is None or isinstance(trace, RequestTrace) else load_trace(text("trace", trace), trace_columns)
+    if trace_columns and (trace is None or isinstance(trace, RequestTrace)):
+        raise bad("trace_columns", "", "a file in `trace` beside it", "none")
     if requests is not None and (context_len is not None or output_len is not None):
         raise bad("trace", "", "no `context_len` or `output_len` beside it: the trace has them", "both")
     if requests is not None:
@@ -197,7 +203,7 @@ def make_plan(
         serving=_predicted_serving(deployment, best, chosen, trace),
         runner_up=(RunnerUp(strategy=runner_up.strategy, predicted_speedup=runner_up.speedup) if runner_up else None),
         policy=speedup_map.policy if speedup_map else None,
-        notes=[*notes, *_too_long(trace, deployment.target)],
+        notes=[*notes, *_trace_notes(trace, deployment.target)],
     )
     return PlanResult(made, tuple(ranked), tuple(considered), runner_up, speedup_map, search.max_tpot_s, gpu_price)
 
@@ -216,13 +222,16 @@ def _predicted_round(best: Candidate) -> PredictedRound:
     )
 
 
-def _too_long(trace: RequestTrace | None, target: TransformerConfig) -> list[str]:
-    """A note on requests of a trace that are longer than the model supports."""
+def _trace_notes(trace: RequestTrace | None, target: TransformerConfig) -> list[str]:
+    """What a trace left out, how fast its requests arrive, and how many are longer than the model supports."""
     if trace is None:
         return []
-    longer = int((np.array(trace.prompt_lens) + trace.output_lens > target.max_context_len).sum())
-    requests = f"{longer} of {len(trace.prompt_lens)} requests need more"
-    return [f"{target.name} supports {target.max_context_len:,} tokens; {requests}"] if longer else []
+    found = [f"trace: {note}" for note in trace.notes]
+    if trace.requests_per_s is not None:
+        found.append(f"trace: {len(trace):,} requests, {trace.requests_per_s:,.2f} a second on average")
+    longer = int((trace.max_context_lens > target.max_context_len).sum())
+    requests = f"{longer} of {len(trace)} requests need more"
+    return found + ([f"{target.name} supports {target.max_context_len:,} tokens; {requests}"] if longer else [])
 
 
 def _planned_model(deployed: TransformerConfig, stored: TransformerConfig) -> PlannedModel:
@@ -237,7 +246,7 @@ def _predicted_serving(deployment: Deployment, best: Candidate, workload: Worklo
     fast, slow = (
         serving(
             deployment,
-            prompt_lens=trace.prompt_lens if trace else workload.context_len,
+            prompt_lens=trace.prompt_groups() if trace else workload.context_len,
             output_len=float(np.mean(trace.output_lens)) if trace else workload.output_len,
             batch_size=best.batch_size,
             tpot_s=tpot_s,

@@ -45,7 +45,7 @@ def predict(
 
     Args:
         model: `reference`, a built-in name, a config.json or a checkpoint directory.
-        hardware: A shipped profile's name, `cpu`, or a profile file.
+        hardware: A GPU's name, `cpu`, `local`, a profile file, or several of them separated by commas.
         batch_size: Sequences decoded together.
         context_len: Tokens in the KV cache, per sequence. [tokens]
         draft: `none`, `self`, `ngram`, `eagle3`, `mtp`, or the name of a smaller model.

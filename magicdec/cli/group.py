@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from magicdec.costmodel.base.notes import Note
+
 from .. import __version__
 
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins is slow
@@ -67,6 +69,7 @@ class Commands(click.Group):
         try:
             with interruption(), warnings.catch_warnings():
                 warnings.showwarning = _note
+                warnings.simplefilter("always", Note)
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise

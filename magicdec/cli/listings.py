@@ -8,12 +8,17 @@ from .options import emit, output_options
 
 
 @click.command()
+@click.argument("name", required=False)
 @output_options
-def profiles(as_json: bool, output: str | None) -> None:
-    """List the hardware profiles."""
+def profiles(name: str | None, as_json: bool, output: str | None) -> None:
+    """List the hardware profiles, or print the file of one.
+
+    NAME is what the driver, a shop or you call a GPU, or `local` for those of
+    this machine. To change a profile: magicdec profiles NAME > my-gpu.yaml
+    """
     from ..api.listings import profiles as known
 
-    emit(known(), as_json=as_json, output=output)
+    emit(known(name), as_json=as_json, output=output)
 
 
 @click.command()

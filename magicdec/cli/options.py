@@ -65,11 +65,25 @@ class _RateList(click.ParamType):
         return rates
 
 
+class _Columns(click.ParamType):
+    """What each of several columns is called, as KEY=NAME separated by commas."""
+
+    name = "KEY=NAME,..."
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
+        if isinstance(value, dict):
+            return value
+        pairs = [part.partition("=") for part in str(value).split(",")]
+        if not all(key.strip() and equals and name.strip() for key, equals, name in pairs):
+            self.fail(f"{value!r}: expected KEY=NAME, several separated by commas.", param, ctx)
+        return {key.strip(): name.strip() for key, _, name in pairs}
+
+
 def _flag(param: click.Parameter | None) -> str:
     return param.opts[0] if param else "value"
 
 
-TOKENS, SECONDS, TOKEN_LIST, RATE_LIST = _Tokens(), _Seconds(), _TokenList(), _RateList()
+TOKENS, SECONDS, TOKEN_LIST, RATE_LIST, COLUMNS = _Tokens(), _Seconds(), _TokenList(), _RateList(), _Columns()
 
 
 class Acceptance(TypedDict):
@@ -112,13 +126,14 @@ gpu_options = options(
     click.option("--num-gpus", type=TOKENS, default=1, show_default=True, help="Total number of GPUs."),
     click.option("--tensor-parallel", type=TOKENS, help="GPUs that share one replica.  [default: all]"),
 )
+HARDWARE_HELP = "A GPU (see `magicdec profiles`), `local` or `cpu` (of this machine), a profile file, or several, with commas."
 model_option = click.option("--model", help="`reference`, a name of `magicdec models`, a config.json or a checkpoint directory.")
-hardware_option = click.option("--hardware", help="A name of `magicdec profiles`, `cpu` (this machine), or a profile file.")
+hardware_option = click.option("--hardware", help=HARDWARE_HELP)
 machine_options = options(
     click.option(
         "--model", required=True, help="`reference`, a name of `magicdec models`, a config.json or a checkpoint directory."
     ),
-    click.option("--hardware", required=True, help="A name of `magicdec profiles`, `cpu` (this machine), or a profile file."),
+    click.option("--hardware", required=True, help=HARDWARE_HELP),
     gpu_options,
 )
 acceptance_option = click.option(

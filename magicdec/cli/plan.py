@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from .options import (
+    COLUMNS,
     SECONDS,
     TOKEN_LIST,
     TOKENS,
@@ -26,7 +27,12 @@ from .options import (
 @click.option("--batch-size", type=TOKEN_LIST, help="Sequences; several to choose from.")
 @click.option("--context-len", type=TOKENS, help="Prompt length, per sequence.")
 @click.option("--output-len", type=TOKENS, help="New tokens, per sequence.  [default: 128]")
-@click.option("--trace", type=click.Path(), metavar="FILE", help="Mixed lengths: CSV or JSON lines with prompt_len and output_len.")
+@click.option("--trace", type=click.Path(), metavar="FILE", help="Mixed lengths: a request trace or benchmark result, CSV or JSON.")
+@click.option(
+    "--trace-columns",
+    type=COLUMNS,
+    help="What the trace calls them, where that is not known: prompt_len=NAME,output_len=NAME,arrival_s=NAME.",
+)
 @click.option("--sweep", is_flag=True, help="Map the best strategy over batch size and context; the table goes into the plan.")
 @click.option(
     "--draft",
@@ -61,6 +67,7 @@ def plan(
     context_len: int | None,
     output_len: int | None,
     trace: str | None,
+    trace_columns: dict[str, str] | None,
     sweep: bool,
     draft: Sequence[str],
     kv_policy: Sequence[str],
@@ -89,6 +96,7 @@ def plan(
         context_len=context_len,
         output_len=output_len,
         trace=trace,
+        trace_columns=trace_columns,
         sweep=sweep,
         draft=draft,
         kv_policy=kv_policy,

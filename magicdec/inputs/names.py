@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from magicdec.costmodel.base.errors import InputError, bad
-from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.hardware.profile_file import load_profile
 from magicdec.costmodel.models.catalog import resolve_model
@@ -21,6 +20,7 @@ from magicdec.costmodel.speculation.drafts import Draft
 
 from .checks import one_of, text
 from .cpu_profile import CPU, cpu_profile_file, measure_cpu, write_profile
+from .machines import find_machine
 
 REFERENCE = "reference"
 DEFAULT_KV_BUDGET = 512
@@ -69,21 +69,25 @@ def find_model(name: str, where: str = "model") -> Model:
 
 
 def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str], None] = lambda text: None) -> HardwareProfile:
-    """Resolve a machine: a shipped profile, a profile file, or `cpu`.
+    """Resolve a machine: a shipped profile, a profile file, `cpu`, `local`, or several devices separated by commas.
 
-    `cpu` is this machine's processor. It is measured on first use, and the profile is kept in the user's cache folder.
+    `cpu` is this machine's processor. It is measured on first use, and the profile is kept in the user's cache folder. `local`
+    is what the drivers of this machine tell. Devices in a list share the layers of a model.
 
     Args:
         name: What the user gave.
         remeasure: Measure `cpu` again.
         progress: Receives a sentence before `cpu` is measured.
 
+    Warns:
+        Note: The name leaves a choice; it says what was chosen.
+
     Raises:
         InputError: Nothing of that name, or a file that is no profile.
     """
     name = text("hardware", name)
-    if name != CPU:
-        return resolve_profile(name)
+    if name != CPU and (found := find_machine(name)) is not None:
+        return found
     from magicdec.executor.system.cache_dir import is_private_file
 
     file = cpu_profile_file()

@@ -9,6 +9,7 @@ from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES
 from magicdec.costmodel.speculation.deployment import Deployment
 
 from .checks import one_of, whole_number
+from .machines import check_layer_split
 from .names import Model, executed, find_hardware, find_model
 
 
@@ -44,7 +45,7 @@ def resolve_scenario(
 
     Args:
         model: `reference`, a built-in name, a config.json or a checkpoint directory.
-        hardware: A shipped profile's name, `cpu`, or a profile file.
+        hardware: A GPU's name, `cpu`, `local`, a profile file, or several of them separated by commas.
         num_gpus: GPUs in all.
         tensor_parallel: GPUs that share one replica of the target; None for all.
         verify_kernel: How verification attention reads the KV cache, one of `VERIFY_KERNELS`.
@@ -55,6 +56,7 @@ def resolve_scenario(
     """
     found, profile = find_model(model), find_hardware(hardware)
     num_gpus = whole_number("num_gpus", num_gpus)
+    check_layer_split(profile, num_gpus)
     shared_by = num_gpus if tensor_parallel is None else whole_number("tensor_parallel", tensor_parallel)
     target = executed(found.config, profile, shared_by).compressed(
         weight_dtype=one_of("weight_dtype", weight_dtype, COMPRESSED_DTYPES),

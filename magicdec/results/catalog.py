@@ -22,13 +22,17 @@ class ProfileList(Result):
     """The shipped hardware profiles.
 
     Attributes:
-        profiles: By name.
+        profiles: Those with a file of their own first, then the table of datasheets.
+        as_file: One profile, whose text is its file.
     """
 
     profiles: tuple[HardwareProfile, ...]
+    as_file: bool = False
 
     @property
     def headline(self) -> str:
+        if self.as_file:
+            return "; ".join(profile.description for profile in self.profiles)
         return f"{len(self.profiles)} hardware profiles, and `cpu`"
 
     def rows(self) -> list[Row]:
@@ -51,6 +55,7 @@ class ProfileList(Result):
                 "name": profile.name,
                 "description": profile.description,
                 "aliases": list(profile.aliases),
+                "driver_names": list(profile.driver_names),
                 "peak": asdict(profile.peak),
                 "calibrated": profile.calibrated,
                 "calibration": asdict(profile.calibration),
@@ -63,6 +68,8 @@ class ProfileList(Result):
         return {"profiles": self.document()}
 
     def __str__(self) -> str:
+        if self.as_file:
+            return "".join(profile.text for profile in self.profiles).rstrip("\n")
         rows = [
             [
                 profile.name,
@@ -75,7 +82,10 @@ class ProfileList(Result):
             for profile in self.profiles
         ]
         table = text_table(["profile", "dense bf16", "bandwidth", "memory", "ridge point", "calibration"], rows)
-        return f"{table}\n\n`cpu` is this machine, measured on first use."
+        return (
+            f"{table}\n\n`local` is what this machine has; `cpu` is its processor, measured on first use."
+            "\n`magicdec profiles NAME` prints one profile, to be copied."
+        )
 
 
 def _calibration(profile: HardwareProfile) -> str:

@@ -12,14 +12,14 @@ from random_inputs import machines
 
 from magicdec.costmodel.base.errors import InputError
 from magicdec.costmodel.calibration.fitting import bounds_of
-from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile
+from magicdec.costmodel.hardware.catalog import builtin_profiles, profile_files, resolve_profile
 from magicdec.costmodel.hardware.profile import COMPUTE_DTYPES, Calibration, EngineLaw, Fit, HardwareProfile
 from magicdec.costmodel.hardware.profile_file import load_profile, parse_profile, render_profile, with_calibration
 from magicdec.costmodel.kernels.attention import AttentionLaw
 from magicdec.costmodel.kernels.collectives import AllreduceLaw
 from magicdec.costmodel.kernels.gemm import GemmLaw
 
-SHIPPED = builtin_profiles()["h200-sxm"].read_text(encoding="utf-8")
+SHIPPED = profile_files()["h200-sxm"].read_text(encoding="utf-8")
 PLAIN = SHIPPED[: SHIPPED.index("\ncalibration:") + 1]
 FIT = Fit("engine", "a test", ("engine.layer_overhead_s",), 12, 0.01, 0.02, 0.05, "2026-11-22")
 FITTED = Calibration(fits=(FIT,))
@@ -46,44 +46,11 @@ def changed(pattern: str, replacement: str, text: str = PLAIN) -> str:
 
 
 @pytest.mark.parametrize("name", builtin_profiles())
-def test_every_shipped_profile_is_plausible(name: str) -> None:
-    profile = resolve_profile(name)
-    peak = profile.peak
-    assert profile.name == name
-    assert 1e11 < peak.memory_bandwidth_bytes_per_s < 2e13
-    assert 1e10 < peak.memory_bytes < 1e12
-    assert 1e10 < peak.interconnect_bandwidth_bytes_per_s < 2e12
-    assert 15 < peak.num_sms < 400
-    assert 1e6 < peak.l2_cache_bytes < 1e9
-    assert 1e13 < peak.flop_per_s["bfloat16"] < 1e16
-    assert peak.flop_per_s["float32"] <= peak.flop_per_s["bfloat16"] == peak.flop_per_s["float16"]
-    assert peak.flop_per_s.get("fp8", 1e16) >= peak.flop_per_s["bfloat16"]
-    assert 50 < profile.ridge_point("bfloat16") < 600
-
-
-@pytest.mark.parametrize("name", builtin_profiles())
 def test_every_shipped_profile_passes_the_validation_of_users_files(name: str) -> None:
     """It is read without validation; `repr` also tells 1 from 1.0."""
-    text = builtin_profiles()[name].read_text(encoding="utf-8")
-    assert repr(parse_profile(text, where=name)) == repr(resolve_profile(name))
-
-
-@pytest.mark.parametrize("name", builtin_profiles())
-def test_every_peak_of_a_shipped_profile_has_a_source(name: str) -> None:
     profile = resolve_profile(name)
-    assert set(profile.sources) == set(vars(profile.peak))
-    assert all(url.startswith("https://") for url in profile.sources.values())
-
-
-def test_names_and_aliases_are_unique_over_all_profiles() -> None:
-    names = [known for name in builtin_profiles() for known in (name, *resolve_profile(name).aliases)]
-    assert len(names) == len(set(names))
-
-
-def test_every_alias_resolves_in_any_case() -> None:
-    for name in builtin_profiles():
-        for alias in resolve_profile(name).aliases:
-            assert resolve_profile(alias.upper().replace("-", "_")).name == name
+    assert profile.name == name
+    assert repr(parse_profile(profile.text, where=name)) == repr(profile)
 
 
 def test_an_unknown_gpu_lists_close_ones() -> None:
@@ -180,7 +147,7 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
         load_profile(tmp_path / "binary.yaml")
 
 
-@pytest.mark.parametrize("name", builtin_profiles())
+@pytest.mark.parametrize("name", [*profile_files(), "rtx-3090", "m4-max", "tpu-v7"])
 def test_a_profile_survives_being_written_and_read(name: str) -> None:
     profile = resolve_profile(name)
     again = parse_profile(render_profile(profile, date(2026, 11, 22)), where="again.yaml")
@@ -225,6 +192,7 @@ def test_without_a_calibration_the_stated_defaults_hold() -> None:
     plain = parse_profile(PLAIN, where="plain.yaml")
     assert not plain.calibrated
     assert plain.calibration == Calibration()
+    assert "datasheet" in plain.provenance
     assert "not calibrated" in plain.provenance
 
 
@@ -256,7 +224,8 @@ def test_the_calibration_of_a_shipped_profile_is_physical_and_says_where_it_come
         for parameter in fit.fitted:
             owner, _, key = parameter.rpartition(".")
             assert hasattr(PARTS[owner or fit.part], key), parameter
-    changed = {part for part in PARTS if getattr(calibration, part) not in (None, PARTS[part]())}
+    usual = Calibration.default(resolve_profile(name).peak)
+    changed = {part for part in PARTS if getattr(calibration, part) not in (None, getattr(usual, part))}
     assert bool(changed) == resolve_profile(name).calibrated, "what is fitted says so, and what says so is fitted"
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_inputs import gpus_for, machines, models, pass_shapes
 
-from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile
+from magicdec.costmodel.hardware.catalog import profile_files, resolve_profile
 from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.models.catalog import builtin_configs, resolve_model
 from magicdec.costmodel.models.transformer import BYTES_PER_ELEMENT, TransformerConfig
@@ -271,7 +271,7 @@ def step_times(profile: str, model_name: str, kernel: VerifyKernel) -> np.ndarra
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("profile", builtin_profiles())
+@pytest.mark.parametrize("profile", profile_files())
 def test_on_shipped_profiles_more_sequences_context_or_draft_tokens_never_take_less(profile: str) -> None:
     for kernel, model in itertools.product(VERIFY_KERNELS, ALIKE):
         times = step_times(profile, model, kernel)
@@ -282,7 +282,7 @@ def test_on_shipped_profiles_more_sequences_context_or_draft_tokens_never_take_l
         assert (np.diff(verifying, axis=2) / verifying[:, :, :-1]).min() >= -1e-9, (kernel, model, "draft tokens")
 
 
-@pytest.mark.parametrize("profile", builtin_profiles())
+@pytest.mark.parametrize("profile", profile_files())
 def test_on_shipped_profiles_no_decoding_step_beats_reading_its_bytes(profile: str) -> None:
     hardware = resolve_profile(profile)
     for name in builtin_configs():

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile
+from magicdec.costmodel.hardware.catalog import profile_files, resolve_profile
 from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.models.catalog import builtin_configs, resolve_model
 from magicdec.costmodel.models.transformer import TransformerConfig
@@ -333,7 +333,7 @@ def best_at_batch_one(hardware: str, gpus: int, contexts: list[int]) -> Sweep:
     )
 
 
-@pytest.mark.parametrize("hardware", builtin_profiles())
+@pytest.mark.parametrize("hardware", profile_files())
 def test_at_batch_one_an_8b_model_does_not_speculate_or_gains_next_to_nothing(hardware: str) -> None:
     one = best_at_batch_one(hardware, 1, [1000, 4000, 8000, 16_000, 32_000, 64_000])
     assert (one.speedup < 1.1).all(), "one GPU"

@@ -16,7 +16,8 @@ from magicdec.costmodel.planning.search import GAMMAS, KV_BUDGETS
 from magicdec.costmodel.planning.sweep import sweep
 from magicdec.costmodel.plans.plan import Plan, load_plan, parse_plan, render_plan
 from magicdec.costmodel.plans.strategy import NO_SPECULATION
-from magicdec.costmodel.plans.workload import RequestTrace, Workload
+from magicdec.costmodel.plans.trace import RequestTrace
+from magicdec.costmodel.plans.workload import Workload
 from magicdec.costmodel.speculation.acceptance import render_curves
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import evaluate_grid
