@@ -23,7 +23,7 @@ from magicdec.executor.kv.cache import KvCache
 from magicdec.executor.model.transformer import Transformer
 
 # Largest error, as a part of the largest number of an answer: float32 rounds by 6e-8, and rounding adds up over the products of a
-# pass. In 10,000 random calls 8e-6 was seen.
+# pass. In 9,000 random calls, 3,000 for each length of vectors, 4.6e-6 was seen.
 ROUNDING = 2e-5
 DRIVER = Path(__file__).with_name("kernel_driver.c")
 LINEAR, ATTEND, FORWARD_PASS = range(3)  # as in the driver
