@@ -110,7 +110,7 @@ def _replace(parent: Any, key: Any, slots: list[Slot], values: Sequence[str], ra
 
 def _rescale(parent: Any, key: Any, slots: list[Slot], values: Sequence[str], raws: Raws, random: Random) -> None:
     """Another number of the same type, so that it gets past the checks of type."""
-    numbers = [(p, k) for p, k in slots if isinstance(p[k], int | float) and not isinstance(p[k], bool)]
+    numbers = [(p, k) for p, k in slots if isinstance(p[k], int | float) and not isinstance(p[k], bool) and abs(p[k]) < 1e200]
     if numbers:
         parent, key = random.choice(numbers)
         value = parent[key]
