@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..layers.attention import Attention, AttentionKind, Index, Latent
 from ..layers.layer import Layer, LayerGroup
@@ -115,8 +115,13 @@ def decoder(keys: Keys, family: Family, sizes: Sizes) -> Architecture:
             found.append(Layer(recurrent=state_of(keys, family, sizes), mlp=mlp, norms=norms))
         else:
             found.append(Layer(attention_of(keys, family, sizes, kind, i), mlp=mlp, norms=norms))
-    found_vectors = (family.final_norms - 1) * sizes.d_model
-    return Architecture(found, extra_vectors=found_vectors)
+    if family.layer_vectors:
+        found = [replace(layer, extra_vectors=family.layer_vectors) for layer in found]
+    vectors = (family.final_norms - 1) * sizes.d_model
+    if bias(keys, family.head_bias, family):
+        vectors += keys.whole("vocab_size")
+    table = keys.whole("n_positions", "max_position_embeddings") * sizes.d_model if family.positions else 0
+    return Architecture(found, extra_vectors=vectors, lookup_params=table)
 
 
 def bias(keys: Keys, said: bool | str, family: Family) -> bool:
@@ -297,8 +302,8 @@ def experts_of(keys: Keys, family: Family) -> ExpertMlp:
         shared_width = keys.count("shared_intermediate_size") * (shared or 1)
     elif not keys.first(*SHARED_WIDTHS):
         shared_width = shared * width
-    if keys.raw.get("model_type") in ("llama4", "llama4_text"):
-        shared_width = width  # one shared expert, which no key mentions
+    elif not keys.first(*SHARED_WIDTHS, *SHARED_COUNTS):
+        shared_width = family.shared_experts * width
     if keys.flag(True, "use_mixed_mlp_moe") is False:
         shared_width = 0
     return ExpertMlp(

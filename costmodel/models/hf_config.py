@@ -91,6 +91,8 @@ def parse_hf_config(raw: object, *, where: str, name: str, quantisation: Mapping
         vision_params=encoders,
         state_dtype=_state_dtype(text),
     )
+    if "rms_norm_eps" in text.raw and text.raw["rms_norm_eps"] is None:
+        text.wrong("rms_norm_eps", "a valid number")
     theta, scaling = rope_of(text, context, executable=family.executable)
     whole.check()
     notes = (*found.notes, *storage.notes, *_notes(name, storage, unknown, found.layers))
