@@ -296,14 +296,11 @@ def experts_of(keys: Keys, family: Family) -> ExpertMlp:
         keys.wrong(keys.first(*USED_EXPERTS) or USED_EXPERTS[0], f"at most num_experts ({num_experts})")
     width = _same(keys, *family.expert_width)
     shared_width = keys.count(*SHARED_WIDTHS)
-    names = SHARED_COUNTS
-    shared = keys.count(*names) if not isinstance(keys.raw.get(keys.first(*names) or ""), list) else _same(keys, *names)
+    shared = _same(keys, *SHARED_COUNTS, ge=0) if keys.first(*SHARED_COUNTS) else family.shared_experts
     if keys.first("shared_intermediate_size"):
         shared_width = keys.count("shared_intermediate_size") * (shared or 1)
     elif not keys.first(*SHARED_WIDTHS):
         shared_width = shared * width
-    elif not keys.first(*SHARED_WIDTHS, *SHARED_COUNTS):
-        shared_width = family.shared_experts * width
     if keys.flag(True, "use_mixed_mlp_moe") is False:
         shared_width = 0
     return ExpertMlp(
@@ -319,13 +316,13 @@ def experts_of(keys: Keys, family: Family) -> ExpertMlp:
     )
 
 
-def _same(keys: Keys, *names: str) -> int:
+def _same(keys: Keys, *names: str, ge: int = 1) -> int:
     """A number that may be given as a list of one number per layer, all of them equal."""
     name = keys.first(*names)
     listed = keys.wholes(name) if name is not None and isinstance(keys.raw[name], list) else None
     if listed is None:
-        return keys.whole(*names)
-    if not listed or len(set(listed)) > 1 or listed[0] < 1:
+        return keys.whole(*names, ge=ge) if ge else keys.count(*names)
+    if not listed or len(set(listed)) > 1 or listed[0] < ge:
         keys.wrong(name or names[0], "one number for all layers")
         return 1
     return listed[0]

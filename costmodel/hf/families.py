@@ -210,11 +210,11 @@ FAMILIES: dict[str, Family] = {
     "phi": Family(head_bias=True, qkv_bias=True, o_bias=True, mlp_bias=True, norms=2, final_norms=2, gated=False, qk_norm="none"),
     "phi3": Family(window="all"),
     "phimoe": Family(
-        head_bias="lm_head_bias",
         qkv_bias="attention_bias",
         o_bias="attention_bias",
         norms=4,
         final_norms=2,
+        head_bias="lm_head_bias",
         experts=True,
         expert_width=WIDTH,
         window="all",
