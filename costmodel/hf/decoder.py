@@ -31,7 +31,7 @@ SHARED_WIDTHS = (
 )
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Architecture:
     """What a config says about a model's layers, and what is outside them.
 
@@ -52,7 +52,7 @@ class Architecture:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sizes:
     """Sizes that every decoder has.
 
@@ -156,6 +156,11 @@ def attention_of(keys: Keys, family: Family, sizes: Sizes, kind: LayerType, laye
     gate = {"none": 0, "element": head_dim, "head": 1}[family.gate]
     if family.gate == "element" and not keys.flag(True, "attn_output_gate"):
         gate = 0
+    if (every := keys.part("per_layer_config")) is not None and (own := every.part(str(layer))) is not None:
+        heads = own.whole_or(heads, "num_attention_heads") or heads
+        kv_heads = own.whole_or(kv_heads, "num_key_value_heads") or kv_heads
+        head_dim = own.whole_or(head_dim, "head_dim") or head_dim
+        value_dim = own.whole_or(value_dim, "v_head_dim")
     sinks = family.sinks == "all" or (family.sinks == "window" and sliding)
     qkv_bias = bias(keys, family.qkv_bias, family)
     return Attention(
