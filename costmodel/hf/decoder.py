@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from ..layers.attention import Attention, AttentionKind, Index, Latent
 from ..layers.layer import Layer, LayerGroup
 from ..layers.mlp import DenseMlp, ExpertMlp, MlpKind
-from ..layers.recurrent import Recurrent, gated_delta_net, kimi_delta, lightning, mamba1, mamba2, short_convolution
 from ..layers.weights import Weight
 from .families import Family
 from .keys import Keys
 from .patterns import EXPERT_COUNTS, LayerType, expert_layers, layer_types
+
+if TYPE_CHECKING:
+    from ..layers.recurrent import Recurrent
 
 USED_EXPERTS = (
     "num_experts_per_tok",
@@ -222,6 +225,8 @@ def latent_of(keys: Keys, sizes: Sizes, layer: int) -> Latent:
 
 def state_of(keys: Keys, family: Family, sizes: Sizes) -> Recurrent:
     """Build the recurrent part of one layer."""
+    from ..layers.recurrent import gated_delta_net, kimi_delta, lightning, mamba1, mamba2, short_convolution
+
     d_model = sizes.d_model
     match family.linear:
         case "delta":

@@ -11,7 +11,7 @@ Linear = Literal["none", "delta", "kimi", "lightning", "mamba1", "mamba2", "conv
 Pattern = Literal["none", "all", "types"]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)  # not frozen: ninety of them are made at every start
 class Family:
     """Architecture of a model family, where it differs from Llama and `config.json` does not say so.
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .attention import AttentionKind
-from .mlp import MlpKind
-from .recurrent import Recurrent
 from .weights import Weight
+
+if TYPE_CHECKING:
+    from .attention import AttentionKind
+    from .mlp import MlpKind
+    from .recurrent import Recurrent
 
 Stored = tuple[tuple[str, str], ...]
 

@@ -235,11 +235,12 @@ def _with_layers(
             (experts if weight.role == "expert" else usual)[dtype] += 1 if weight.role != "router" else 0
     linear = usual.most_common(1)[0][0] if usual.total() else None
     expert = experts.most_common(1)[0][0] if experts.total() else linear
+    head = storage.head() if storage and not model.tied_embeddings else None
     model = replace(
         model,
         linear_dtype=linear,
         expert_dtype=expert,
-        head_dtype=storage.head() if storage and not model.tied_embeddings else None,
+        head_dtype=head,
     )
     defaults = {"linear": linear, "expert": expert, "router": None}
     differing = [
