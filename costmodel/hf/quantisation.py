@@ -83,7 +83,7 @@ METHODS = (
 )
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Patterns:
     """Names of modules, as configs write them: whole names, parents, parts of names, globs, regular expressions."""
 
@@ -125,7 +125,7 @@ class Patterns:
         return bool(self._compiled.match(name) or self._compiled.match(f"model.{name}"))
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Storage:
     """How matrices are stored.
 
@@ -136,7 +136,6 @@ class Storage:
         named: Dtype by module name.
         targets: Dtype of modules by pattern.
         kv_dtype: Dtype of the KV cache, if it is stated.
-        notes: What a reader must know.
     """
 
     usual: str | None = None
@@ -144,7 +143,6 @@ class Storage:
     kept: Patterns = field(default_factory=Patterns)
     named: dict[str, str] = field(default_factory=dict)
     kv_dtype: str | None = None
-    notes: list[str] = field(default_factory=list)
 
     @property
     def anything(self) -> bool:

@@ -66,6 +66,8 @@ def test_parameters_are_those_of_the_modules_of_transformers(name: str) -> None:
     other = {"kimi_k2": "deepseek_v3", "deepseek_ref": "deepseek_v4", "minimax_m3": "minimax_m3_vl_text", "step3p7": "step3p5"}
     model_type = text.pop("model_type", None) or "minimax_m3_vl_text"
     model_type = other.get(model_type, model_type)
+    if model_type == "step3p5":
+        pytest.skip("transformers registers it only inside its multimodal wrapper")
     if model_type == "kimi_linear":
         pytest.skip("transformers has the smaller family, without latent experts and full-rank gates")
     config = transformers.AutoConfig.for_model(model_type, **text)
@@ -86,12 +88,8 @@ def test_modules_that_are_left_out_of_quantisation_stay_in_16_bits() -> None:
     mixed = {matrix.name: matrix.dtype for matrix in resolve_model("Qwen3.6-35B-A3B-NVFP4").matrices()}
     assert {mixed[name] for name in ("expert_gate_up", "shared_gate_up", "head")} == {"nvfp4"}
     assert {mixed[name] for name in ("in_qkvz", "out", "qkv", "o")} == {"fp8"}
-    layers = {
-        (group.layer.mlp.title, dict(group.stored).get("gate_up"))
-        for group in resolve_model("GLM-5.1-NVFP4").layers
-        if group.layer.mlp
-    }
-    assert ("MLP of 12,288", "bfloat16") in layers
+    glm = {matrix.name: matrix.dtype for matrix in resolve_model("GLM-5.1-NVFP4").matrices()}
+    assert (glm["gate_up"], glm["shared_gate_up"], glm["q_up"], glm["expert_gate_up"]) == (*["bfloat16"] * 3, "nvfp4")
     assert resolve_model("GLM-5.1-NVFP4").kv_dtype == "fp8"
 
 
