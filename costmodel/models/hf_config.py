@@ -122,7 +122,7 @@ def why_not_executable(config: TransformerConfig) -> str | None:
         return f"{config.family}, which can only be planned"
     if config.groups or config.o_bias or config.num_window_layers is not None:
         return f"a variant of {config.family} that can only be planned"
-    if config.linear_dtype is not None or config.kv_dtype is not None:
+    if config.linear_dtype not in (None, "bfloat16", "float16") or config.kv_dtype is not None:
         return f"a checkpoint in {config.linear_dtype or config.kv_dtype}, which can only be planned"
     return None
 
