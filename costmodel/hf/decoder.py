@@ -159,7 +159,9 @@ def attention_of(keys: Keys, family: Family, sizes: Sizes, kind: LayerType, laye
     gate = {"none": 0, "element": head_dim, "head": 1}[family.gate]
     if family.gate == "element" and not keys.flag(True, "attn_output_gate"):
         gate = 0
-    if (every := keys.part("per_layer_config")) is not None and (own := every.part(str(layer))) is not None:
+    every = keys.part("per_layer_config")
+    own = every.part(str(layer), f"{layer:02d}", f"{layer:03d}") if every is not None else None
+    if own is not None:
         heads = own.whole_or(heads, "num_attention_heads") or heads
         kv_heads = own.whole_or(kv_heads, "num_key_value_heads") or kv_heads
         head_dim = own.whole_or(head_dim, "head_dim") or head_dim

@@ -41,7 +41,13 @@ CASES: dict[str, dict[str, Any]] = {
         "num_local_experts": 4,
         "head_dim": None,
     },
-    "gemma4_text": {"num_kv_shared_layers": 1, "sliding_window": 300, "global_head_dim": 32, "hidden_size_per_layer_input": 8},
+    "gemma4_text": {
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 1,
+        "sliding_window": 300,
+        "global_head_dim": 32,
+        "hidden_size_per_layer_input": 8,
+    },
     "olmo3": {"sliding_window": 300},
     "llama4_text": {"num_local_experts": 4, "attention_chunk_size": 300, "intermediate_size_mlp": 96},
 }

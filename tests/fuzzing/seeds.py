@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import magicdec
 from magicdec.costmodel.base.records import to_document
-from magicdec.costmodel.hardware.catalog import builtin_profiles
+from magicdec.costmodel.hardware.catalog import profile_files
 from magicdec.costmodel.models.catalog import builtin_configs
 from magicdec.costmodel.plans.plan import Plan, load_plan, render_plan
 
@@ -60,7 +60,7 @@ def profiles() -> list[Seed]:
         "plan --model gpt-oss-20b --hardware {file} --batch-size 8 --context-len 8k --draft eagle3 --json",
         "regimes --model llama-3.2-1b --hardware {file} --json",
     )
-    texts = [builtin_profiles()[name].read_bytes() for name in ("h100-sxm", "a100-sxm-80gb", "l40", "mi300x")]
+    texts = [profile_files()[name].read_bytes() for name in ("h100-sxm", "a100-sxm-80gb", "l40", "mi300x")]
     return [Seed("profile-{n}.yaml", "yaml", text, command) for text in texts for command in commands]
 
 
