@@ -24,13 +24,13 @@ def read_text(path: str | Path, what: str, *, encoding: str = "utf-8", max_bytes
     Raises:
         InputError: The file cannot be read, is too large, or is not text in this encoding.
     """
-    if "\0" in str(path):
-        raise bad(path, "", f"a readable {what}", "a path with a NUL character")
+    if not isinstance(path, str | Path) or "\0" in str(path):
+        raise bad("path", "", f"the path of a readable {what}", repr(path))
     try:
         with open(path, "rb") as file:
             return _read(file, str(path), what, encoding, max_bytes)
-    except OSError as error:
-        raise bad(path, "", f"a readable {what}", error.strerror or error) from None
+    except (OSError, UnicodeEncodeError) as error:
+        raise bad(path, "", f"a readable {what}", getattr(error, "strerror", None) or error) from None
 
 
 def read_stdin(what: str, *, encoding: str = "utf-8", max_bytes: int = MAX_DOCUMENT_BYTES) -> str:

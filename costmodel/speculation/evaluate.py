@@ -10,6 +10,7 @@ from typing import Required, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..base.arrays import as_floats
 from ..base.errors import InputError, Problem, bad
 from ..hardware.profile import HardwareProfile
 from ..models.transformer import TransformerConfig
@@ -157,12 +158,13 @@ def evaluate_grid(
     Raises:
         InputError: A value is out of range, or the draft model has a different vocabulary.
     """
-    b, s, g, k = (np.asarray(x, np.float64) for x in (batch_size, context_len, gamma, kv_budget))
+    given = {"batch_size": batch_size, "context_len": context_len, "gamma": gamma, "kv_budget": kv_budget}
+    b, s, g, k = (as_floats(name, value) for name, value in given.items())
     _check_axes(b, s, g, k)
     check_vocabularies(deployment.target, draft.model)
     b = np.ceil(b / deployment.replicas)  # the fullest replica determines the speed
     _check_weights(s, context_weights)
-    mix = ContextMix(s, None if context_weights is None else np.asarray(context_weights, np.float64))
+    mix = ContextMix(s, None if context_weights is None else as_floats("context_weights", context_weights))
     draft_read = mix.mean(np.minimum(s, mix.spread(k)))
     s = mix.mean(s)
     target, verify = deployment.pass_time(b, 1, s), deployment.pass_time(b, g + 1, s)
@@ -231,7 +233,7 @@ def _check_axes(b: Array, s: Array, g: Array, k: Array) -> None:
 def _check_weights(s: Array, context_weights: ArrayLike | None) -> None:
     if context_weights is None:
         return
-    weights = np.asarray(context_weights, np.float64)
+    weights = as_floats("context_weights", context_weights)
     if s.ndim != 1 or weights.shape != s.shape or not np.all(weights >= 0) or abs(weights.sum() - 1) > 1e-6:
         raise bad("context_weights", "", "one weight per entry of the list `context_len`, with a sum of 1", context_weights)
 
@@ -260,19 +262,19 @@ def _given_acceptance(
 ) -> tuple[Array, Array, None] | None:
     """Rate and mean acceptance length from the caller's arguments; None if no acceptance was given."""
     if length is not None:
-        lengths = np.asarray(length, np.float64)
+        lengths = as_floats("mean_acceptance_length", length)
         if not np.all((g == 0) | ((lengths >= 1) & (lengths <= g + 1))):
             raise bad("mean_acceptance_length", "", f"1 to gamma + 1 = {g[g > 0].min() + 1:.0f} tokens", length)
         return np.array(np.nan), np.where(g > 0, lengths, 1.0), None
     given = by_position if by_position is not None else rate
     if given is None:
         return None
-    rates = np.asarray(given, np.float64)
+    rates = as_floats("acceptance_rate", given)
     if not rates.size or not np.all((rates >= 0) & (rates <= 1)):
         raise bad("acceptance_rate", "", "a probability, 0 to 1", given)
     if by_position is None:
         return rates, mean_acceptance_length(g, rates), None
-    lengths = mean_acceptance_length_by_position(g, by_position)
+    lengths = mean_acceptance_length_by_position(g, rates.ravel().tolist())
     return implied_acceptance_rate(g, lengths), lengths, None
 
 

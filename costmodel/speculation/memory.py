@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..base.arrays import as_floats
 from ..hardware.profile import HardwareProfile
 from ..models.transformer import TransformerConfig
 from ..passes.cache import kv_bytes_per_gpu, state_bytes_per_gpu
@@ -74,7 +75,8 @@ def memory_of(
         draft: The draft.
         head_sharded: The LM head is split over the GPUs; otherwise each GPU holds all of it.
     """
-    b, s, g, k = (np.asarray(x, np.float64) for x in (batch_size, max_context_len, gamma, kv_budget))
+    given = {"batch_size": batch_size, "context_len": max_context_len, "gamma": gamma, "kv_budget": kv_budget}
+    b, s, g, k = (as_floats(name, value) for name, value in given.items())
     per_sequence, draft_weights = draft_memory(
         draft,
         target,

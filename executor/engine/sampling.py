@@ -46,6 +46,10 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            whole = name in ("top_k", "seed")
+            if not isinstance(value, int if whole else int | float) and not (name == "top_k" and value is None):
+                raise InputError(Problem(name, "", "a whole number" if whole else "a number", repr(value)))
         rules = [
             ("temperature", 0 <= self.temperature < float("inf"), "0 or a positive number", self.temperature),
             ("top_k", self.top_k is None or self.top_k >= 1, "at least 1", self.top_k),

@@ -27,7 +27,7 @@ from magicdec.costmodel.plans.workload import Workload
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.serving import serving
 
-from ..inputs.checks import finite, names, one_of, probabilities, some_names, text, whole_number, whole_numbers
+from ..inputs.checks import finite, flag, names, one_of, probabilities, some_names, text, whole_number, whole_numbers
 from ..inputs.names import executed
 from ..inputs.plan_search import OBJECTIVES, PlanSearch
 from ..inputs.scenario import Scenario, resolve_scenario
@@ -107,7 +107,7 @@ def plan(
     output_len = DEFAULT_OUTPUT_LEN if output_len is None else whole_number("output_len", output_len)
     finite("gpu_price", gpu_price, "dollars per GPU and hour")
     sizes = whole_numbers("batch_size", batch_size)
-    if not sweep and (not sizes or context_len is None):
+    if not flag("sweep", sweep) and (not sizes or context_len is None):
         raise bad("context_len" if sizes else "batch_size", "", "a value, or `sweep` for the whole map", "nothing")
     scenario = resolve_scenario(
         model,

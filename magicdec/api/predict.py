@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from magicdec.costmodel.base.arrays import as_floats
 from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.planning.best_gamma import evaluate_best_gamma
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import GridInputs, evaluate_grid
 
-from ..inputs.checks import array, check_grid, probabilities, quantities
+from ..inputs.checks import check_grid, probabilities, quantities, text
 from ..inputs.names import DEFAULT_KV_BUDGET, find_draft
 from ..inputs.scenario import Scenario, resolve_scenario
 from ..results.prediction import Prediction
@@ -78,6 +79,7 @@ def predict(
         **rates,
         "mean_acceptance_length": mean_acceptance_length,
     }
+    draft = text("draft", draft)
     if draft == "none" and (useless := [name for name, value in given.items() if value is not None]):
         raise bad(useless[0], "", "nothing beside `draft` none, which drafts nothing", ", ".join(f"`{name}`" for name in useless))
     quantities("batch_size", batch_size)
@@ -87,7 +89,7 @@ def predict(
             quantities(name, value)
     for name, value in {"acceptance_rate": acceptance_rate, "mean_acceptance_length": mean_acceptance_length}.items():
         if value is not None:
-            array(name, value)
+            as_floats(name, value)
     check_grid(
         {
             "batch_size": batch_size,

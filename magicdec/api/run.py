@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from magicdec.executor.model.tensor_parallel import Ranks, process_group
 from ..files.completions import Completion, CompletionFile, digest
 from ..files.prompts import PromptText, check_ids, encode, plain_text, read_prompts
 from ..files.writing import append_line
-from ..inputs.checks import one_of, whole_number
+from ..inputs.checks import flag, one_of, optional_text, whole_number
 from ..inputs.plans import resolve_plan
 from ..results.plan import PlanResult
 from ..results.run import RunResult
@@ -78,11 +78,13 @@ def run(
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
     one_of("device", device, DEVICES)
     repeats = whole_number("repeats", repeats)
-    if repeats > 1 and not compare:
+    if not flag("compare", compare) and repeats > 1:
         raise bad("repeats", "", "`compare` beside it, whose turns it counts", "nothing")
     if draft_dir is not None and made.draft is None:
         raise bad("draft_dir", "", "a plan with a draft model", str(made.strategy))
-    stops = tuple(plain_text(one, "stop") for one in ([stop] if isinstance(stop, str) else stop))
+    stops = tuple(plain_text(one, "stop") for one in ([stop] if isinstance(stop, str) or not isinstance(stop, Iterable) else stop))
+    model_dir, draft_dir = optional_text("model_dir", model_dir), optional_text("draft_dir", draft_dir)
+    measurements, output = optional_text("measurements", measurements), optional_text("output", output)
     limit = made.workload.output_len if max_new_tokens is None else whole_number("max_new_tokens", max_new_tokens)
     with process_group(device) as ranks:
         texts = ranks.broadcast(_prompt_texts(prompts) if ranks.is_rank0 else [])
@@ -114,6 +116,8 @@ def _check_measurements(path: str) -> None:
 def _prompt_texts(prompts: str | Path | Sequence[str | PromptText]) -> list[PromptText]:
     if isinstance(prompts, str | Path):
         return read_prompts(str(prompts))
+    if not isinstance(prompts, Sequence):
+        raise bad("prompts", "", "a prompts file, or a list of prompts", repr(prompts))
     texts = [
         text if isinstance(text, PromptText) else PromptText(str(number), plain_text(text, f"prompts: {number}"))
         for number, text in enumerate(prompts, 1)

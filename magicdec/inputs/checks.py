@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from magicdec.costmodel.base.arrays import as_floats
 from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.base.limits import MAX_GPUS, MAX_SEQUENCES, MAX_TOKENS
 
@@ -28,7 +31,7 @@ def one_of(name: str, value: str | None, known: Sequence[Choice]) -> Choice | No
     if value is None:
         return None
     for choice in known:
-        if value == choice:
+        if isinstance(value, str) and value == choice:
             return choice
     raise bad(name, "", " or ".join(known), repr(value))
 
@@ -42,6 +45,17 @@ def text(name: str, value: object) -> str:
     if not isinstance(value, str | Path) or not 0 < len(str(value)) <= MAX_PATH_LENGTH or not str(value).isprintable():
         raise bad(name, "", f"a name or a path of at most {MAX_PATH_LENGTH} printable characters", repr(value))
     return str(value)
+
+
+def flag(name: str, value: object) -> bool:
+    """Yes or no.
+
+    Raises:
+        InputError: It is neither True nor False.
+    """
+    if not isinstance(value, bool):
+        raise bad(name, "", "True or False", repr(value))
+    return value
 
 
 def optional_text(name: str, value: object) -> str | None:
@@ -96,9 +110,13 @@ def whole_number(name: str, value: object) -> int:
         InputError: It is none.
     """
     most = _most(name)
-    if isinstance(value, bool) or not hasattr(value, "__index__") or not 1 <= value.__index__() <= most:
+    try:
+        found = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        found = 0
+    if not 1 <= found <= most:
         raise bad(name, "", f"a positive whole number of at most {most:,}", repr(value))
-    return int(value.__index__())
+    return found
 
 
 def _most(name: str) -> int:
@@ -116,9 +134,9 @@ def finite(name: str, value: float | None, what: str, least: float = 0.0) -> flo
     """
     if value is None:
         return None
-    if not isinstance(value, Real) or isinstance(value, bool) or not (math.isfinite(value) and value >= least):
+    if not isinstance(value, Real) or isinstance(value, bool) or not least <= value <= sys.float_info.max:
         raise bad(name, "", what, repr(value))
-    return value
+    return float(value)
 
 
 def probabilities(name: str, value: Sequence[float] | None) -> tuple[float, ...] | None:
@@ -129,25 +147,10 @@ def probabilities(name: str, value: Sequence[float] | None) -> tuple[float, ...]
     """
     if value is None:
         return None
-    rates = array(name, value)
+    rates = as_floats(name, value)
     if not rates.size or rates.ndim != 1 or not ((rates >= 0) & (rates <= 1)).all():
         raise bad(name, "", "probabilities from 0 to 1", repr(value))
     return tuple(rates.tolist())
-
-
-def array(name: str, value: ArrayLike) -> NDArray[np.float64]:
-    """A number or an array of numbers.
-
-    Raises:
-        InputError: Something else is in it.
-    """
-    try:
-        found = np.asarray(value)
-    except ValueError:  # rows of different lengths
-        found = np.array(None)
-    if found.dtype.kind not in "iuf" and found.size:
-        raise bad(name, "", "a number or an array of numbers", repr(value))
-    return found.astype(np.float64)
 
 
 def quantities(name: str, value: ArrayLike, *, whole: bool = True) -> NDArray[np.float64]:
@@ -156,7 +159,7 @@ def quantities(name: str, value: ArrayLike, *, whole: bool = True) -> NDArray[np
     Raises:
         InputError: Something else is in it, or a fraction where whole numbers are asked for.
     """
-    found, most = array(name, value), _most(name)
+    found, most = as_floats(name, value), _most(name)
     wrong = ~((found >= 1) & (found <= most)) | (whole & (found != np.floor(found)))
     if wrong.any():
         expected = f"{'whole ' if whole else ''}numbers from 1 to {most:,}"

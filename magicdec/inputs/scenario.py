@@ -8,7 +8,7 @@ from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES
 from magicdec.costmodel.speculation.deployment import Deployment
 
-from .checks import one_of, whole_number
+from .checks import one_of, text, whole_number
 from .machines import check_layer_split
 from .names import Model, executed, find_hardware, find_model
 
@@ -62,6 +62,6 @@ def resolve_scenario(
         weight_dtype=one_of("weight_dtype", weight_dtype, COMPRESSED_DTYPES),
         kv_dtype=one_of("kv_dtype", kv_dtype, COMPRESSED_DTYPES),
     )
-    kernel = one_of("verify_kernel", verify_kernel, VERIFY_KERNELS)
+    kernel = one_of("verify_kernel", text("verify_kernel", verify_kernel), VERIFY_KERNELS)
     assert kernel is not None
     return Scenario(found, Deployment(target, profile, num_gpus, shared_by, kernel))

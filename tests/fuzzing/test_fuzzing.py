@@ -47,10 +47,7 @@ def test_the_inputs_that_are_changed_are_right_before(kind: str, folder: Path) -
         assert (verdict.outcome, verdict.problems) == ("done" if kind == "api" else "0", ()), case.command
 
 
-NOT_YET = pytest.mark.xfail(reason="arguments of a wrong Python type still raise other errors than InputError", strict=True)
-
-
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=NOT_YET) if kind == "api" else kind for kind in KINDS_HERE])
+@pytest.mark.parametrize("kind", KINDS_HERE)
 def test_hostile_inputs_are_refused_in_one_message_or_answered_rightly(kind: str, folder: Path) -> None:
     outcomes = set()
     for number in range(COUNTS[kind]):
