@@ -8,7 +8,7 @@ from random import Random
 
 TEXTS: Sequence[str] = (
     *("", " ", "\0", "\ud800", "\udcff", "\u2028", "\x85", "\n", "a\nb", "a\rb", "\t", "\x1b[31mred", "\x7f", "\ufeff"),
-    *("\u202eltr"),
+    "\u202eltr",
     *("x" * 300, "x" * 5000, "\N{GRINNING FACE}", "名前", "e\u0301", "A\u0300" * 200, "ſ", "İ"),
     *("$\\frac$", "$\\frac", "$x^$", "\\", '"', "'", "'''", "#", "# x", ": ", "- a", "%s", "{0.__class__}", "{", "[red]", "`x`"),
     *("$(touch created)", "`touch created`", "; touch created", "\ntouch created", "<script>alert(1)</script>", "</title>", "&lt;"),
@@ -25,12 +25,12 @@ JSON_VALUES = (*NUMBERS, *CONSTANTS, *(json.dumps(text) for text in TEXTS), '"\\
 YAML_VALUES = (
     *JSON_VALUES,
     *("2024-01-01", "2024-13-45", "2024-01-01T25:61:61Z", "0001-01-01 00:00:00 +23:59", "!!float abc", "!!int x", "!!int 0b2"),
-    *("0x_"),
+    "0x_",
     *("!!timestamp x", "!!bool x", "!!binary x", "!!binary '=='", "!!null x", "!!set {a, b}", "!!omap [a: 1]", "!!pairs [a: 1]"),
     *("!!python/object/apply:os.mkdir [created]", "!!python/name:os.system", "!unknown x", "!<tag:x> y", "!!str 1", "!!seq {}"),
     *("*missing", "&a [*a]", "&a {a: *a}", ".inf", "-.inf", ".nan", "1_000", "_1", "0o17", "017", "1:30:00", "190:20:30.15", "1e5"),
     *("{[1, 2]: 3}", "{null: 1}", "{2024-01-01: 1}", "{1: 1, 1.0: 2, true: 3}", "{<<: 1}", "{<<: [{a: 1}, {b: 2}]}", "|\n   x"),
-    *(">-"),
+    ">-",
     *("@x", "%x", "\tx", "[1, 2", "{a: 1", '"\\x"', '"\\ud800"', '"\\UFFFFFFFF"', "? x", "? [1]\n: 2", "- - - 1", "x: y: z"),
 )
 
@@ -52,12 +52,12 @@ def whole_file(random: Random) -> bytes:
     size = random.choice((40, 1200, 30_000))
     texts = (
         *("", " ", "\n\n", "null", "1", '"x"', "[]", "{}", "[[1]]", "\0", "\ufeff", "---\n---\n", "a: 1\na: 2\n"),
-        *("%YAML 9.9\n---\n"),
+        "%YAML 9.9\n---\n",
         *(deep(size), '{"a":' * size, "{a: " * size, "- " * size, "? " * size, "&a " * size, "'" * size, '"' + "\\" * size),
         *(laughs(9, 9), laughs(30, 2), laughs(3, 40), "\n".join(f"k{n}: {n}" for n in range(size)), "k: " + "1" * size),
-        *("k: " + "_" * size),
+        "k: " + "_" * size,
         *("{" + ",".join(f'"k{n}":{n}' for n in range(size)) + "}", '{"k":"' + "x" * size + '"}', "," * size, '"\n' * size),
-        *("\r" * size),
+        "\r" * size,
     )
     return random.choice((*texts, *TEXTS)).encode("utf-8", "surrogatepass")
 
@@ -71,9 +71,9 @@ EXPRESSIONS = (
     *("[[1], [2, 3]]", "{'a': 1}", "object()", "len", "int", "iter(())", "range(0)", "range(3)", "Path('.')"),
     *("Path('missing')", "Decimal('NaN')"),
     *("Decimal(3)", "Fraction(1, 3)", "np.int64(3)", "np.float64('nan')", "np.float32(0.5)", "np.array([1, 2])", "np.array(3)"),
-    *("np.array([])"),
+    "np.array([])",
     *("np.array([0.5, np.nan])", "np.array([None])", "np.array(['x'])", "np.bool_(True)", "np.ones((2, 2))", "[None]", "['']"),
-    *("['self', 3]"),
+    "['self', 3]",
     *("'self'", "'ngram'", "'none'", "'llama-3.1-8b'", "'llama-3.2-1b'", "'h100-sxm'", "'cuda'", "'topk'", "'full'", "'int8'"),
     *("'fp8'", "'tpot'"),
     *("'throughput'", "'per_token'", "[0.5]", "[0.9, 0.8]", "[2.0]", "('snapkv', 'quest')", "'x' * 300", "'x\\ny'"),

@@ -67,16 +67,18 @@ class Worker:
         return None
 
     def _replace(self) -> None:
+        self.process.kill()
         self.close()
         self.given = 0
         self.folder = Path(tempfile.mkdtemp(prefix="magicdec-fuzz-"))
         self._start()
 
     def close(self) -> None:
-        if self.process.is_alive():
-            self.process.kill()
-        self.process.join()
+        """End the process, which may finish its case first."""
         self.connection.close()
+        self.process.join(2 * LIMIT_S)
+        self.process.kill()
+        self.process.join()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
