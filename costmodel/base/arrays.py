@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import bad
+
+MAX_GRID_POINTS = 10_000_000  # about a gigabyte of results
 
 
 def as_floats(name: str, value: ArrayLike) -> NDArray[np.float64]:
@@ -27,3 +32,19 @@ def as_floats(name: str, value: ArrayLike) -> NDArray[np.float64]:
     except (ValueError, TypeError, OverflowError):  # rows of different lengths, numbers beyond float64
         pass
     raise bad(name, "", "a number or an array of numbers", repr(value))
+
+
+def check_grid(values: Mapping[str, ArrayLike | None]) -> None:
+    """Check that the arrays of several parameters broadcast to one grid of reasonable size.
+
+    Raises:
+        InputError: They do not.
+    """
+    shapes = {name: np.shape(value) for name, value in values.items() if value is not None and np.ndim(value)}
+    shown = ", ".join(f"`{name}` {shape}" for name, shape in shapes.items())
+    try:
+        points = math.prod(np.broadcast_shapes(*shapes.values()))
+    except ValueError:
+        raise bad(next(iter(shapes)), "", "arrays whose shapes broadcast", shown) from None
+    if points > MAX_GRID_POINTS:
+        raise bad(next(iter(shapes)), "", f"at most {MAX_GRID_POINTS:,} points", f"{points:,} from {shown}")

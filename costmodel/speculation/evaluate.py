@@ -10,7 +10,7 @@ from typing import Required, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..base.arrays import as_floats
+from ..base.arrays import as_floats, check_grid
 from ..base.errors import InputError, Problem, bad
 from ..hardware.profile import HardwareProfile
 from ..models.transformer import TransformerConfig
@@ -158,8 +158,9 @@ def evaluate_grid(
     Raises:
         InputError: A value is out of range, or the draft model has a different vocabulary.
     """
-    given = {"batch_size": batch_size, "context_len": context_len, "gamma": gamma, "kv_budget": kv_budget}
-    b, s, g, k = (as_floats(name, value) for name, value in given.items())
+    axes = {"batch_size": batch_size, "context_len": context_len, "gamma": gamma, "kv_budget": kv_budget}
+    b, s, g, k = (as_floats(name, value) for name, value in axes.items())
+    check_grid({name: value for name, value in axes.items() if name != "context_len" or context_weights is None})
     _check_axes(b, s, g, k)
     check_vocabularies(deployment.target, draft.model)
     b = np.ceil(b / deployment.replicas)  # the fullest replica determines the speed

@@ -8,7 +8,7 @@ from magicdec.costmodel.export.document import Options
 from magicdec.costmodel.export.engines import export_plan
 from magicdec.costmodel.plans.plan import Plan
 
-from ..inputs.checks import optional_text, text, whole_number
+from ..inputs.checks import flag, optional_text, text, whole_number
 from ..inputs.plans import resolve_plan
 from ..results.export import ExportResult
 from ..results.plan import PlanResult
@@ -39,11 +39,12 @@ def export(
     Raises:
         InputError: The file is no plan, the engine is unknown, or it can run none of the plan's drafts.
     """
+    engine_version = optional_text("engine_version", engine_version)
     options = Options(
-        optional_text("engine_version", engine_version),
+        engine_version,
         None if context_len is None else whole_number("context_len", context_len),
-        experimental,
-        replay_acceptance,
+        flag("experimental", experimental),
+        flag("replay_acceptance", replay_acceptance),
         optional_text("model_dir", model_dir),
         optional_text("draft_dir", draft_dir),
     )

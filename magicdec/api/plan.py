@@ -96,6 +96,8 @@ def plan(
     >>> found.strategy.draft_kind
     'self'
     """
+    if trace_columns is not None and not isinstance(trace_columns, Mapping):
+        raise bad("trace_columns", "", "the name of a column for each of ours", repr(trace_columns))
     requests = trace if trace is None or isinstance(trace, RequestTrace) else load_trace(text("trace", trace), trace_columns)
     if trace_columns and (trace is None or isinstance(trace, RequestTrace)):
         raise bad("trace_columns", "", "a file in `trace` beside it", "none")

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from magicdec.costmodel.base.arrays import as_floats
+from magicdec.costmodel.base.arrays import as_floats, check_grid
 from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.planning.best_gamma import evaluate_best_gamma
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import GridInputs, evaluate_grid
 
-from ..inputs.checks import check_grid, probabilities, quantities, text
+from ..inputs.checks import probabilities, quantities, text
 from ..inputs.names import DEFAULT_KV_BUDGET, find_draft
 from ..inputs.scenario import Scenario, resolve_scenario
 from ..results.prediction import Prediction

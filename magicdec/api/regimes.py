@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.planning.regimes import (
     admissible_budgets,
@@ -59,7 +60,8 @@ def regimes(
     Raises:
         InputError: A name is unknown, or a value is out of its range.
     """
-    finite("speedup", speedup, "a ratio of at least 1", least=1.0)
+    if finite("speedup", speedup, "a ratio of at least 1", least=1.0) is None:
+        raise bad("speedup", "", "a ratio of at least 1", "None")
     batch_size, context_len = whole_number("batch_size", batch_size), whole_number("context_len", context_len)
     kv_budget = whole_number("kv_budget", kv_budget)
     scenario = resolve_scenario(

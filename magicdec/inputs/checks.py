@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +18,6 @@ from magicdec.costmodel.base.limits import MAX_GPUS, MAX_SEQUENCES, MAX_TOKENS
 
 Choice = TypeVar("Choice", bound=str)
 MAX_PATH_LENGTH = 4096  # of Linux
-MAX_GRID_POINTS = 10_000_000  # about a gigabyte of results
 
 
 def one_of(name: str, value: str | None, known: Sequence[Choice]) -> Choice | None:
@@ -73,8 +71,13 @@ def names(name: str, value: str | Path | Iterable[str | Path]) -> tuple[str, ...
     Raises:
         InputError: Something else is among them.
     """
-    found = (value,) if isinstance(value, str | Path) or not isinstance(value, Iterable) else value
+    found = (value,) if isinstance(value, str | Path) else _several(value)
     return tuple(text(name, one) for one in found)
+
+
+def _several(value: object) -> tuple[Any, ...]:
+    """The items of a list or an array; a single value, an array without axes among them, as the only item."""
+    return tuple(value) if isinstance(value, Iterable) and getattr(value, "shape", None) != () else (value,)
 
 
 def some_names(name: str, value: str | Path | Iterable[str | Path]) -> tuple[str, ...]:
@@ -97,7 +100,7 @@ def whole_numbers(name: str, value: int | Iterable[int] | None) -> tuple[int, ..
     """
     if value is None:
         return ()
-    found = tuple(value) if isinstance(value, Iterable) else (value,)
+    found = _several(value)
     if not found:
         raise bad(name, "", "at least one positive whole number", "none")
     return tuple(whole_number(name, one) for one in found)
@@ -165,19 +168,3 @@ def quantities(name: str, value: ArrayLike, *, whole: bool = True) -> NDArray[np
         expected = f"{'whole ' if whole else ''}numbers from 1 to {most:,}"
         raise bad(name, "", expected, f"{found[wrong].flat[0]:g}")
     return found
-
-
-def check_grid(values: Mapping[str, ArrayLike | None]) -> None:
-    """Check that the arrays of several parameters broadcast to one grid of reasonable size.
-
-    Raises:
-        InputError: They do not.
-    """
-    shapes = {name: np.shape(value) for name, value in values.items() if value is not None and np.ndim(value)}
-    shown = ", ".join(f"`{name}` {shape}" for name, shape in shapes.items())
-    try:
-        points = math.prod(np.broadcast_shapes(*shapes.values()))
-    except ValueError:
-        raise bad(next(iter(shapes)), "", "arrays whose shapes broadcast", shown) from None
-    if points > MAX_GRID_POINTS:
-        raise bad(next(iter(shapes)), "", f"at most {MAX_GRID_POINTS:,} points", f"{points:,} from {shown}")

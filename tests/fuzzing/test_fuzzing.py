@@ -52,7 +52,7 @@ def test_hostile_inputs_are_refused_in_one_message_or_answered_rightly(kind: str
     outcomes = set()
     for number in range(COUNTS[kind]):
         case = case_of(folder, kind, number)
-        verdict = judge(case, folder)
+        verdict = judge(case, folder, limit_s=60)  # of a shared machine
         assert not verdict.problems, f"scripts/fuzz --kind '{kind}' --case {number}: {case.command}"
         outcomes.add(verdict.outcome)
     assert outcomes >= ({"done", "refused"} if kind == "api" else {"0", "2"})  # neither all refused nor none
