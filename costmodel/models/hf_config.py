@@ -19,6 +19,7 @@ from ..hf.keys import Keys, one_of
 from ..hf.prediction import prediction_layers
 from ..hf.quantisation import Storage, read_storage
 from ..hf.rope import rope_of
+from ..hf.stored import TensorList, WeightFiles
 from ..layers.attention import Attention, AttentionKind, Latent
 from ..layers.layer import Layer, LayerGroup, grouped
 from ..layers.mlp import DenseMlp, ExpertMlp
@@ -26,6 +27,7 @@ from ..layers.weights import Weight
 from .architecture import Experts, LatentAttention
 from .plain import plain_layers
 from .transformer import TransformerConfig
+from .weight_files import attached, folder_tensors, with_index_total
 
 __all__ = ["EXECUTABLE_FAMILIES", "UnknownFamilyError", "load_config", "parse_hf_config", "shipped_config", "why_not_executable"]
 
@@ -33,7 +35,14 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 QUANT_FILE = "hf_quant_config.json"
 
 
-def parse_hf_config(raw: object, *, where: str, name: str, quantisation: Mapping[str, object] | None = None) -> TransformerConfig:
+def parse_hf_config(
+    raw: object,
+    *,
+    where: str,
+    name: str,
+    quantisation: Mapping[str, object] | None = None,
+    tensors: TensorList | None = None,
+) -> TransformerConfig:
     """Validate and convert a parsed Hugging Face `config.json`.
 
     Args:
@@ -41,9 +50,10 @@ def parse_hf_config(raw: object, *, where: str, name: str, quantisation: Mapping
         where: The file, for error messages.
         name: Display name of the model.
         quantisation: Content of `hf_quant_config.json`, if the checkpoint has one.
+        tensors: Those of its weight files, for exact sizes and types.
 
     Raises:
-        InputError: A key is missing or has the wrong type, or the model family is not supported.
+        InputError: A key is missing or has the wrong type, the model family is not supported, or the tensors are of another model.
     """
     if not isinstance(raw, Mapping):
         raise bad(where, "", "a mapping", f"{raw!r} ({type(raw).__name__})")
@@ -67,6 +77,10 @@ def parse_hf_config(raw: object, *, where: str, name: str, quantisation: Mapping
     whole.check()
     storage = read_storage(whole if not text.first("expert_dtype") else text, blocks)
     encoders, unknown = encoder_params(whole, sizes.d_model)
+    files = None
+    if tensors is not None:
+        storage.files = files = WeightFiles(tensors, sizes.layers)
+        encoders, unknown = files.encoder_elements, False
     dtype = one_of(text, "dtype", DTYPES, "") or one_of(text, "torch_dtype", DTYPES, "") or one_of(whole, "dtype", DTYPES, "")
     dtype = dtype or one_of(whole, "torch_dtype", DTYPES, "bfloat16")
     base = TransformerConfig(
@@ -95,9 +109,12 @@ def parse_hf_config(raw: object, *, where: str, name: str, quantisation: Mapping
     whole.check()
     notes = (*found.notes, *storage.notes, *_notes(name, storage, unknown, found.layers))
     model = replace(base, rope_theta=theta or base.rope_theta, rope_scaling=scaling, notes=tuple(notes))
+    if files is not None and (embedding := files.of_embedding()) not in (None, model.dtype):
+        model = replace(model, embedding_dtype=embedding)
     mtp, num_mtp = prediction_layers(text, family, sizes, found)
     whole.check()
-    return _with_layers(model, found, storage, mtp, num_mtp)
+    model = _with_layers(model, found, storage, mtp, num_mtp)
+    return model if files is None else attached(model, files)
 
 
 def why_not_executable(config: TransformerConfig) -> str | None:
@@ -202,7 +219,7 @@ def _with_layers(
     model: TransformerConfig, found: Architecture, storage: Storage, mtp: list[Layer], num_mtp: int
 ) -> TransformerConfig:
     """Attach the layers: as the few numbers of a plain decoder if they say the same, else as groups."""
-    stored = [_stored(model.d_model, i, layer, storage) for i, layer in enumerate(found.layers)]
+    stored = [_stored(model.d_model, model.dtype, i, layer, storage) for i, layer in enumerate(found.layers)]
     usual = Counter[str | None]()
     experts = Counter[str | None]()
     for layer in stored:
@@ -223,9 +240,12 @@ def _with_layers(
     return replace(plain or _usual(model, found.layers), groups=groups, mtp=own, num_mtp=num_mtp)
 
 
-def _stored(d_model: int, index: int, layer: Layer, storage: Storage) -> list[tuple[Weight, str | None]]:
+def _stored(d_model: int, own: str, index: int, layer: Layer, storage: Storage) -> list[tuple[Weight, str | None]]:
     weights = (*layer.mixers(d_model), *layer.mlps(d_model))
-    return [(weight, storage.of(index, weight) if storage.anything else None) for weight in weights]
+    if not storage.anything:
+        return [(weight, None) for weight in weights]
+    found = [(weight, storage.of(index, weight)) for weight in weights]
+    return [(weight, dtype if dtype != own else None) for weight, dtype in found]
 
 
 def _prediction_types(model: TransformerConfig, layer: Layer, storage: Storage) -> dict[str, str]:
@@ -298,15 +318,16 @@ def _usual(model: TransformerConfig, layers: list[Layer]) -> TransformerConfig:
     )
 
 
-def load_config(path: str | Path, *, name: str | None = None) -> TransformerConfig:
+def load_config(path: str | Path, *, name: str | None = None, weights: bool = False) -> TransformerConfig:
     """Read a `config.json`, or the one in a checkpoint directory, with the `hf_quant_config.json` beside it.
 
     Args:
         path: The file or the directory.
         name: Display name of the model; the directory name by default.
+        weights: Read the headers of the weight files in the directory too, for exact sizes.
 
     Raises:
-        InputError: The file cannot be read or is not JSON, or the model is not supported.
+        InputError: A file cannot be read or is not JSON, the model is not supported, or its weight files are damaged.
     """
     path = Path(path)
     file = path / "config.json" if path.is_dir() else path
@@ -316,4 +337,6 @@ def load_config(path: str | Path, *, name: str | None = None) -> TransformerConf
     if file.name == "config.json" and beside.is_file():
         quantisation = load_json_object(read_text(beside, QUANT_FILE), str(beside), QUANT_FILE, finite=False)
     shown = name or (path.name if path.is_dir() else path.parent.name)
-    return parse_hf_config(raw, where=str(file), name=shown, quantisation=quantisation)
+    tensors = folder_tensors(path) if weights and path.is_dir() else None
+    model = parse_hf_config(raw, where=str(file), name=shown, quantisation=quantisation, tensors=tensors)
+    return with_index_total(model, path) if weights and path.is_dir() and tensors is None else model

@@ -116,6 +116,7 @@ def prediction_head(target: TransformerConfig, kind: DraftKind) -> TransformerCo
         extra=(),
         extra_vectors=0,
         mtp=(),
+        stored=None,
     )
     if kind == "mtp":
         own = target.mtp or tuple(replace(group, count=1) for group in target.groups[-1:])
