@@ -14,7 +14,7 @@ from magicdec.costmodel.plans.plan import Plan
 
 from .planning import PlanningGrid
 from .runs import TIMES, Run
-from .style import Drawing
+from .style import Drawing, save
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -42,10 +42,10 @@ def write_page(
 
 
 def _save(folder: Path, drawing: Drawing) -> list[Path]:
-    paths = [folder / f"{drawing.name}.{kind}" for kind in ("png", "svg")]
-    for path in paths:
-        drawing.figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return paths
+    paths = {kind: folder / f"{drawing.name}.{kind}" for kind in ("png", "svg")}
+    for kind, path in paths.items():
+        save(drawing.figure, path, kind=kind)
+    return list(paths.values())
 
 
 def _page(drawings: Sequence[Drawing], grid: PlanningGrid, runs: Sequence[Run], plans: Sequence[Plan]) -> str:
@@ -68,7 +68,7 @@ def _provenance(grid: PlanningGrid) -> str:
 
 def _figure(drawing: Drawing) -> str:
     svg = io.StringIO()
-    drawing.figure.savefig(svg, format="svg", metadata={"Date": None})
+    save(drawing.figure, svg, kind="svg")
     inline = svg.getvalue()[svg.getvalue().index("<svg") :]
     caption = f"<figcaption>{html.escape(drawing.caption)}</figcaption>"
     return f"<h2>{html.escape(drawing.title)}</h2><figure>{inline}{caption}</figure>"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -45,6 +48,13 @@ def new_figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
         ax.grid(True, alpha=0.25, linewidth=0.6)
         ax.set_axisbelow(True)
     return figure, axes
+
+
+def save(figure: Figure, target: Path | IO[str], *, kind: str) -> None:
+    """Write a figure as `png` or `svg`. A character that the font lacks, such as an emoji in a name, is drawn as a box."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(target, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
 
 
 def plain(text: str) -> str:

@@ -5,8 +5,8 @@ Dates stay text. Plain YAML would silently keep the last of two equal keys, and 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Hashable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -24,7 +24,7 @@ _KEPT_TAGS = [f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "f
 class _PlainLoader(SafeLoader):
     """Resolves null, booleans and numbers; everything else is text."""
 
-    yaml_implicit_resolvers: ClassVar = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 (as in the base class)
         first: [pair for pair in pairs if pair[0] in _KEPT_TAGS] for first, pairs in SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -46,14 +46,12 @@ def _unique_mapping(loader: Any, node: yaml.MappingNode) -> dict[Hashable, objec
 
 
 def _number(loader: Any, node: yaml.ScalarNode) -> object:
+    """The number, or its text if it cannot be read: what checks the document names the key."""
     read = loader.construct_yaml_int if node.tag.endswith("int") else loader.construct_yaml_float
     try:
-        if len(node.value) > MAX_DIGITS:
-            raise ValueError
-        return read(node)
+        return read(node) if len(node.value) <= MAX_DIGITS else node.value
     except (ValueError, OverflowError):
-        message = f"the number {node.value[:80]!r} cannot be read"
-        raise _error(message, node.start_mark) from None
+        return node.value
 
 
 class _PlainDumper(yaml.SafeDumper):
@@ -107,8 +105,9 @@ def render_yaml(document: object) -> str:
 def _check_events(text: str, where: str) -> None:
     """Refuse what would cost time or memory before anything is built."""
     depth = 0
-    for number, event in enumerate(yaml.parse(text, Loader=SafeLoader)):
-        place = f"line {event.start_mark.line + 1}"
+    for number, (key, event) in enumerate(_with_keys(yaml.parse(text, Loader=SafeLoader))):
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        place = f"line {line}" + (f": {key}" if key else "")
         if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
             raise bad(where, place, "YAML without anchors and aliases", repr(event.anchor))
         if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
@@ -120,3 +119,25 @@ def _check_events(text: str, where: str) -> None:
             raise bad(where, place, f"at most {MAX_DEPTH} levels of nesting", "more")
         if number > MAX_VALUES:
             raise bad(where, place, f"at most {MAX_VALUES:,} values", "more")
+
+
+def _with_keys(events: Iterable[yaml.Event]) -> Iterator[tuple[str, yaml.Event]]:
+    """Each event with the dotted path of keys and list indices that lead to it."""
+    path: list[str | int | None] = []  # None: a mapping whose next key has not been seen
+    mappings: list[bool] = []
+    for event in events:
+        if isinstance(event, yaml.CollectionEndEvent):
+            path.pop(), mappings.pop()
+        is_key = False
+        if isinstance(event, yaml.NodeEvent) and path:
+            is_key = mappings[-1] and path[-1] is None
+            if is_key:
+                path[-1] = str(getattr(event, "value", "?"))[:80]
+            elif not mappings[-1]:
+                path[-1] = path[-1] + 1 if isinstance(path[-1], int) else 0
+        yield ".".join(str(part) for part in path[:MAX_DEPTH] if part is not None), event
+        if isinstance(event, yaml.CollectionStartEvent):
+            path.append(None)
+            mappings.append(isinstance(event, yaml.MappingStartEvent))
+        elif path and mappings[-1] and not is_key:
+            path[-1] = None

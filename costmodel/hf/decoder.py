@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from ..layers.attention import Attention, AttentionKind, Index, Latent
 from ..layers.layer import Layer, LayerGroup
 from ..layers.mlp import DenseMlp, ExpertMlp, MlpKind
-from ..layers.recurrent import Recurrent, gated_delta_net, kimi_delta, lightning, mamba1, mamba2, short_convolution
 from ..layers.weights import Weight
 from .families import Family
 from .keys import Keys
 from .patterns import EXPERT_COUNTS, LayerType, expert_layers, layer_types
+
+if TYPE_CHECKING:
+    from ..layers.recurrent import Recurrent
 
 USED_EXPERTS = (
     "num_experts_per_tok",
@@ -31,7 +34,7 @@ SHARED_WIDTHS = (
 )
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Architecture:
     """What a config says about a model's layers, and what is outside them.
 
@@ -52,7 +55,7 @@ class Architecture:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sizes:
     """Sizes that every decoder has.
 
@@ -115,8 +118,13 @@ def decoder(keys: Keys, family: Family, sizes: Sizes) -> Architecture:
             found.append(Layer(recurrent=state_of(keys, family, sizes), mlp=mlp, norms=norms))
         else:
             found.append(Layer(attention_of(keys, family, sizes, kind, i), mlp=mlp, norms=norms))
-    found_vectors = (family.final_norms - 1) * sizes.d_model
-    return Architecture(found, extra_vectors=found_vectors)
+    if family.layer_vectors:
+        found = [replace(layer, extra_vectors=family.layer_vectors) for layer in found]
+    vectors = (family.final_norms - 1) * sizes.d_model
+    if bias(keys, family.head_bias, family):
+        vectors += keys.whole("vocab_size")
+    table = keys.whole("n_positions", "max_position_embeddings") * sizes.d_model if family.positions else 0
+    return Architecture(found, extra_vectors=vectors, lookup_params=table)
 
 
 def bias(keys: Keys, said: bool | str, family: Family) -> bool:
@@ -151,6 +159,13 @@ def attention_of(keys: Keys, family: Family, sizes: Sizes, kind: LayerType, laye
     gate = {"none": 0, "element": head_dim, "head": 1}[family.gate]
     if family.gate == "element" and not keys.flag(True, "attn_output_gate"):
         gate = 0
+    every = keys.part("per_layer_config")
+    own = every.part(str(layer), f"{layer:02d}", f"{layer:03d}") if every is not None else None
+    if own is not None:
+        heads = own.whole_or(heads, "num_attention_heads") or heads
+        kv_heads = own.whole_or(kv_heads, "num_key_value_heads") or kv_heads
+        head_dim = own.whole_or(head_dim, "head_dim") or head_dim
+        value_dim = own.whole_or(value_dim, "v_head_dim")
     sinks = family.sinks == "all" or (family.sinks == "window" and sliding)
     qkv_bias = bias(keys, family.qkv_bias, family)
     return Attention(
@@ -212,6 +227,8 @@ def latent_of(keys: Keys, sizes: Sizes, layer: int) -> Latent:
 
 def state_of(keys: Keys, family: Family, sizes: Sizes) -> Recurrent:
     """Build the recurrent part of one layer."""
+    from ..layers.recurrent import gated_delta_net, kimi_delta, lightning, mamba1, mamba2, short_convolution
+
     d_model = sizes.d_model
     match family.linear:
         case "delta":
@@ -291,14 +308,11 @@ def experts_of(keys: Keys, family: Family) -> ExpertMlp:
         keys.wrong(keys.first(*USED_EXPERTS) or USED_EXPERTS[0], f"at most num_experts ({num_experts})")
     width = _same(keys, *family.expert_width)
     shared_width = keys.count(*SHARED_WIDTHS)
-    names = SHARED_COUNTS
-    shared = keys.count(*names) if not isinstance(keys.raw.get(keys.first(*names) or ""), list) else _same(keys, *names)
+    shared = _same(keys, *SHARED_COUNTS, ge=0) if keys.first(*SHARED_COUNTS) else family.shared_experts
     if keys.first("shared_intermediate_size"):
         shared_width = keys.count("shared_intermediate_size") * (shared or 1)
     elif not keys.first(*SHARED_WIDTHS):
         shared_width = shared * width
-    if keys.raw.get("model_type") in ("llama4", "llama4_text"):
-        shared_width = width  # one shared expert, which no key mentions
     if keys.flag(True, "use_mixed_mlp_moe") is False:
         shared_width = 0
     return ExpertMlp(
@@ -314,13 +328,13 @@ def experts_of(keys: Keys, family: Family) -> ExpertMlp:
     )
 
 
-def _same(keys: Keys, *names: str) -> int:
+def _same(keys: Keys, *names: str, ge: int = 1) -> int:
     """A number that may be given as a list of one number per layer, all of them equal."""
     name = keys.first(*names)
     listed = keys.wholes(name) if name is not None and isinstance(keys.raw[name], list) else None
     if listed is None:
-        return keys.whole(*names)
-    if not listed or len(set(listed)) > 1 or listed[0] < 1:
+        return keys.whole(*names, ge=ge) if ge else keys.count(*names)
+    if not listed or len(set(listed)) > 1 or listed[0] < ge:
         keys.wrong(name or names[0], "one number for all layers")
         return 1
     return listed[0]

@@ -11,7 +11,7 @@ Linear = Literal["none", "delta", "kimi", "lightning", "mamba1", "mamba2", "conv
 Pattern = Literal["none", "all", "types"]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)  # not frozen: ninety of them are made at every start
 class Family:
     """Architecture of a model family, where it differs from Llama and `config.json` does not say so.
 
@@ -40,6 +40,10 @@ class Family:
         latent: Full attention is latent attention.
         linear: Kind of layers with a state.
         builder: Which function builds the layers.
+        shared_experts: Shared experts, if no key says how many.
+        head_bias: The LM head has a bias, or the key that says so.
+        layer_vectors: Further parameters of each layer that are no matrices.
+        positions: Positions are learned: a table beside the embedding.
         head_dim: Width of a head, if no key says so; 0 for the model's width over the heads.
         executable: The executor can run the family.
     """
@@ -68,6 +72,10 @@ class Family:
     latent: bool = False
     linear: Linear = "none"
     builder: Literal["decoder", "blocks", "gemma", "deepseek_v4", "nas", "parallel", "mamba"] = "decoder"
+    shared_experts: int = 0
+    head_bias: bool | str = False
+    layer_vectors: int = 0
+    positions: bool = False
     head_dim: int = 0
     executable: bool = False
 
@@ -111,7 +119,7 @@ FAMILIES: dict[str, Family] = {
     "afmoe": Family(
         qk_norm="head", norms=4, window="types", window_pattern=4, gate="element", experts=True, first_dense=1, router_vector=True
     ),
-    "apertus": Family(qk_norm="head", gated=False, qkv_bias="attention_bias", o_bias="attention_bias"),
+    "apertus": Family(layer_vectors=2, qk_norm="head", gated=False, qkv_bias="attention_bias", o_bias="attention_bias"),
     "bailing_moe": Family(experts=True),
     "bailing_moe_v2": Family(experts=True, qk_norm="head", first_dense=1),
     "bamba": MAMBA2_HYBRID,
@@ -148,7 +156,7 @@ FAMILIES: dict[str, Family] = {
     "glm4v_moe": GLM_MOE,
     "glm4_moe_lite": replace(DEEPSEEK, first_dense=1),
     "glm_moe_dsa": DEEPSEEK,
-    "gpt2": Family(qkv_bias=True, o_bias=True, mlp_bias=True, norms=4, final_norms=2, gated=False, tied=True),
+    "gpt2": Family(positions=True, qkv_bias=True, o_bias=True, mlp_bias=True, norms=4, final_norms=2, gated=False, tied=True),
     "gpt_neox": Family(
         qkv_bias="attention_bias", o_bias="attention_bias", bias_default=True, mlp_bias=True, norms=4, final_norms=2, gated=False
     ),
@@ -159,6 +167,7 @@ FAMILIES: dict[str, Family] = {
     "helium": replace(LLAMA, head_dim=128),
     "hunyuan_v1_dense": Family(qk_norm="head", qkv_bias="attention_bias", o_bias="attention_bias"),
     "hunyuan_v1_moe": Family(
+        shared_experts=1,
         qk_norm="head",
         qkv_bias="attention_bias",
         o_bias="attention_bias",
@@ -173,10 +182,9 @@ FAMILIES: dict[str, Family] = {
     "kimi_linear": KIMI,
     "lfm2": Family(qk_norm="head", linear="convolution", tied=True),
     "lfm2_moe": Family(qk_norm="head", linear="convolution", tied=True, experts=True, first_dense=2),
-    "llama4": Family(experts=True, expert_width=WIDTH, dense_width=("intermediate_size_mlp",), window="types"),
+    "llama4": Family(shared_experts=1, experts=True, expert_width=WIDTH, dense_width=("intermediate_size_mlp",), window="types"),
     "mamba": Family(norms=1, tied=True, linear="mamba1", builder="mamba"),
     "mamba2": Family(norms=1, linear="mamba2", builder="mamba"),
-    "mellum": QWEN3,
     "mimo": Family(qkv_bias=True),
     "mimo_v2_flash": Family(window="types", sinks="window", experts=True),
     "minicpm": LLAMA,
@@ -187,7 +195,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "ministral": Family(window="types", head_dim=128),
     "ministral3": Family(window="all", head_dim=128),
-    "nanochat": Family(gated=False),
+    "nanochat": Family(gated=False, norms=0, final_norms=0),
     "nemotron": Family(
         gated=False, norms=4, final_norms=2, qkv_bias="attention_bias", o_bias="attention_bias", mlp_bias="mlp_bias"
     ),
@@ -199,10 +207,17 @@ FAMILIES: dict[str, Family] = {
     "olmo2": Family(qk_norm="all", qkv_bias="attention_bias", o_bias="attention_bias"),
     "olmo3": Family(qk_norm="all", window="types", window_pattern=4, qkv_bias="attention_bias", o_bias="attention_bias"),
     "olmoe": Family(qk_norm="all", experts=True, expert_width=WIDTH, qkv_bias="attention_bias", o_bias="attention_bias"),
-    "phi": Family(qkv_bias=True, o_bias=True, mlp_bias=True, norms=2, final_norms=2, gated=False, qk_norm="none"),
+    "phi": Family(head_bias=True, qkv_bias=True, o_bias=True, mlp_bias=True, norms=2, final_norms=2, gated=False, qk_norm="none"),
     "phi3": Family(window="all"),
     "phimoe": Family(
-        qkv_bias="attention_bias", o_bias="attention_bias", norms=4, final_norms=2, experts=True, expert_width=WIDTH, window="all"
+        qkv_bias="attention_bias",
+        o_bias="attention_bias",
+        norms=4,
+        final_norms=2,
+        head_bias="lm_head_bias",
+        experts=True,
+        expert_width=WIDTH,
+        window="all",
     ),
     "qwen2_moe": Family(qkv_bias=True, window="types", experts=True, shared_gate=True),
     "qwen3_5": QWEN_HYBRID,

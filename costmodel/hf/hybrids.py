@@ -92,6 +92,8 @@ def _mamba_hybrid(keys: Keys, family: Family, sizes: Sizes) -> Architecture:
     if types is None and keys.first("attn_layer_period") is not None:
         period, offset = keys.whole("attn_layer_period"), keys.count("attn_layer_offset")
         types = ["attention" if i % period == offset else "mamba" for i in range(sizes.layers)]
+    if types is None and family.linear == "mamba2":
+        types = ["mamba"] * sizes.layers
     if types is None:
         keys.wrong("layer_types", f"mamba or attention for each of the {sizes.layers} layers")
         return Architecture([])

@@ -37,6 +37,8 @@ def layer_types(keys: Keys, layers: int, family: Family) -> list[LayerType]:
             keys.wrong("layer_types", f"{' or '.join(TYPE_NAMES)} for each of the {layers} layers", unknown[0])
             return ["full"] * layers
         return [TYPE_NAMES[name] for name in named]
+    if keys.first("layer_types") is not None:
+        return ["full"] * layers  # it is wrong, and noted
     for rule in (_by_list, _by_pattern):
         found = rule(keys, layers, family)
         if found is not None:

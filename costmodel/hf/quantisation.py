@@ -84,7 +84,7 @@ METHODS = (
 )
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Patterns:
     """Names of modules, as configs write them: whole names, parents, parts of names, globs, regular expressions."""
 
@@ -133,7 +133,7 @@ class StoredTypes(Protocol):
     def of_head(self) -> str | None: ...
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Storage:
     """How matrices are stored.
 
@@ -144,7 +144,6 @@ class Storage:
         named: Dtype by module name.
         targets: Dtype of modules by pattern.
         kv_dtype: Dtype of the KV cache, if it is stated.
-        notes: What a reader must know.
         files: The weight files, which have the last word.
     """
 
@@ -153,7 +152,6 @@ class Storage:
     kept: Patterns = field(default_factory=Patterns)
     named: dict[str, str] = field(default_factory=dict)
     kv_dtype: str | None = None
-    notes: list[str] = field(default_factory=list)
     files: StoredTypes | None = None
 
     @property

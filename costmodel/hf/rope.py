@@ -64,6 +64,8 @@ def rope_of(keys: Keys, context: int, *, executable: bool) -> tuple[float | None
             rope.wrong(key, "'default', 'linear', 'llama3' or 'yarn'")
     if word not in kinds:
         return theta, None
+    if rope.first("factor") is None:
+        rope.wrong("factor", "a value")
     factor = rope.number(1.0, "factor")
     if factor < 1:
         rope.wrong("factor", "at least 1")

@@ -10,7 +10,7 @@ from .weights import Weight
 QkNorm = Literal["none", "head", "all"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Index:
     """An indexer: a small attention that scores every cached entry and lets each query read only the best ones.
 
@@ -57,7 +57,7 @@ class Index:
         return self.vectors if self.computed else 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Attention:
     """Multi-head or grouped-query attention: full, or over a sliding window, over the own chunk, or over chosen entries.
 
@@ -170,7 +170,7 @@ class Attention:
         return kind + (", cache of an earlier layer" if self.shares_kv else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Latent:
     """Multi-head latent attention: one small vector per token, from which keys and values of all heads are computed.
 
@@ -260,7 +260,7 @@ class Latent:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compressed:
     """Attention over a sliding window and over older entries, of which each stands for several tokens.
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .attention import AttentionKind
-from .mlp import MlpKind
-from .recurrent import Recurrent
 from .weights import Weight
+
+if TYPE_CHECKING:
+    from .attention import AttentionKind
+    from .mlp import MlpKind
+    from .recurrent import Recurrent
 
 Stored = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Counted:
     """A layer counted from the modules of another library: its matrices, and what it keeps.
 
@@ -50,7 +53,7 @@ class Counted:
         return self.kind
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Layer:
     """One decoder layer: what it mixes tokens with, and what it does to each token.
 
@@ -95,7 +98,7 @@ class Layer:
         return " + ".join(part.title for part in parts if part is not None) or "nothing"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerGroup:
     """Equal layers.
 

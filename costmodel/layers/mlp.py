@@ -17,7 +17,7 @@ def _pair(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DenseMlp:
     """A dense MLP.
 
@@ -54,7 +54,7 @@ class DenseMlp:
         return f"MLP of {self.d_ff:,}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExpertMlp:
     """A mixture of experts. How a router chooses, by groups or not, does not change what is counted.
 

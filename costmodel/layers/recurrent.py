@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .weights import Weight
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recurrent:
     """A layer with a state instead of a KV cache.
 

@@ -12,7 +12,7 @@ Split = Literal["outputs", "inputs", "none"]
 Role = Literal["linear", "expert", "router"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Matrix:
     """A weight matrix on one GPU.
 
@@ -46,7 +46,7 @@ class Matrix:
         return self.params * BYTES_PER_ELEMENT[self.dtype]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Weight:
     """A weight matrix of one layer, before it is split over GPUs.
 

@@ -7,19 +7,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..base.errors import InputError, Problem, bad
 from ..base.files import read_text
 from ..base.json_text import load_json_object
-from ..hf.decoder import Architecture, dense_width, sizes_of
-from ..hf.encoders import encoder_params
+from ..hf.decoder import Architecture, Sizes, decoder, dense_width, sizes_of
 from ..hf.families import EXECUTABLE_FAMILIES, FAMILIES, Family, family_name
-from ..hf.hybrids import build
 from ..hf.keys import Keys, one_of
-from ..hf.prediction import prediction_layers
-from ..hf.quantisation import Storage, read_storage
+from ..hf.patterns import modules_of_prediction
 from ..hf.rope import rope_of
-from ..hf.stored import TensorList, WeightFiles
 from ..layers.attention import Attention, AttentionKind, Latent
 from ..layers.layer import Layer, LayerGroup, grouped
 from ..layers.mlp import DenseMlp, ExpertMlp
@@ -27,11 +24,15 @@ from ..layers.weights import Weight
 from .architecture import Experts, LatentAttention
 from .plain import plain_layers
 from .transformer import TransformerConfig
-from .weight_files import attached, folder_tensors, with_index_total
+
+if TYPE_CHECKING:
+    from ..hf.quantisation import Storage
+    from ..hf.stored import TensorList
 
 __all__ = ["EXECUTABLE_FAMILIES", "UnknownFamilyError", "load_config", "parse_hf_config", "shipped_config", "why_not_executable"]
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
+ENCODERS = ("vision_config", "audio_config", "vision_encoder_config")
 QUANT_FILE = "hf_quant_config.json"
 
 
@@ -73,13 +74,26 @@ def parse_hf_config(
     if family.builder == "decoder" and not family.experts:
         dense_width(text, family, sizes)
     whole.check()
-    found = build(text, family, sizes)
+    found = _architecture(text, family, sizes)
     whole.check()
-    storage = read_storage(whole if not text.first("expert_dtype") else text, blocks)
-    encoders, unknown = encoder_params(whole, sizes.d_model)
+    storage = None
+    if blocks or text.first("expert_dtype"):
+        from ..hf.quantisation import read_storage
+
+        storage = read_storage(text, blocks)
+    encoders, unknown = 0, False
+    if whole.first(*ENCODERS):
+        from ..hf.encoders import encoder_params
+
+        encoders, unknown = encoder_params(whole, sizes.d_model)
     files = None
     if tensors is not None:
-        storage.files = files = WeightFiles(tensors, sizes.layers)
+        from ..hf.quantisation import Storage
+        from ..hf.stored import WeightFiles
+
+        files = WeightFiles(tensors, sizes.layers)
+        storage = storage or Storage()
+        storage.files = files
         encoders, unknown = files.encoder_elements, False
     dtype = one_of(text, "dtype", DTYPES, "") or one_of(text, "torch_dtype", DTYPES, "") or one_of(whole, "dtype", DTYPES, "")
     dtype = dtype or one_of(whole, "torch_dtype", DTYPES, "bfloat16")
@@ -96,7 +110,7 @@ def parse_hf_config(
         max_context_len=context,
         tied_embeddings=_tied(whole, text, family),
         dtype=dtype,
-        kv_dtype=storage.kv_dtype,
+        kv_dtype=storage.kv_dtype if storage else None,
         rope_theta=text.number(text.number(10_000.0, "rope_theta"), "rope_theta"),
         norm_eps=text.number(1e-6, "rms_norm_eps", "layer_norm_eps", "layernorm_epsilon", "layer_norm_epsilon", "norm_eps"),
         extra=found.extra,
@@ -105,16 +119,26 @@ def parse_hf_config(
         vision_params=encoders,
         state_dtype=_state_dtype(text),
     )
+    if "rms_norm_eps" in text.raw and text.raw["rms_norm_eps"] is None:
+        text.wrong("rms_norm_eps", "a valid number")
     theta, scaling = rope_of(text, context, executable=family.executable)
     whole.check()
-    notes = (*found.notes, *storage.notes, *_notes(name, storage, unknown, found.layers))
+    notes = (*found.notes, *_notes(name, storage, unknown, found.layers))
     model = replace(base, rope_theta=theta or base.rope_theta, rope_scaling=scaling, notes=tuple(notes))
     if files is not None and (embedding := files.of_embedding()) not in (None, model.dtype):
         model = replace(model, embedding_dtype=embedding)
-    mtp, num_mtp = prediction_layers(text, family, sizes, found)
+    mtp, num_mtp = list[Layer](), 0
+    if modules_of_prediction(text):
+        from ..hf.prediction import prediction_layers
+
+        mtp, num_mtp = prediction_layers(text, family, sizes, found)
     whole.check()
     model = _with_layers(model, found, storage, mtp, num_mtp)
-    return model if files is None else attached(model, files)
+    if files is None:
+        return model
+    from .weight_files import attached
+
+    return attached(model, files)
 
 
 def why_not_executable(config: TransformerConfig) -> str | None:
@@ -136,6 +160,15 @@ def shipped_config(raw: Mapping[str, object], *, name: str) -> TransformerConfig
         name: Display name of the model.
     """
     return parse_hf_config(raw, where=f"{name}.json", name=name)
+
+
+def _architecture(text: Keys, family: Family, sizes: Sizes) -> Architecture:
+    """The layers of any family; what only some of them need is loaded when they do."""
+    if family.builder == "decoder":
+        return decoder(text, family, sizes)
+    from ..hf.hybrids import build
+
+    return build(text, family, sizes)
 
 
 class UnknownFamilyError(InputError):
@@ -188,7 +221,7 @@ def _context(text: Keys) -> int:
 
 
 def _tied(whole: Keys, text: Keys, family: Family) -> bool:
-    source = text if text.first("tie_word_embeddings") is not None else whole
+    source = whole if whole.first("tie_word_embeddings") is not None else text
     return source.flag(family.tied, "tie_word_embeddings", "tie_embedding")
 
 
@@ -197,11 +230,11 @@ def _state_dtype(text: Keys) -> str | None:
     return dtype if dtype in DTYPES else None
 
 
-def _notes(name: str, storage: Storage, unknown: bool, layers: list[Layer]) -> list[str]:
+def _notes(name: str, storage: Storage | None, unknown: bool, layers: list[Layer]) -> list[str]:
     found = []
     upper = name.upper()
     hint = next((word for word in ("NVFP4", "MXFP4", "FP8", "INT4", "INT8", "AWQ", "GPTQ", "4BIT", "8BIT") if word in upper), None)
-    if hint and not storage.anything:
+    if hint and not (storage and storage.anything):
         found.append(
             f"the name says {hint}, the config says nothing of it: weights count as stored in 16 bits ({QUANT_FILE} is read too)"
         )
@@ -216,7 +249,7 @@ def _notes(name: str, storage: Storage, unknown: bool, layers: list[Layer]) -> l
 
 
 def _with_layers(
-    model: TransformerConfig, found: Architecture, storage: Storage, mtp: list[Layer], num_mtp: int
+    model: TransformerConfig, found: Architecture, storage: Storage | None, mtp: list[Layer], num_mtp: int
 ) -> TransformerConfig:
     """Attach the layers: as the few numbers of a plain decoder if they say the same, else as groups."""
     stored = [_stored(model.d_model, model.dtype, i, layer, storage) for i, layer in enumerate(found.layers)]
@@ -227,7 +260,13 @@ def _with_layers(
             (experts if weight.role == "expert" else usual)[dtype] += 1 if weight.role != "router" else 0
     linear = usual.most_common(1)[0][0] if usual.total() else None
     expert = experts.most_common(1)[0][0] if experts.total() else linear
-    model = replace(model, linear_dtype=linear, expert_dtype=expert, head_dtype=None if model.tied_embeddings else storage.head())
+    head = storage.head() if storage and not model.tied_embeddings else None
+    model = replace(
+        model,
+        linear_dtype=linear,
+        expert_dtype=expert,
+        head_dtype=head,
+    )
     defaults = {"linear": linear, "expert": expert, "router": None}
     differing = [
         {weight.name: dtype or model.dtype for weight, dtype in layer if dtype != defaults[weight.role]} for layer in stored
@@ -240,17 +279,17 @@ def _with_layers(
     return replace(plain or _usual(model, found.layers), groups=groups, mtp=own, num_mtp=num_mtp)
 
 
-def _stored(d_model: int, own: str, index: int, layer: Layer, storage: Storage) -> list[tuple[Weight, str | None]]:
+def _stored(d_model: int, own: str, index: int, layer: Layer, storage: Storage | None) -> list[tuple[Weight, str | None]]:
     weights = (*layer.mixers(d_model), *layer.mlps(d_model))
-    if not storage.anything:
+    if storage is None:
         return [(weight, None) for weight in weights]
     found = [(weight, storage.of(index, weight)) for weight in weights]
     return [(weight, dtype if dtype != own else None) for weight, dtype in found]
 
 
-def _prediction_types(model: TransformerConfig, layer: Layer, storage: Storage) -> dict[str, str]:
+def _prediction_types(model: TransformerConfig, layer: Layer, storage: Storage | None) -> dict[str, str]:
     """Prediction modules are usually kept in 16 bits beside 4-bit layers, and quantised with those in 8 bits."""
-    if storage.usual == "fp8" and not storage.named:
+    if storage is None or (storage.usual == "fp8" and not storage.named):
         return {}
     return {weight.name: model.dtype for weight in (*layer.mixers(model.d_model), *layer.mlps(model.d_model))}
 
@@ -337,6 +376,10 @@ def load_config(path: str | Path, *, name: str | None = None, weights: bool = Fa
     if file.name == "config.json" and beside.is_file():
         quantisation = load_json_object(read_text(beside, QUANT_FILE), str(beside), QUANT_FILE, finite=False)
     shown = name or (path.name if path.is_dir() else path.parent.name)
-    tensors = folder_tensors(path) if weights and path.is_dir() else None
+    if not (weights and path.is_dir()):
+        return parse_hf_config(raw, where=str(file), name=shown, quantisation=quantisation)
+    from .weight_files import folder_tensors, with_index_total
+
+    tensors = folder_tensors(path)
     model = parse_hf_config(raw, where=str(file), name=shown, quantisation=quantisation, tensors=tensors)
-    return with_index_total(model, path) if weights and path.is_dir() and tensors is None else model
+    return with_index_total(model, path) if tensors is None else model

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..layers.attention import AttentionKind
 from ..layers.dtypes import BYTES_PER_ELEMENT, smaller
 from ..layers.layer import Layer, LayerGroup, merged
-from ..layers.recurrent import Recurrent
 from ..layers.weights import Matrix, Operator, Weight
 from .architecture import Experts, LatentAttention, RopeScaling, StoredWeights
 from .plain import plain_layers
+
+if TYPE_CHECKING:
+    from ..layers.recurrent import Recurrent
 
 KindT = TypeVar("KindT")
 __all__ = ["BYTES_PER_ELEMENT", "Matrix", "Operator", "TransformerConfig"]

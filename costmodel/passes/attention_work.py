@@ -58,7 +58,7 @@ class AttentionWork:
     read_len: Array
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PassShape:
     """The shape of a pass; arrays broadcast.
 

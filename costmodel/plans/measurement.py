@@ -10,16 +10,19 @@ import pydantic
 
 from ..base.files import read_text
 from ..base.json_text import load_json_object
-from ..base.limits import MAX_DATA_BYTES
+from ..base.limits import MAX_DATA_BYTES, MAX_TOKENS
 from ..base.validation import Name, StrictModel, validate_mapping
 from .plan import Plan
-from .strategy import Strategy
+from .strategy import MAX_GAMMA, Strategy
 from .workload import Workload
 
 SCHEMA_VERSION: Literal[1] = 1
 CONTEXT_TOLERANCE = 1 / 32  # real prompts do not have exactly the planned length
 
-Seconds = pydantic.PositiveFloat
+Seconds = Annotated[float, pydantic.Field(gt=0.0, le=1e9)]  # thirty years
+Rate = Annotated[float, pydantic.Field(ge=0.0, le=1e24)]
+Ratio = Annotated[float, pydantic.Field(gt=0.0, le=1e9)]
+Count = Annotated[int, pydantic.Field(ge=0, le=MAX_TOKENS)]
 Share = Annotated[float, pydantic.Field(ge=0.0, le=1.0)]
 
 
@@ -93,24 +96,24 @@ class Measurement(StrictModel):
     measured_draft_step_s: Seconds | None = None
     measured_gamma_draft_step_s: Seconds | None = None
     measured_select_step_s: Seconds | None = None
-    measured_target_bytes_per_s: float | None = None
-    measured_target_flop_per_s: float | None = None
-    measured_verify_bytes_per_s: float
-    measured_verify_flop_per_s: float
-    measured_peak_memory_bytes: float
-    measured_round_overhead_s: float
+    measured_target_bytes_per_s: Rate | None = None
+    measured_target_flop_per_s: Rate | None = None
+    measured_verify_bytes_per_s: Rate
+    measured_verify_flop_per_s: Rate
+    measured_peak_memory_bytes: Rate
+    measured_round_overhead_s: Annotated[float, pydantic.Field(ge=-1e9, le=1e9)]
     measured_speculative_tpot_s: Seconds
     measured_autoregressive_tpot_s: Seconds | None = None
-    measured_speedup: Seconds | None = None
-    throughput_tokens_per_s: pydantic.PositiveFloat
+    measured_speedup: Ratio | None = None
+    throughput_tokens_per_s: Annotated[float, pydantic.Field(gt=0.0, le=1e15)]
     acceptance_rate: Share | None = None
     acceptance_by_position: list[Share | None] = pydantic.Field(default_factory=list)
-    mean_acceptance_length: float = pydantic.Field(ge=1.0)
-    rounds: pydantic.PositiveInt
-    tokens: pydantic.PositiveInt
+    mean_acceptance_length: float = pydantic.Field(ge=1.0, le=MAX_GAMMA + 1)
+    rounds: Annotated[Count, pydantic.Field(ge=1)]
+    tokens: Annotated[Count, pydantic.Field(ge=1)]
     outputs_identical: bool | None = None
-    tokens_compared: pydantic.NonNegativeInt = 0
-    prefill_s: float
+    tokens_compared: Count = 0
+    prefill_s: Annotated[float, pydantic.Field(ge=0.0, le=1e9)]
     environment: Environment
     schema_version: Literal[1] = SCHEMA_VERSION
 

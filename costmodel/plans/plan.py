@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from ..base.errors import InputError, Problem, bad
 from ..base.files import read_text
@@ -17,6 +17,9 @@ from ..models.transformer import TransformerConfig
 from .policy_table import PolicyTable
 from .strategy import MAX_GAMMA, Strategy
 from .workload import Workload
+
+Bound = Literal["compute", "weights", "kv", "communication", "overhead"]  # as in `passes.roofline`
+PASSES = ("target", "draft", "verify")
 
 
 def fingerprint(model: TransformerConfig) -> str:
@@ -119,12 +122,16 @@ class PredictedRound:
     predicted_speedup_low: NotNegative
     predicted_speedup_high: Positive
     predicted_memory_bytes: NotNegative
-    bound: Literal["compute", "weights", "kv", "communication", "overhead"]
+    bound: Bound
     breakdown: dict[str, dict[str, NotNegative]]
 
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
+        for name, parts in self.breakdown.items():
+            if name not in PASSES or not set(parts) <= set(get_args(Bound)):
+                expected = f"times of {', '.join(PASSES)} by {', '.join(get_args(Bound))}"
+                raise InputError(Problem("plan", f"breakdown.{name}", expected, ", ".join(parts)))
         if not self.predicted_speedup_low <= self.predicted_speedup <= self.predicted_speedup_high:
             expected = f"an interval from predicted_speedup_low to _high around predicted_speedup ({self.predicted_speedup})"
             found = f"{self.predicted_speedup_low} to {self.predicted_speedup_high}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.base.errors import InputError, bad
 from magicdec.costmodel.hardware.catalog import resolve_profile
 
 from ..inputs.checks import names, text, whole_number, whole_numbers
@@ -53,10 +55,12 @@ def report(
     """
     from magicdec.reports.page import write_page
     from magicdec.reports.planning import PlanningGrid, planning_figures
-    from magicdec.reports.runs import read_runs, run_figures
+    from magicdec.reports.runs import PLAN_SUFFIXES, read_runs, run_figures
 
     output = Path(text("output", output))
-    runs, plans = read_runs(names("files", files))
+    files = names("files", files)
+    runs, plans = read_runs(files)
+    given = {name for name, value in (("model", model), ("hardware", hardware), ("num_gpus", num_gpus)) if value is not None}
     planned = plans[0] if plans else None
     if tensor_parallel is None and num_gpus is None and planned:
         tensor_parallel = planned.hardware.tensor_parallel
@@ -66,7 +70,10 @@ def report(
         hardware = planned.hardware.name if planned else "h100-sxm"
     if num_gpus is None:
         num_gpus = planned.hardware.num_gpus if planned else 8
-    scenario = resolve_scenario(model, hardware, num_gpus=num_gpus, tensor_parallel=tensor_parallel)
+    try:
+        scenario = resolve_scenario(model, hardware, num_gpus=num_gpus, tensor_parallel=tensor_parallel)
+    except InputError as error:
+        raise _of_plan(error, next((file for file in files if file.endswith(PLAN_SUFFIXES)), None), given) from None
     kv_budget = whole_number("kv_budget", kv_budget)
     found = find_draft(draft, kv_policy, scenario.deployment, kv_budget)
     if found.kind == "none":
@@ -82,3 +89,16 @@ def report(
     )
     page, *figures = write_page(output, [*planning_figures(grid), *run_figures(runs)], grid, runs, plans)
     return ReportFiles(page, (page, *figures))
+
+
+def _of_plan(error: InputError, plan_file: str | None, given: AbstractSet[str]) -> InputError:
+    """The error about a plan's own model or machine, naming file and key."""
+    keys = {"model": "target.name", "hardware": "hardware.name", "num_gpus": "hardware.num_gpus"}
+    return InputError(
+        *(
+            replace(problem, where=plan_file, key=keys[problem.where])
+            if plan_file is not None and problem.where in keys and problem.where not in given
+            else problem
+            for problem in error.problems
+        )
+    )

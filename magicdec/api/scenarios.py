@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from magicdec.costmodel.base.csv_text import read_csv
@@ -67,7 +68,13 @@ def _predicted(row: ScenarioRow) -> dict[str, str]:
     try:
         return _predict_row(row)
     except InputError as error:
-        return {**dict.fromkeys(ADDED_COLUMNS, ""), "error": str(error).replace("\n", "; ")}
+        return {**dict.fromkeys(ADDED_COLUMNS, ""), "error": "; ".join(_by_column(error))}
+
+
+def _by_column(error: InputError) -> list[str]:
+    """The problems, with the names of columns instead of parameters."""
+    columns = {"model": "target", "draft": "draft_model"}
+    return [str(replace(problem, where=columns.get(problem.where, problem.where))) for problem in error.problems]
 
 
 def _predict_row(row: ScenarioRow) -> dict[str, str]:

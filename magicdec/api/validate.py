@@ -101,6 +101,8 @@ def _compared(measured: Measurement, models: dict[str, str], where: str) -> list
 
 
 def _draw(drawing: Drawing, folder: Path) -> None:
+    from magicdec.reports.style import save
+
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("png", "svg"):
-        drawing.figure.savefig(folder / f"{drawing.name}.{kind}", dpi=150)
+        save(drawing.figure, folder / f"{drawing.name}.{kind}", kind=kind)

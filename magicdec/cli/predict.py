@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import click
@@ -117,6 +116,8 @@ def _refuse_beside_scenarios() -> None:
 def _predict_scenarios(source: str, *, as_json: bool, output: str | None) -> None:
     import json
 
+    from magicdec.costmodel.base.errors import bad
+
     from ..api.scenarios import predict_scenarios
     from ..files.writing import write_text
 
@@ -127,4 +128,4 @@ def _predict_scenarios(source: str, *, as_json: bool, output: str | None) -> Non
     if as_json:
         click.echo(json.dumps(table.document(), indent=2, allow_nan=False))
     if not table.predicted:
-        sys.exit(2)
+        raise bad(source, "error", "a scenario that can be predicted", f"none; the first says: {table.cells[0]['error']}")

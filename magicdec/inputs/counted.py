@@ -46,22 +46,22 @@ def counted_model(raw: Mapping[str, object], *, where: str, name: str, error: In
             layers.setdefault(int(found[1]), {})[found[2]] = tuple(value.shape)
     if not layers:
         raise error
-    used, notes = next((int(getattr(text, key)) for key in _USED if getattr(text, key, None)), 1), list[str]()
-    width = int(getattr(text, "hidden_size", 0) or 0)
+    used, notes = int(next((value for key in _USED if (value := _number(text, key))), 1)), list[str]()
+    width = int(_number(text, "hidden_size") or 0)
     built = [_layer(shapes, linear, text, i, used, notes) for i, shapes in sorted(layers.items())]
     embedding = model.get_input_embeddings().weight.shape
     head = model.get_output_embeddings()
     separate = head is not None and head.weight is not model.get_input_embeddings().weight
     params = sum(value.numel() for value in model.parameters())
     dtype = str(getattr(text, "dtype", None) or "bfloat16").removeprefix("torch.")
-    heads = int(getattr(text, "num_attention_heads", 1) or 1)
+    heads = int(_number(text, "num_attention_heads") or 1)
     config = TransformerConfig(
         name=name,
         family=str(raw.get("model_type")),
         num_layers=len(built),
         d_model=width or int(embedding[-1]),
         num_heads=heads,
-        num_kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
+        num_kv_heads=int(_number(text, "num_key_value_heads") or heads),
         head_dim=_head_dim(text, heads),
         d_ff=int(_number(text, "intermediate_size") or 4 * width),
         vocab_size=int(embedding[0]),
@@ -155,7 +155,7 @@ def _goes_back(name: str) -> bool:
 
 def _attention(shapes: Mapping[str, tuple[int, ...]], linear: Mapping[str, bool], text: Any, index: int) -> Attention | None:
     """What a layer caches, by the widths of the projections to keys and values."""
-    heads = int(getattr(text, "num_attention_heads", 0) or 0)
+    heads = int(_number(text, "num_attention_heads") or 0)
     if not heads:
         return None
     widths = {name: shape[1] if linear.get(name) else shape[0] for name, shape in shapes.items() if len(shape) == 2}
@@ -172,7 +172,7 @@ def _attention(shapes: Mapping[str, tuple[int, ...]], linear: Mapping[str, bool]
     kv_heads = keys // head_dim
     types = getattr(text, "layer_types", None)
     sliding = isinstance(types, list | tuple) and index < len(types) and types[index] == "sliding_attention"
-    window = getattr(text, "sliding_window", None) if sliding else None
+    window = _number(text, "sliding_window") if sliding else None
     value_dim = values // kv_heads
     return Attention(
         heads, kv_heads, head_dim, value_dim if value_dim != head_dim else None, window=int(window) if window else None
@@ -184,5 +184,8 @@ def _head_dim(text: Any, heads: int) -> int:
 
 
 def _number(text: Any, name: str) -> float | None:
-    value = getattr(text, name, None)
+    try:
+        value = getattr(text, name, None)
+    except Exception:  # a value that differs between layers is refused with an error of transformers' own
+        return None
     return value if isinstance(value, int | float) and value > 0 else None

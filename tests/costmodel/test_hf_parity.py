@@ -197,7 +197,7 @@ def test_a_latent_cache_holds_what_the_down_projection_puts_out(case: str) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", builtin_configs())
+@pytest.mark.parametrize("name", [name for name, file in builtin_configs().items() if '"source"' not in file.read_text("utf-8")])
 def test_a_built_in_model_has_the_parameters_that_transformers_would_allocate(name: str) -> None:
     raw = json.loads(builtin_configs()[name].read_text(encoding="utf-8"))
     raw.pop("quantization_config", None)  # the same parameters, in other types

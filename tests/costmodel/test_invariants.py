@@ -237,8 +237,8 @@ def test_on_shipped_profiles_no_decoding_step_beats_reading_its_bytes(profile: s
     for name in builtin_configs():
         model = resolve_model(name)
         time_s = Deployment(model, hardware).pass_time(BATCHES[:, None], 1, CONTEXTS).total_s
-        window = [(layers, np.minimum(CONTEXTS, window or np.inf)) for layers, window in model.attention_windows]
-        kv = sum(layers * read for layers, read in window) * model.kv_width_per_gpu() * model.kv_bytes_per_element
+        cost = forward_cost(model, batch_size=1, query_len=1, context_len=CONTEXTS)
+        kv = cost.attention.bytes + cost.state.bytes
         active = sum(m.params * m.used / m.experts * BYTES_PER_ELEMENT[m.dtype] for m in model.matrices())
-        least_s = (active + BATCHES[:, None] * (kv - model.num_layers)) / hardware.peak.memory_bandwidth_bytes_per_s
+        least_s = (active + BATCHES[:, None] * kv) / hardware.peak.memory_bandwidth_bytes_per_s
         assert (time_s >= least_s).all(), name

@@ -24,7 +24,7 @@ ONLY_OPTIONS = {"as_json", "output"}
 OTHERWISE = {"predict": {"scenarios"}, "demo": {"quick"}}
 ONLY_PARAMETERS = {"predict": {"acceptance_by_position"}, "plan": {"acceptance_by_position"}, "demo": {"say"}}
 LOADERS = {"load_plan", "load_measurements"}  # of a path, which the summary is about
-WITHOUT_OPTIONS = {"profiles", "models", "environment"}
+WITHOUT_OPTIONS = {"profiles", "environment"}
 
 
 def command(name: str) -> click.Command:

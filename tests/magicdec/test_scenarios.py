@@ -52,7 +52,7 @@ def test_a_row_that_cannot_be_priced_says_why_and_the_others_are_priced(tmp_path
     assert float(rows[5]["predicted_speedup"]) == 1.0
 
 
-@pytest.mark.parametrize(("text", "expected"), [("", "a row for every scenario"), ("a,b\n1,2\n", "hardware, target")])
+@pytest.mark.parametrize(("text", "expected"), [("", "a row for each of the scenarios"), ("a,b\n1,2\n", "hardware, target")])
 def test_a_file_without_scenarios_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     source = tmp_path / "in.csv"
     source.write_text(text)

@@ -28,7 +28,7 @@ def plan_of(
 ) -> Plan:
     """A plan at context 32000 on GPUs that share the model four by four (or all of them)."""
     numbers = {name: 0.5 for name in PredictedRound.__dataclass_fields__ if name not in ("bound", "breakdown")}
-    numbers["predicted_mean_acceptance_length"] = 2.952  # of rate 0.8 at gamma 3
+    numbers["predicted_mean_acceptance_length"] = 2.952 if strategy.gamma >= 2 else 1.0  # of rate 0.8 at gamma 3
     return Plan(
         workload=Workload(batch_size, 32_000, 128),
         hardware=PlannedHardware(name="h200-sxm", sha256="0" * 64, num_gpus=num_gpus, tensor_parallel=min(num_gpus, 4)),
