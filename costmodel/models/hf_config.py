@@ -208,7 +208,8 @@ def _text_part(whole: Keys) -> tuple[Keys, list[Keys]]:
         blocks.append(block)
     merged = {**{key: value for key, value in raw.items() if not isinstance(value, Mapping)}, **text.raw}
     own, wrapper = text.raw.get("model_type"), raw.get("model_type")
-    if (not isinstance(own, str) or family_name(own) is None) and isinstance(wrapper, str):
+    assistant = isinstance(wrapper, str) and wrapper.endswith("_assistant")  # a draft around such a model, with parts of its own
+    if (assistant or not isinstance(own, str) or family_name(own) is None) and isinstance(wrapper, str):
         merged["model_type"] = wrapper
     return Keys(merged, whole.where, whole.problems, prefix), blocks
 
