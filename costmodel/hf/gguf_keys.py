@@ -189,9 +189,8 @@ class _Conversion:
                 raise self.wrong(key, f"a number for each of the {len(layers)} layers", f"{len(listed)} numbers")
             full = {n for n, window in zip(listed, windows, strict=False) if n and not window}
             sliding = {n for n, window in zip(listed, windows, strict=False) if n and window}
-            if len(full) > 1 or len(sliding) > 1:
-                if self.architecture != "deci":
-                    raise self.wrong(key, "one number for all layers of a kind", sorted(full | sliding))
+            if (len(full) > 1 or len(sliding) > 1) and self.architecture != "deci":
+                raise self.wrong(key, "one number for all layers of a kind", sorted(full | sliding))
             self.put(name, key, max(full or sliding or {0}))
             if sliding and full:
                 self.put("swa_" + name, key, max(sliding))

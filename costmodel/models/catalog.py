@@ -11,7 +11,6 @@ from ..base.errors import InputError, bad
 from .hf_config import load_config, shipped_config
 from .transformer import TransformerConfig
 
-
 FILES = (".json", ".gguf", ".safetensors")
 
 

@@ -181,7 +181,7 @@ class _Header:
             elements = 1
             for extent in shape:
                 elements *= extent
-                if not 0 < extent or elements > MAX_TENSOR_BYTES:
+                if extent < 1 or elements > MAX_TENSOR_BYTES:
                     self.wrong("dimensions from 1, of less than 2^60 elements", list(shape))
             if shape[0] % block:
                 self.wrong(f"rows of a multiple of {block} elements in {dtype}", shape[0])

@@ -49,7 +49,9 @@ def hub_folder(repo: str, name: str, where: str) -> Path:
         return Path(cached).parent
     if hub.constants.HF_HUB_OFFLINE:
         raise unknown_model(name, where, ", which is not in the cache of the Hub, and HF_HUB_OFFLINE is set")
-    hub.utils.disable_progress_bars()
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
     folder = None
     for file, most in FETCHED.items():
         found = _fetched(hub, repo, file, most, name, where)

@@ -77,10 +77,10 @@ def find_model(name: str, where: str = "model", *, drafts: bool = False) -> Mode
         try:
             return Model(_named(name, where), directory)
         except UnknownModelError:
-            folder = _hub_folder(name, where)
-            if folder is None:
+            found = _hub_folder(name, where)
+            if found is None:
                 raise
-            return _of_hub(folder, name)
+            return _of_hub(found, name)
     except UnknownFamilyError as error:
         from .counted import counted_model
 
