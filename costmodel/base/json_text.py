@@ -7,10 +7,18 @@ import math
 
 from .errors import bad
 from .json_types import Json, JsonObject
-from .limits import MAX_DIGITS, MAX_TEXT_LENGTH, check_document
+from .limits import MAX_DIGITS, MAX_TEXT_LENGTH, MAX_VALUES, check_document
 
 
-def load_json(text: str, where: str, what: str, *, finite: bool = True, max_text_length: int = MAX_TEXT_LENGTH) -> Json:
+def load_json(
+    text: str,
+    where: str,
+    what: str,
+    *,
+    finite: bool = True,
+    max_text_length: int = MAX_TEXT_LENGTH,
+    max_values: int = MAX_VALUES,
+) -> Json:
     """Parse JSON.
 
     Args:
@@ -19,6 +27,7 @@ def load_json(text: str, where: str, what: str, *, finite: bool = True, max_text
         what: What it should be, for error messages.
         finite: Refuse `NaN` and `Infinity`, which are no JSON; else they become None.
         max_text_length: Of one text in it. [characters]
+        max_values: Keys and values in it.
 
     Raises:
         InputError: The text is not JSON, repeats a key, or is beyond the limits of `base.limits`.
@@ -35,15 +44,21 @@ def load_json(text: str, where: str, what: str, *, finite: bool = True, max_text
         raise bad(where, "", f"{what} with little nesting", "very deep nesting") from None
     except ValueError as error:
         raise bad(where, "", f"{what} as JSON", error) from None
-    check_document(value, where, max_text_length)
+    check_document(value, where, max_text_length, max_values)
     return value
 
 
 def load_json_object(
-    text: str, where: str, what: str, *, finite: bool = True, max_text_length: int = MAX_TEXT_LENGTH
+    text: str,
+    where: str,
+    what: str,
+    *,
+    finite: bool = True,
+    max_text_length: int = MAX_TEXT_LENGTH,
+    max_values: int = MAX_VALUES,
 ) -> JsonObject:
     """Parse JSON that must be an object; arguments and errors as for `load_json`."""
-    value = load_json(text, where, what, finite=finite, max_text_length=max_text_length)
+    value = load_json(text, where, what, finite=finite, max_text_length=max_text_length, max_values=max_values)
     if not isinstance(value, dict):
         raise bad(where, "", f"{what} as a JSON object", type(value).__name__)
     return value

@@ -11,6 +11,9 @@ from .errors import bad
 
 MAX_DOCUMENT_BYTES = 4 * 2**20  # profiles, configs, plans, curves
 MAX_DATA_BYTES = 2**30  # traces, prompts, measurements
+MAX_HEADER_BYTES = 64 * 2**20  # of a weight file: 100,000 tensors have 20 MiB
+MAX_HEADER_VALUES = 2_000_000  # of such a header, or of an index of weight files
+MAX_TENSOR_BYTES = 2**60
 MAX_DEPTH = 32  # mappings and lists inside each other
 MAX_VALUES = 200_000  # keys and values of one document
 MAX_TEXT_LENGTH = 65_536  # characters of one text of a document
@@ -23,13 +26,14 @@ MAX_SEQUENCES = 2**30
 MAX_GPUS = 2**20
 
 
-def check_document(value: object, where: str, max_text_length: int = MAX_TEXT_LENGTH) -> None:
+def check_document(value: object, where: str, max_text_length: int = MAX_TEXT_LENGTH, max_values: int = MAX_VALUES) -> None:
     """Check that a parsed JSON or YAML document can be processed and written again.
 
     Args:
         value: The document.
         where: The file, for error messages.
         max_text_length: Of one text. [characters]
+        max_values: Keys and values in all.
 
     Raises:
         InputError: It is nested too deeply, has too many values, a key that is no text, a whole number beyond 64 bits, a number
@@ -42,8 +46,8 @@ def check_document(value: object, where: str, max_text_length: int = MAX_TEXT_LE
         seen += 1
         if depth > MAX_DEPTH:
             raise bad(where, key, f"at most {MAX_DEPTH} levels of nesting", "more")
-        if seen > MAX_VALUES:
-            raise bad(where, "", f"at most {MAX_VALUES:,} values", "more")
+        if seen > max_values:
+            raise bad(where, "", f"at most {max_values:,} values", "more")
         if isinstance(found, dict):
             for name in found:
                 if not isinstance(name, str):

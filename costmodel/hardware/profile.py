@@ -16,14 +16,13 @@ from .defaults import Interconnect, default_allreduce, default_attention
 
 FitPart = Literal["gemm", "attention", "allreduce", "engine"]
 SIXTEEN_BITS = ("bfloat16", "float16")
-# Dtypes a product may be computed in, by weight dtype, fastest first. A dtype without a rate of its own is upcast.
+# Dtypes a product may be computed in, by weight dtype, fastest first; 16 bits for any packed type. A dtype without a rate of its
+# own is upcast.
 COMPUTE_DTYPES = {
     "fp8": ("fp8", *SIXTEEN_BITS),
     "int8": ("int8", *SIXTEEN_BITS),
-    "int4": SIXTEEN_BITS,
-    "mxfp4": SIXTEEN_BITS,
-    "bfloat16": SIXTEEN_BITS,
     "float16": ("float16", "bfloat16"),
+    "float32": ("float32",),
     "float64": ("float64",),
 }
 
@@ -194,7 +193,7 @@ class HardwareProfile:
     def flop_per_s(self, dtype: str) -> float:
         """Peak rate of products with weights of this dtype. [FLOP/s]"""
         rates = self.peak.flop_per_s
-        return next((rates[name] for name in COMPUTE_DTYPES.get(dtype, ()) if name in rates), rates["float32"])
+        return next((rates[name] for name in COMPUTE_DTYPES.get(dtype, SIXTEEN_BITS) if name in rates), rates["float32"])
 
     def ridge_point(self, dtype: str) -> float:
         """Arithmetic intensity above which a pass is compute-bound, from datasheet peaks. [FLOP/byte]"""

@@ -6,6 +6,7 @@ import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..layers.dtypes import integer_dtype
 from ..layers.weights import Weight
@@ -125,6 +126,13 @@ class Patterns:
         return bool(self._compiled.match(name) or self._compiled.match(f"model.{name}"))
 
 
+class StoredTypes(Protocol):
+    """What weight files tell of the types of matrices."""
+
+    def dtype(self, layer: int, weight: Weight) -> str | None: ...
+    def of_head(self) -> str | None: ...
+
+
 @dataclass(eq=False, repr=False)
 class Storage:
     """How matrices are stored.
@@ -136,6 +144,7 @@ class Storage:
         named: Dtype by module name.
         targets: Dtype of modules by pattern.
         kv_dtype: Dtype of the KV cache, if it is stated.
+        files: The weight files, which have the last word.
     """
 
     usual: str | None = None
@@ -143,14 +152,17 @@ class Storage:
     kept: Patterns = field(default_factory=Patterns)
     named: dict[str, str] = field(default_factory=dict)
     kv_dtype: str | None = None
+    files: StoredTypes | None = None
 
     @property
     def anything(self) -> bool:
-        """True if something is quantised."""
-        return self.usual is not None or bool(self.experts) or bool(self.named)
+        """True if something is quantised, or may be."""
+        return self.files is not None or self.usual is not None or bool(self.experts) or bool(self.named)
 
     def of(self, layer: int, weight: Weight) -> str | None:
         """Return the dtype of a matrix of a layer; None for that of the activations."""
+        if self.files is not None and (held := self.files.dtype(layer, weight)) is not None:
+            return held
         names = [f"layers.{layer}.{name}" for name in modules_of(weight)]
         for name in names:
             found = self._named(name)
@@ -173,7 +185,8 @@ class Storage:
 
     def head(self) -> str | None:
         """Return the dtype of the LM head; None for that of the activations."""
-        return self.named.get("lm_head") or self.named.get("head")
+        held = self.files.of_head() if self.files is not None else None
+        return held or self.named.get("lm_head") or self.named.get("head")
 
 
 def modules_of(weight: Weight) -> tuple[str, ...]:

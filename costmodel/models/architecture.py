@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..hf.rope import RopeScaling
 
-__all__ = ["Experts", "LatentAttention", "RopeScaling"]
+__all__ = ["Experts", "LatentAttention", "RopeScaling", "StoredWeights"]
 
 
 @dataclass(frozen=True)
@@ -55,3 +55,17 @@ class LatentAttention:
     def cached_width(self) -> int:
         """Cached elements per token and layer."""
         return self.kv_rank + self.rope_dim
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """What the weight files of a checkpoint hold, prediction modules left out.
+
+    Attributes:
+        bytes_by_type: Size of the tensors by storage type; empty if only their total is known. [bytes]
+        unlisted_bytes: What they have beyond the matrices and vectors that the layers list, such as scales; negative where a part
+            of a matrix is stored in a smaller type than the rest. [bytes]
+    """
+
+    bytes_by_type: tuple[tuple[str, float], ...] = ()
+    unlisted_bytes: float = 0.0

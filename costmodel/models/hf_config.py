@@ -28,6 +28,7 @@ from .transformer import TransformerConfig
 
 if TYPE_CHECKING:
     from ..hf.quantisation import Storage
+    from ..hf.stored import TensorList
 
 __all__ = ["EXECUTABLE_FAMILIES", "UnknownFamilyError", "load_config", "parse_hf_config", "shipped_config", "why_not_executable"]
 
@@ -36,7 +37,14 @@ ENCODERS = ("vision_config", "audio_config", "vision_encoder_config")
 QUANT_FILE = "hf_quant_config.json"
 
 
-def parse_hf_config(raw: object, *, where: str, name: str, quantisation: Mapping[str, object] | None = None) -> TransformerConfig:
+def parse_hf_config(
+    raw: object,
+    *,
+    where: str,
+    name: str,
+    quantisation: Mapping[str, object] | None = None,
+    tensors: TensorList | None = None,
+) -> TransformerConfig:
     """Validate and convert a parsed Hugging Face `config.json`.
 
     Args:
@@ -44,9 +52,10 @@ def parse_hf_config(raw: object, *, where: str, name: str, quantisation: Mapping
         where: The file, for error messages.
         name: Display name of the model.
         quantisation: Content of `hf_quant_config.json`, if the checkpoint has one.
+        tensors: Those of its weight files, for exact sizes and types.
 
     Raises:
-        InputError: A key is missing or has the wrong type, or the model family is not supported.
+        InputError: A key is missing or has the wrong type, the model family is not supported, or the tensors are of another model.
     """
     if not isinstance(raw, Mapping):
         raise bad(where, "", "a mapping", f"{raw!r} ({type(raw).__name__})")
@@ -78,6 +87,15 @@ def parse_hf_config(raw: object, *, where: str, name: str, quantisation: Mapping
         from ..hf.encoders import encoder_params
 
         encoders, unknown = encoder_params(whole, sizes.d_model)
+    files = None
+    if tensors is not None:
+        from ..hf.quantisation import Storage
+        from ..hf.stored import WeightFiles
+
+        files = WeightFiles(tensors, sizes.layers)
+        storage = storage or Storage()
+        storage.files = files
+        encoders, unknown = files.encoder_elements, False
     dtype = one_of(text, "dtype", DTYPES, "") or one_of(text, "torch_dtype", DTYPES, "") or one_of(whole, "dtype", DTYPES, "")
     dtype = dtype or one_of(whole, "torch_dtype", DTYPES, "bfloat16")
     base = TransformerConfig(
@@ -108,13 +126,20 @@ def parse_hf_config(raw: object, *, where: str, name: str, quantisation: Mapping
     whole.check()
     notes = (*found.notes, *_notes(name, storage, unknown, found.layers))
     model = replace(base, rope_theta=theta or base.rope_theta, rope_scaling=scaling, notes=tuple(notes))
+    if files is not None and (embedding := files.of_embedding()) not in (None, model.dtype):
+        model = replace(model, embedding_dtype=embedding)
     mtp, num_mtp = list[Layer](), 0
     if modules_of_prediction(text):
         from ..hf.prediction import prediction_layers
 
         mtp, num_mtp = prediction_layers(text, family, sizes, found)
     whole.check()
-    return _with_layers(model, found, storage, mtp, num_mtp)
+    model = _with_layers(model, found, storage, mtp, num_mtp)
+    if files is None:
+        return model
+    from .weight_files import attached
+
+    return attached(model, files)
 
 
 def why_not_executable(config: TransformerConfig) -> str | None:
@@ -230,7 +255,7 @@ def _with_layers(
     model: TransformerConfig, found: Architecture, storage: Storage | None, mtp: list[Layer], num_mtp: int
 ) -> TransformerConfig:
     """Attach the layers: as the few numbers of a plain decoder if they say the same, else as groups."""
-    stored = [_stored(model.d_model, i, layer, storage) for i, layer in enumerate(found.layers)]
+    stored = [_stored(model.d_model, model.dtype, i, layer, storage) for i, layer in enumerate(found.layers)]
     usual = Counter[str | None]()
     experts = Counter[str | None]()
     for layer in stored:
@@ -257,9 +282,12 @@ def _with_layers(
     return replace(plain or _usual(model, found.layers), groups=groups, mtp=own, num_mtp=num_mtp)
 
 
-def _stored(d_model: int, index: int, layer: Layer, storage: Storage | None) -> list[tuple[Weight, str | None]]:
+def _stored(d_model: int, own: str, index: int, layer: Layer, storage: Storage | None) -> list[tuple[Weight, str | None]]:
     weights = (*layer.mixers(d_model), *layer.mlps(d_model))
-    return [(weight, storage.of(index, weight) if storage else None) for weight in weights]
+    if storage is None:
+        return [(weight, None) for weight in weights]
+    found = [(weight, storage.of(index, weight)) for weight in weights]
+    return [(weight, dtype if dtype != own else None) for weight, dtype in found]
 
 
 def _prediction_types(model: TransformerConfig, layer: Layer, storage: Storage | None) -> dict[str, str]:
@@ -332,15 +360,16 @@ def _usual(model: TransformerConfig, layers: list[Layer]) -> TransformerConfig:
     )
 
 
-def load_config(path: str | Path, *, name: str | None = None) -> TransformerConfig:
+def load_config(path: str | Path, *, name: str | None = None, weights: bool = False) -> TransformerConfig:
     """Read a `config.json`, or the one in a checkpoint directory, with the `hf_quant_config.json` beside it.
 
     Args:
         path: The file or the directory.
         name: Display name of the model; the directory name by default.
+        weights: Read the headers of the weight files in the directory too, for exact sizes.
 
     Raises:
-        InputError: The file cannot be read or is not JSON, or the model is not supported.
+        InputError: A file cannot be read or is not JSON, the model is not supported, or its weight files are damaged.
     """
     path = Path(path)
     file = path / "config.json" if path.is_dir() else path
@@ -350,4 +379,10 @@ def load_config(path: str | Path, *, name: str | None = None) -> TransformerConf
     if file.name == "config.json" and beside.is_file():
         quantisation = load_json_object(read_text(beside, QUANT_FILE), str(beside), QUANT_FILE, finite=False)
     shown = name or (path.name if path.is_dir() else path.parent.name)
-    return parse_hf_config(raw, where=str(file), name=shown, quantisation=quantisation)
+    if not (weights and path.is_dir()):
+        return parse_hf_config(raw, where=str(file), name=shown, quantisation=quantisation)
+    from .weight_files import folder_tensors, with_index_total
+
+    tensors = folder_tensors(path)
+    model = parse_hf_config(raw, where=str(file), name=shown, quantisation=quantisation, tensors=tensors)
+    return with_index_total(model, path) if tensors is None else model

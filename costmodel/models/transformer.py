@@ -11,7 +11,7 @@ from ..layers.attention import AttentionKind
 from ..layers.dtypes import BYTES_PER_ELEMENT, smaller
 from ..layers.layer import Layer, LayerGroup, merged
 from ..layers.weights import Matrix, Operator, Weight
-from .architecture import Experts, LatentAttention, RopeScaling
+from .architecture import Experts, LatentAttention, RopeScaling, StoredWeights
 from .plain import plain_layers
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class TransformerConfig:
         head_dtype: Dtype of an LM head that is not stored as the embedding is; None for the same.
         state_dtype: Dtype of recurrent states; None for that of the activations.
         notes: What a reader of the numbers must know about how the model was read.
+        stored: What its weight files hold, if they were read; sizes are then exact.
     """
 
     name: str
@@ -106,6 +107,7 @@ class TransformerConfig:
     head_dtype: str | None = None
     state_dtype: str | None = None
     notes: tuple[str, ...] = ()
+    stored: StoredWeights | None = None
 
     @cached_property
     def layers(self) -> tuple[LayerGroup, ...]:
@@ -235,6 +237,7 @@ class TransformerConfig:
         if not self.tied_embeddings:
             embeddings += self.embedding_bytes / (tensor_parallel if head_sharded else 1)
         others = (self.lookup_params + self.vision_params) / tensor_parallel * self.bytes_per_element
+        others += self.stored.unlisted_bytes / tensor_parallel if self.stored else 0.0
         return sum(matrix.bytes for matrix in layers) + embeddings + self._vector_params * self.bytes_per_element + others
 
     @cached_property
@@ -301,6 +304,7 @@ class TransformerConfig:
             state_dtype=None,
             groups=merged(self.groups),
             mtp=merged(self.mtp),
+            stored=None,
         )
 
     def compressed(self, *, weight_dtype: str | None = None, kv_dtype: str | None = None) -> TransformerConfig:
@@ -323,6 +327,7 @@ class TransformerConfig:
             kv_dtype=smaller(self.kv_dtype, self.dtype, kv_dtype),
             groups=tuple(shrunk(group) for group in self.groups),
             mtp=tuple(shrunk(group) for group in self.mtp),
+            stored=None if weight_dtype is not None else self.stored,
         )
 
 

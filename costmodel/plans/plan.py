@@ -30,7 +30,7 @@ def fingerprint(model: TransformerConfig) -> str:
     import hashlib  # slow to import
 
     defaults = {known.name: known.default for known in fields(TransformerConfig)}
-    hidden = {"name", "notes", "vision_params", "mtp", "num_mtp"}
+    hidden = {"name", "notes", "vision_params", "mtp", "num_mtp", "stored"}
     plain = model.with_dtype(model.dtype)  # layers that differ only in how they are stored are one group
     facts = {
         key: value

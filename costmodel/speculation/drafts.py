@@ -34,6 +34,7 @@ class Draft:
         model: The smaller model, for kind `model`.
         tensor_parallel: GPUs that share the smaller model; None for one per KV head, up to the target's.
         kv_dtype, weight_dtype: Compressed dtypes that a `self` draft reads.
+        head: The prediction layer, for kinds `eagle3` and `mtp`; None for one like those that are usual.
     """
 
     kind: DraftKind = "none"
@@ -42,6 +43,7 @@ class Draft:
     tensor_parallel: int | None = None
     kv_dtype: CompressedDtype | None = None
     weight_dtype: CompressedDtype | None = None
+    head: TransformerConfig | None = None
 
     @property
     def sparse(self) -> bool:
@@ -67,7 +69,7 @@ class Draft:
             return self.model
         if self.kind == "self":
             return target.compressed(weight_dtype=self.weight_dtype, kv_dtype=self.kv_dtype)
-        return prediction_head(target, self.kind)
+        return self.head or prediction_head(target, self.kind)
 
     def strategy(self, gamma: int, kv_budget: float) -> Strategy:
         """Return the strategy of one point of the grid.
@@ -116,6 +118,7 @@ def prediction_head(target: TransformerConfig, kind: DraftKind) -> TransformerCo
         extra=(),
         extra_vectors=0,
         mtp=(),
+        stored=None,
     )
     if kind == "mtp":
         own = target.mtp or tuple(replace(group, count=1) for group in target.groups[-1:])

@@ -37,13 +37,14 @@ def models(name: str | None = None) -> ModelList | ModelReport:
     """The reference model and every built-in configuration; or one model, explained.
 
     Args:
-        name: A name, a `config.json` or a checkpoint directory to explain; None to list what is built in.
+        name: A name, an id on the Hub, a `config.json`, a GGUF file or a checkpoint directory to explain; None to list what is
+            built in.
 
     Raises:
         InputError: Nothing of that name, or a file that is no model configuration.
     """
     if name is not None:
-        return ModelReport(find_model(name).config)
+        return ModelReport(find_model(name, "name", drafts=True).config)
     return ModelList({name: find_model(name).config for name in (REFERENCE, *builtin_configs())})
 
 

@@ -27,7 +27,8 @@ def profiles(name: str | None, as_json: bool, output: str | None) -> None:
 def models(name: str | None, as_json: bool, output: str | None) -> None:
     """List the built-in models, or explain one: layers by kind, parameters, bytes of weights, KV cache and state.
 
-    The one is a name, a config.json or a checkpoint directory.
+    The one is a name, a Hub id, a config.json, a GGUF file or a checkpoint
+    directory. Of weight files, only headers are read.
     """
     from ..api.listings import models as known
 

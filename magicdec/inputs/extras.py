@@ -6,6 +6,7 @@ LIBRARIES = {
     "run": ("torch", "safetensors", "tokenizers", "tqdm"),
     "plot": ("matplotlib", "pandas"),
     "tables": ("pyarrow",),
+    "hub": ("huggingface_hub",),
 }
 
 

@@ -6,21 +6,25 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from magicdec.costmodel.base.errors import InputError, bad
 from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.hardware.profile_file import load_profile
-from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.models.catalog import UnknownModelError, is_builtin, resolve_model, unknown_model
 from magicdec.costmodel.models.hf_config import UnknownFamilyError, load_config
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES, DRAFT_KINDS, KV_POLICIES, DraftKind, KvPolicy
 from magicdec.costmodel.speculation.acceptance import AcceptanceCurve, load_checkpoint_curves, published_curves
 from magicdec.costmodel.speculation.deployment import Deployment
-from magicdec.costmodel.speculation.drafts import Draft
+from magicdec.costmodel.speculation.drafts import Draft, prediction_head
 
 from .checks import one_of, text
 from .cpu_profile import CPU, cpu_profile_file, measure_cpu, write_profile
 from .machines import find_machine
+
+if TYPE_CHECKING:
+    from magicdec.costmodel.models.draft_heads import DraftHead
 
 REFERENCE = "reference"
 DEFAULT_KV_BUDGET = 512
@@ -45,12 +49,17 @@ class Model:
         return (*(replace(curve, target=self.config.name) for curve in own), *published_curves())
 
 
-def find_model(name: str, where: str = "model") -> Model:
-    """Resolve a model: the shipped reference model, a built-in name, a config.json or a checkpoint directory.
+def find_model(name: str, where: str = "model", *, drafts: bool = False) -> Model:
+    """Resolve a model: the reference model, a built-in name, a path, or an id on the Hub.
+
+    A path is that of a config.json, a GGUF file or a checkpoint directory; sizes then come from the weight files. An id
+    (`owner/name`, or `hf:owner/name` for what is on the Hub in any case) that no built-in model has is looked up in the local
+    cache of the Hub, then on the Hub.
 
     Args:
         name: What the user gave.
         where: The parameter, for error messages.
+        drafts: Take drafts that are no models of their own, too.
 
     Raises:
         InputError: Nothing of that name, or a file that is no model configuration.
@@ -59,13 +68,68 @@ def find_model(name: str, where: str = "model") -> Model:
     if name == REFERENCE:
         folder = reference_model_dir()
         return Model(load_config(folder, name=REFERENCE), folder)
+    if (head := find_head(name, where)) is not None:
+        if not drafts:
+            raise bad(where, "", "a model of its own; drafts go to `draft`", f"{name}, a {head.title} draft")
+        return Model(head.config, None)
     directory = Path(name) if os.path.isdir(name) else None
     try:
-        return Model(resolve_model(name, where), directory)
+        try:
+            return Model(_named(name, where), directory)
+        except UnknownModelError:
+            found = _hub_folder(name, where)
+            if found is None:
+                raise
+            return _of_hub(found, name)
     except UnknownFamilyError as error:
         from .counted import counted_model
 
         return Model(counted_model(error.raw, where=error.file, name=name, error=error), directory)
+
+
+def find_head(name: str, where: str = "draft") -> DraftHead | None:
+    """Resolve a draft that is no model of its own, by path or id; None if the name is anything else.
+
+    Raises:
+        InputError: It is such a draft, but its config is incomplete or a weight file is damaged.
+    """
+    path: Path | None = None
+    if os.path.isdir(name) or (name.endswith(".json") and os.path.isfile(name)):
+        path = Path(name)
+    elif "/" in name or name.startswith("hf:"):
+        try:
+            resolved = not name.startswith("hf:") and is_builtin(name)
+            path = None if resolved else _hub_folder(name, where)
+        except UnknownModelError:
+            return None
+    if path is None:
+        return None
+    from magicdec.costmodel.models.draft_heads import load_head
+
+    return load_head(path, name=name)
+
+
+def _named(name: str, where: str) -> TransformerConfig:
+    if name.startswith("hf:"):
+        raise unknown_model(name, where)
+    return resolve_model(name, where)
+
+
+def _hub_folder(name: str, where: str) -> Path | None:
+    from .hub import hub_folder, hub_id
+
+    repo = hub_id(name)
+    return hub_folder(repo, name, where) if repo is not None else None
+
+
+def _of_hub(folder: Path, name: str) -> Model:
+    from magicdec.costmodel.models.weight_files import with_index_total
+
+    from .hub import has_weights
+
+    if has_weights(folder):
+        return Model(load_config(folder, name=name, weights=True), folder)
+    return Model(with_index_total(load_config(folder, name=name), folder), None)
 
 
 def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str], None] = lambda text: None) -> HardwareProfile:
@@ -112,7 +176,7 @@ def find_draft(
     tensor_parallel: int | None = None,
     where: str = "draft",
 ) -> Draft:
-    """Resolve a draft: `none`, `self`, `ngram`, `eagle3`, `mtp`, or the name of a smaller model.
+    """Resolve a draft: `none`, `self`, `ngram`, `eagle3`, `mtp`, the name of a smaller model, or a draft's checkpoint.
 
     A self draft reads by StreamingLLM unless another policy or a narrower type is given. A smaller model reads its whole KV
     cache unless a budget is given.
@@ -133,6 +197,10 @@ def find_draft(
     kind: DraftKind = "model"
     for known in DRAFT_KINDS:
         kind = known if name == known else kind
+    head = find_head(name, where) if kind == "model" else None
+    if head is not None:
+        head.check(deployment.target, where)
+        kind = "mtp" if head.kind == "mtp" else "eagle3"
     compressed = kv_dtype is not None or weight_dtype is not None
     sparse = kv_budget is not None or (kind == "self" and not compressed)
     usual: KvPolicy = "streaming_llm" if sparse and kind in ("self", "model") else "full"
@@ -154,7 +222,14 @@ def find_draft(
         tensor_parallel,
         one_of("draft_kv_dtype", kv_dtype, COMPRESSED_DTYPES),
         one_of("draft_weight_dtype", weight_dtype, COMPRESSED_DTYPES),
+        _head_network(head, deployment.hardware),
     )
+
+
+def _head_network(head: DraftHead | None, hardware: HardwareProfile) -> TransformerConfig | None:
+    if head is None:
+        return None
+    return executed(prediction_head(head.config, "mtp") if head.kind == "mtp" else head.config, hardware)
 
 
 def executed(config: TransformerConfig, hardware: HardwareProfile, tensor_parallel: int = 1) -> TransformerConfig:

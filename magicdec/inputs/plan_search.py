@@ -12,7 +12,7 @@ from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft
 
 from .checks import finite, names, one_of, probabilities, whole_number
-from .names import DEFAULT_KV_BUDGET, find_draft
+from .names import DEFAULT_KV_BUDGET, find_draft, find_head
 
 Objective = Literal["latency", "throughput", "cost"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
@@ -87,10 +87,11 @@ class PlanSearch:
         """
         found = []
         for name in self.drafts:
-            budgeted = name not in USUAL_POLICIES or name == "self"
+            known = name in USUAL_POLICIES or find_head(name) is not None
+            budgeted = not known or name == "self"
             if not budgeted and name != "none" and self.drafts == (name,) and (self.kv_policies or self.kv_budgets):
                 raise bad("kv_policy" if self.kv_policies else "kv_budget", "", f"none for `draft` {name}", "one")
-            policies = (self.kv_policies if budgeted else ()) or USUAL_POLICIES.get(name, MODEL_POLICIES)
+            policies = (self.kv_policies if budgeted else ()) or USUAL_POLICIES.get(name, ("full",) if known else MODEL_POLICIES)
             found += [find_draft(name, policy, deployment) for policy in policies]
         if self.draft_kv_dtype is not None or self.draft_weight_dtype is not None:
             kv, weights = self.draft_kv_dtype, self.draft_weight_dtype

@@ -195,7 +195,9 @@ class ModelReport(Result):
 
     @property
     def weight_bytes_by_type(self) -> dict[str, float]:
-        """Size of the weights by storage type; everything that is no matrix has the type of the activations. [bytes]"""
+        """Size of the weights by storage type; without weight files, what is no matrix counts in that of activations. [bytes]"""
+        if self.config.stored is not None and self.config.stored.bytes_by_type:
+            return dict(self.config.stored.bytes_by_type)
         model, sizes = self.config, dict[str, float]()
         parts = [(matrix.dtype, matrix.bytes) for matrix in model.matrices()]
         if not model.tied_embeddings:

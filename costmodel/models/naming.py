@@ -1,0 +1,190 @@
+"""Names as people type them: which built-in model is meant, and which quantisation. A name that is not sure is not guessed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from .transformer import TransformerConfig
+
+# Parts of a name that say nothing of sizes or types.
+WORDS = {"instruct", "chat", "hf", "base", "it", "gguf", "mlx", "unsloth", "imatrix", "i1", "ud", "safetensors", "latest"}
+VENDORS = {"meta", "nvidia", "google", "openai", "mistralai", "microsoft", "ibm"}
+# Endings that name a quantisation, tried in this order.
+ENDINGS: tuple[tuple[str, str], ...] = (
+    (r"(?:w8a8-)?fp8(?:-(?:dynamic|block|static|kv|ptpc|e4m3))*", "fp8"),
+    (r"mxfp4(?:-moe)?", "mxfp4"),
+    (r"nvfp4(?:-kv)?|nvfp4a16|w4a4|fp4", "nvfp4"),
+    (r"(?:awq(?:-(?:4bit|int4|w4a16|w4a16-asym|g128|marlin))?|(?:4bit|int4|w4a16)-awq)", "w4g128z"),
+    (
+        r"(?:gptq(?:-v2)?(?:-(?:4bit|int4|w4a16|g128|marlin|128g))*|(?:4bit|int4|w4a16)-gptq|autoround(?:-int4)?|int4-autoround)",
+        "w4g128",
+    ),
+    (r"(?:gptq-|bnb-)?(?:int8|8bit)|(?:quantized\.)?(?:w8a8|w8a16)|int8-w8a16", "int8"),
+    (r"(?:quantized\.)?w4a16(?:-g128)?|int4(?:-w4a16)?", "w4g128"),
+    (r"(?:dynamic-)?bnb-4bit|nf4", "nf4"),
+    (r"4bit", "w4g64z"),
+    (r"q8-0", "q8_0"),
+    (r"q6-k(?:-l)?", "q6_k"),
+    (r"q5-k-[ms]", "q5_k"),
+    (r"q4-k-[ms]", "q4_k"),
+    (r"q5-0", "q5_0"),
+    (r"q4-0", "q4_0"),
+    (r"iq4-xs", "iq4_xs"),
+    (r"iq4-nl", "iq4_nl"),
+    (r"bf16|f16|fp16|bfloat16|float16", "16"),
+)
+TITLES = {
+    "w4g128z": "AWQ in 4 bits",
+    "w4g128": "4-bit integers",
+    "w4g64z": "4 bits",
+    "nf4": "bitsandbytes in 4 bits",
+    "16": "16 bits",
+}
+# Checkpoints with the layers of a built-in model: the model, the longest context if it differs, the quantisation if it has one.
+# Source: the `config.json` of each on the Hub, where these keys are the same.
+SAME: dict[str, tuple[str, int | None, str | None]] = {
+    "deepseek-r1": ("DeepSeek-V3", None, None),
+    "deepseek-r1-0528": ("DeepSeek-V3", None, None),
+    "deepseek-r1-671b": ("DeepSeek-V3", None, None),
+    "deepseek-v3-0324": ("DeepSeek-V3", None, None),
+    "deepseek-v3-671b": ("DeepSeek-V3", None, None),
+    "deepseek-v3.1": ("DeepSeek-V3", None, None),
+    "deepseek-v3.1-terminus": ("DeepSeek-V3", None, None),
+    "deepseek-v3.2": ("DeepSeek-V3.2-BF16", None, "fp8"),
+    "deepseek-v3.2-exp": ("DeepSeek-V3.2-BF16", None, "fp8"),
+    "deepseek-r1-distill-llama-8b": ("Llama-3.1-8B", None, None),
+    "deepseek-r1-distill-llama-70b": ("Llama-3.3-70B", None, None),
+    "llama-4-scout": ("Llama-4-Scout-17B-16E", None, None),
+    "llama-4-scout-17b": ("Llama-4-Scout-17B-16E", None, None),
+    "kimi-k2-0905": ("Kimi-K2", 262_144, None),
+    "qwen3-4b-2507": ("Qwen3-4B", 262_144, None),
+    "qwen3-4b-thinking-2507": ("Qwen3-4B", 262_144, None),
+    "qwen3-30b-a3b-2507": ("Qwen3-30B-A3B", 262_144, None),
+    "qwen3-30b-a3b-thinking-2507": ("Qwen3-30B-A3B", 262_144, None),
+    "qwen3-coder-30b-a3b": ("Qwen3-30B-A3B", 262_144, None),
+    "qwen3-235b-a22b-2507": ("Qwen3-235B-A22B", 262_144, None),
+    "qwen3-235b-a22b-thinking-2507": ("Qwen3-235B-A22B", 262_144, None),
+    "qwen3-vl-8b-thinking": ("Qwen3-VL-8B", None, None),
+    "qwen3-vl-32b-thinking": ("Qwen3-VL-32B", None, None),
+    "qwen3-vl-30b-a3b-thinking": ("Qwen3-VL-30B-A3B", None, None),
+    "qwen3-vl-235b-a22b-thinking": ("Qwen3-VL-235B-A22B", None, None),
+} | {f"qwen2.5-coder-{size}": (f"Qwen2.5-{size.upper()}", None, None) for size in ("0.5b", "1.5b", "3b", "7b", "14b", "32b")}
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a name means.
+
+    Attributes:
+        builtin: The built-in model.
+        quantisation: Storage type of its matrices; `16` for none; None for that of the built-in config.
+        max_context_len: Longest context, where it is not that of the built-in config. [tokens]
+        vague: The name says that there is a quantisation, but not which.
+    """
+
+    builtin: str
+    quantisation: str | None = None
+    max_context_len: int | None = None
+    vague: bool = False
+
+
+def spelling(name: str) -> str:
+    """The name without differences of spelling: case, separators, and words such as `-hf` and `-instruct`."""
+    name = re.sub(r"[^a-z0-9.]+", "-", name.lower().rsplit("/", 1)[-1]).strip("-")
+    name = re.sub(r"-(instruct|chat|hf|base|it)\b", "", name).removeprefix("meta-").removesuffix("-v1.0")
+    return name.replace("-", "")
+
+
+def meaning(name: str, known: Iterable[str]) -> Meaning | None:
+    """Say which of the known models a name means; None if that is not sure.
+
+    Args:
+        name: What the user typed.
+        known: Names of the built-in models.
+    """
+    rest, quantisation, gguf = _parts(name)
+    by_base: dict[str, dict[str | None, str]] = {}
+    for builtin in known:
+        base, own, _ = _parts(builtin)
+        by_base.setdefault(base, {})[own] = builtin
+    same = {key.replace("-", ""): value for key, value in SAME.items()}
+    vague = gguf and quantisation is None
+    if rest in by_base and (rest not in same or quantisation is not None):
+        found = by_base[rest]
+        if quantisation in found:
+            return Meaning(found[quantisation], vague=vague)
+        # A checkpoint in 16 bits may be built in under a quantised name only, and the reverse.
+        return Meaning(found.get(None) or found.get("16") or next(iter(found.values())), quantisation or "16", vague=vague)
+    if rest in same:
+        builtin, context, own = same[rest]
+        return Meaning(builtin, quantisation or own, context, vague=vague)
+    return None
+
+
+def _parts(name: str) -> tuple[str, str | None, bool]:
+    """The name of the model without separators, its quantisation, and whether it is called GGUF."""
+    text = re.sub(r"[^a-z0-9.]+", "-", name.lower().rsplit("/", 1)[-1]).strip("-")
+    text = re.sub(r"\.(?=(?:i?q\d|f16|bf16))", "-", text)  # model.Q4_K_M
+    gguf = bool(re.search(r"(?:^|-)gguf(?:-|$)", text))
+    words = [word for word in text.split("-") if word not in WORDS]
+    while words and words[0] in VENDORS:
+        words = words[1:]
+    text, quantisation = "-".join(words), None
+    for pattern, dtype in ENDINGS:
+        found = re.search(rf"-(?:{pattern})$", text)
+        if found is not None:
+            text, quantisation = text[: found.start()], dtype
+            break
+    return text.removesuffix("-v1.0").replace("-", ""), quantisation, gguf
+
+
+def applied(config: TransformerConfig, meant: Meaning, name: str) -> tuple[TransformerConfig, str]:
+    """The model that is meant, and a sentence that says what was taken for what.
+
+    Args:
+        config: The built-in config.
+        meant: What the name means.
+        name: What the user typed.
+    """
+    text, dtype = f"{name} is taken for {meant.builtin}", meant.quantisation
+    changed = config
+    if dtype is not None and _usual_type(config) != dtype:
+        plain = config.with_dtype(config.dtype)
+        changed = replace(plain, state_dtype=config.state_dtype)
+        if dtype != "16":
+            changed = changed.compressed(weight_dtype=dtype)
+            text += f" with all matrices of its layers in {TITLES.get(dtype, dtype)}"
+        else:
+            text += " in 16 bits"
+        if dtype.startswith(("q4_k", "q5_k")):
+            changed = _mixed(changed)
+            text += ", half of the down-projections and the head in q6_k; the file itself has the exact sizes"
+    if meant.max_context_len is not None:
+        changed = replace(changed, max_context_len=meant.max_context_len)
+        text += f", up to {meant.max_context_len:,} tokens"
+    if meant.vague:
+        text += "; which GGUF type is not said, so weights count as in its config"
+    if changed != config:
+        changed = replace(changed, name=name)
+    return changed, text
+
+
+def _usual_type(config: TransformerConfig) -> str:
+    dtype = config.expert_dtype or config.linear_dtype
+    return "16" if dtype in (None, "bfloat16", "float16") else dtype
+
+
+def _mixed(config: TransformerConfig) -> TransformerConfig:
+    """The mix that llama.cpp calls `_M`, nearly: half of the down-projections, and the head, in a wider type."""
+    groups = []
+    for group in config.layers:
+        stored: Mapping[str, str] = dict(group.stored)
+        names = [weight.name for weight in group.layer.mlps(config.d_model) if weight.name in ("down", "expert_down")]
+        wide = tuple(sorted({**stored, **dict.fromkeys(names, "q6_k")}.items()))
+        if group.count // 2 and names:
+            groups += [replace(group, count=group.count // 2, stored=wide)]
+        groups += [replace(group, count=group.count - (group.count // 2 if names else 0))]
+    head = {"embedding_dtype": "q6_k"} if config.tied_embeddings else {"embedding_dtype": config.linear_dtype, "head_dtype": "q6_k"}
+    return replace(config, groups=tuple(groups), **head)
