@@ -131,6 +131,7 @@ def candidates(
     curves: tuple[AcceptanceCurve, ...] = (),
     acceptance_rate: float | None = None,
     acceptance_by_position: Sequence[float] | None = None,
+    exact_output: bool = False,
 ) -> list[Candidate]:
     """Evaluate every strategy for a workload, including no speculation, memory misfits and unknown acceptance.
 
@@ -144,6 +145,7 @@ def candidates(
         kv_budgets: KV budgets to consider for sparse policies; those longer than the context are skipped. [tokens]
         curves: Measured acceptance.
         acceptance_rate, acceptance_by_position: Known acceptance, instead of `curves`. [0-1]
+        exact_output: Every request ends after exactly the workload's output length, so that its last round is cut off.
 
     Raises:
         InputError: A value is out of range, or a draft model has a different vocabulary.
@@ -176,6 +178,7 @@ def candidates(
             acceptance_rate=acceptance_rate,
             acceptance_by_position=acceptance_by_position,
             curves=curves,
+            output_len=workload.output_len if exact_output else None,
             context_len=context_len,
             context_weights=context_weights,
             max_context_len=max_context_len,

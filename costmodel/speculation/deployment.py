@@ -106,6 +106,11 @@ class Deployment:
         work = selection_work(draft.kv_policy, network, batch_size=batch_size, context_len=context_len, tensor_parallel=gpus)
         return selection_s(work, self.hardware, network.dtype, select_kernels(draft.kv_policy) * network.num_layers)
 
+    def copy_s(self, copied_bytes: Array) -> Array:
+        """Time of copying KV entries that a draft reads; 0 if the profile does not know it. [s]"""
+        bytes_per_s = self.hardware.peak.memory_bandwidth_bytes_per_s * self.hardware.calibration.engine.copy_efficiency
+        return copied_bytes / bytes_per_s if bytes_per_s else 0 * copied_bytes
+
     def ttft_s(self, prompt_len: ArrayLike, batch_size: ArrayLike = 1) -> Array:
         """Time to first token (prefill) of prompts that arrive together. [s]
 

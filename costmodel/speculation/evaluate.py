@@ -19,13 +19,15 @@ from ..plans.strategy import MAX_GAMMA
 from .acceptance import (
     AcceptanceCurve,
     AcceptanceEstimate,
+    cut_acceptance_length,
     find_curve,
     implied_acceptance_rate,
     mean_acceptance_length,
     mean_acceptance_length_by_position,
 )
+from .acceptance import mean_acceptance_length as uncut_length
 from .deployment import Deployment
-from .drafts import Draft
+from .drafts import Draft, copied_bytes
 from .memory import Memory, memory_of
 from .rounds import Round
 
@@ -133,6 +135,7 @@ def evaluate_grid(
     curves: tuple[AcceptanceCurve, ...] = (),
     max_context_len: ArrayLike | None = None,
     context_weights: ArrayLike | None = None,
+    output_len: int | None = None,
 ) -> Evaluation:
     """Predict speculative decoding for a grid; array arguments broadcast against each other, scalars are 0-d arrays.
 
@@ -153,6 +156,7 @@ def evaluate_grid(
         max_context_len: Longest context that must fit in memory; `context_len` by default. [tokens]
         context_weights: Makes the batch a mix of contexts: `context_len` is then a list of lengths with these shares, not an
             axis of the grid. Costs are linear in context, so each pass is evaluated at its mean context. [0-1]
+        output_len: Requests end after exactly so many tokens, within a round; None to leave that out of account. [tokens]
 
     Raises:
         InputError: A value is out of range, or the draft model has a different vocabulary.
@@ -173,6 +177,9 @@ def evaluate_grid(
         select_s = deployment.select_s(draft, b, s, network, gpus)
     given = _given_acceptance(g, acceptance_rate, acceptance_by_position, mean_acceptance_length)
     rate, length, estimate = given or _look_up_acceptance(deployment, draft, mix, g, k, curves)
+    if output_len is not None:
+        cut = cut_acceptance_length(g, rate, output_len) / uncut_length(g, rate)
+        length = length * np.where(np.isnan(cut), 1.0, cut)
     engine = deployment.hardware.calibration.engine
     first_s = engine.verify_wait * verify.total_s if network is not None else np.zeros(())
     if network is not None and engine.draft_rereads_last:
@@ -202,7 +209,8 @@ def evaluate_grid(
             verify_step_s=verify.total_s,
             select_step_s=select_s,
             first_draft_s=first_s,
-            overhead_s=np.asarray(engine.round_overhead_s),
+            overhead_s=engine.round_overhead_s
+            + deployment.copy_s(copied_bytes(draft, network, b, draft_read, s, length, output_len)),
         ),
         memory=memory,
         fits_in_memory=memory.fits(deployment.hardware),

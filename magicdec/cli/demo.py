@@ -29,7 +29,10 @@ def demo(
 
     Uses this machine and real text. Takes about two minutes.
     """
-    from magicdec.api.demo import demo as main_job
+    from magicdec.render.progress import Reporter
+
+    with Reporter() as reporter, reporter.bar(0, "loading PyTorch", "step"):
+        from magicdec.api.demo import demo as main_job
 
     result = main_job(
         batch_size=batch_size or (8 if quick else 16),

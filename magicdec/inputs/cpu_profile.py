@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from magicdec.costmodel.calibration.fitting import rounded
 from magicdec.costmodel.hardware.profile import Calibration, HardwareProfile, Peak
 from magicdec.costmodel.hardware.profile_file import SCHEMA_VERSION, render_profile
 from magicdec.costmodel.kernels.attention import AttentionLaw
@@ -16,7 +22,11 @@ from magicdec.costmodel.models.transformer import TransformerConfig
 from .. import __version__
 from ..files.writing import write_text
 
+if TYPE_CHECKING:
+    from magicdec.executor.measuring.loop_probe import LoopTimes
+
 CPU = "cpu"
+BarMaker = Callable[[int, str, str], AbstractContextManager[Callable[[int], object]]]  # of total, title and unit
 # A CPU's cores stream as fast as memory allows, in any division of the work, and nothing is launched.
 CPU_START = Calibration(
     gemm=GemmLaw(launch_s=0.0, depth_s=0.0),
@@ -51,14 +61,20 @@ def cpu_profile_file() -> Path:
     return cache_folder() / f"cpu-{key}.yaml"
 
 
-def measure_cpu(model: TransformerConfig) -> HardwareProfile:
+@contextmanager
+def _bar(total: int, title: str, unit: str) -> Iterator[Callable[[int], object]]:
+    """A bar on a terminal, which yields what to call with the number of units done since the last call."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=title, unit=unit, leave=False, disable=None) as bar:
+        yield bar.update
+
+
+def measure_cpu(model: TransformerConfig, bar: BarMaker | None = None) -> HardwareProfile:
     """Measure this machine's CPU on passes of a model's shape, at contexts up to 4096, and fit a profile to them.
 
     While memory changes its speed during a measurement, the measurement is repeated, up to three times.
     """
-    from tqdm import tqdm
-
-    from magicdec.costmodel.calibration.engine_fit import MeasuredPass, Observation, fit_passes
     from magicdec.executor.kernels.build import kernels
     from magicdec.executor.measuring.cpu_probe import num_measurements, probe_cpu, read_rate, same_memory
     from magicdec.executor.model.dtypes import cpu_execution
@@ -66,8 +82,8 @@ def measure_cpu(model: TransformerConfig) -> HardwareProfile:
     config = cpu_execution(model, kernels=kernels() is not None)
     for _ in range(TRIES):
         before = read_rate()
-        with tqdm(total=num_measurements(), desc="measuring this CPU", leave=False, disable=None) as bar:
-            probe = probe_cpu(config, progress=bar.update)
+        with (bar or _bar)(num_measurements(), "measuring this CPU", "measurement") as advance:
+            probe = probe_cpu(config, progress=lambda: advance(1))
         if same_memory(probe.memory_bandwidth_bytes_per_s, before):
             break
     peak = Peak(
@@ -78,19 +94,43 @@ def measure_cpu(model: TransformerConfig) -> HardwareProfile:
         num_sms=probe.cores,
         l2_cache_bytes=probe.cache_bytes,
     )
-    engine = replace(CPU_START.engine, round_overhead_s=probe.round_overhead_s)
     profile = HardwareProfile(
         name=CPU,
         description=probe.description,
         peak=peak,
-        calibration=replace(CPU_START, engine=engine),
+        calibration=CPU_START,
         sources=dict.fromkeys(Peak.__dataclass_fields__, "measured by magicdec on this machine"),
     )
+    return fit_rounds(profile, config, [probe.times], data="rounds of a model of the reference model's shape, measured here")
+
+
+def fit_rounds(profile: HardwareProfile, config: TransformerConfig, times: Sequence[LoopTimes], *, data: str) -> HardwareProfile:
+    """Fit a CPU's profile to measured rounds of the decoding loop.
+
+    Args:
+        profile: What to start from; its peaks stay.
+        config: The model whose rounds were measured.
+        times: The rounds. Several measurements of the same rounds count each, so that their scatter is in the error of the fit.
+        data: Description of the measurements, for the profile.
+    """
+    from magicdec.costmodel.calibration.engine_fit import MeasuredPass, Observation, fit_passes
+
+    bytes_per_s = profile.peak.memory_bandwidth_bytes_per_s
+    copies = [rate for one in times for rate in one.copy_bytes_per_s]
+    engine = replace(
+        profile.calibration.engine,
+        round_overhead_s=rounded(statistics.median(s for one in times for s in one.round_overhead_s)),
+        copy_efficiency=rounded(min(statistics.median(copies) / bytes_per_s, 1.0)) if copies else 0.0,
+    )
+    start = replace(profile, calibration=replace(profile.calibration, engine=engine))
     observations = [
-        Observation((MeasuredPass(config, seen.batch_size, seen.query_len, seen.context_len),), seen.measured_s)
-        for seen in probe.passes
+        Observation(
+            (MeasuredPass(config, seen.batch_size, seen.query_len, seen.context_len, seen.kv_budget or math.inf),), seen.measured_s
+        )
+        for one in times
+        for seen in one.passes
     ]
-    return fit_passes(profile, observations, CPU_PARAMETERS, data="passes of the reference model's shape, measured here")
+    return fit_passes(start, observations, CPU_PARAMETERS, data=data)
 
 
 def write_profile(profile: HardwareProfile, file: Path) -> None:

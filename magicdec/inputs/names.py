@@ -19,7 +19,7 @@ from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft
 
 from .checks import one_of, text
-from .cpu_profile import CPU, cpu_profile_file, measure_cpu, write_profile
+from .cpu_profile import CPU, BarMaker, cpu_profile_file, measure_cpu, write_profile
 
 REFERENCE = "reference"
 DEFAULT_KV_BUDGET = 512
@@ -61,7 +61,13 @@ def find_model(name: str, where: str = "model") -> Model:
     return Model(resolve_model(name, where), Path(name) if Path(name).is_dir() else None)
 
 
-def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str], None] = lambda text: None) -> HardwareProfile:
+def find_hardware(
+    name: str,
+    *,
+    remeasure: bool = False,
+    progress: Callable[[str], None] = lambda text: None,
+    bar: BarMaker | None = None,
+) -> HardwareProfile:
     """Resolve a machine: a shipped profile, a profile file, or `cpu`.
 
     `cpu` is this machine's processor. It is measured on first use, and the profile is kept in the user's cache folder.
@@ -70,6 +76,7 @@ def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str
         name: What the user gave.
         remeasure: Measure `cpu` again.
         progress: Receives a sentence before `cpu` is measured.
+        bar: Shows progress while it is measured; None for a bar on a terminal.
 
     Raises:
         InputError: Nothing of that name, or a file that is no profile.
@@ -86,7 +93,7 @@ def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str
         except InputError:
             progress(f"{file} is damaged")
     progress(f"measuring this machine's CPU, once; the profile is kept in {file}")
-    write_profile(measure_cpu(find_model(REFERENCE).config), file)
+    write_profile(measure_cpu(find_model(REFERENCE).config, bar), file)
     return load_profile(file)
 
 

@@ -159,13 +159,17 @@ class RunResult(Result):
         facts = [f"{rate}peak memory {format_bytes(peak)}", *(f"note: {difference}" for difference in self.differences)]
         who = str(measured.strategy)
         gain = f"{who[0].upper()}{who[1:]} decoded {speedup:.2f}x as fast as autoregressive decoding"
+        if not measured.strategy.gamma:
+            apart = f"The plan is not to speculate: both ways are the same, and their times differ by {abs(speedup - 1):.0%}"
+            return "\n".join([*facts, f"{apart}; {lossless}."])
         if not self.comparable:
             planned = (
                 f"The plan is for another machine ({self.plan.hardware.name}) or workload, so it predicts nothing of this run."
             )
             return "\n".join([*facts, planned, f"{gain}; {lossless}."])
         rows = [[name, _shown(name, a), _shown(name, b), f"{a / b - 1:+.0%}"] for name, (a, b) in self._quantities().items()]
-        error = f"predicted {predicted:.2f}x ({predicted / speedup - 1:+.0%})"
+        low, high = self.plan.prediction.predicted_speedup_low, self.plan.prediction.predicted_speedup_high
+        error = f"predicted {predicted:.2f}x ({predicted / speedup - 1:+.0%}; interval {low:.2f} to {high:.2f})"
         return "\n".join([text_table(["", "predicted", "measured", "error"], rows), *facts, "", f"{gain}, {error}; {lossless}."])
 
 
