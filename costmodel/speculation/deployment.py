@@ -68,6 +68,7 @@ class Deployment:
         logits_len: ArrayLike | None = None,
         model: TransformerConfig | None = None,
         gpus: int | None = None,
+        cold: bool = True,
     ) -> StepTime:
         """Time of one forward pass on one replica; array arguments broadcast.
 
@@ -79,6 +80,7 @@ class Deployment:
             logits_len: Positions with logits; None for all new tokens. [tokens]
             model: The model; None for the target.
             gpus: GPUs that share the pass; None for `tensor_parallel`.
+            cold: As in `step_time`.
         """
         model, gpus = model or self.target, gpus or self.tensor_parallel
         cost = forward_cost(
@@ -91,7 +93,7 @@ class Deployment:
             tensor_parallel=gpus,
             head_sharded=self.hardware.calibration.engine.head_sharded,
         )
-        return step_time(cost, self.hardware, model.dtype, tensor_parallel=gpus, verify_kernel=self.verify_kernel)
+        return step_time(cost, self.hardware, model.dtype, tensor_parallel=gpus, verify_kernel=self.verify_kernel, cold=cold)
 
     def select_s(self, draft: Draft, batch_size: Array, context_len: Array, network: TransformerConfig, gpus: int) -> Array:
         """Time of selecting the KV entries of one draft step. [s]

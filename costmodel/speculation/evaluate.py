@@ -173,7 +173,7 @@ def evaluate_grid(
     network, gpus = draft.network(deployment.target), draft.gpus(deployment.tensor_parallel)
     drafting, select_s = NO_TIME, np.zeros(())
     if network is not None:
-        drafting = deployment.pass_time(b, 1, s, kv_budget=draft_read, model=network, gpus=gpus)
+        drafting = deployment.pass_time(b, 1, s, kv_budget=draft_read, model=network, gpus=gpus, cold=False)
         select_s = deployment.select_s(draft, b, s, network, gpus)
     given = _given_acceptance(g, acceptance_rate, acceptance_by_position, mean_acceptance_length)
     rate, length, estimate = given or _look_up_acceptance(deployment, draft, mix, g, k, curves)
@@ -181,9 +181,12 @@ def evaluate_grid(
         cut = cut_acceptance_length(g, rate, output_len) / uncut_length(g, rate)
         length = length * np.where(np.isnan(cut), 1.0, cut)
     engine = deployment.hardware.calibration.engine
-    first_s = engine.verify_wait * verify.total_s if network is not None else np.zeros(())
+    first_s = np.zeros(())
+    if network is not None:
+        copied = copied_bytes(draft, network, b, draft_read, s, length, output_len)
+        first_s = engine.verify_wait * verify.total_s + engine.cold_pass_s + deployment.copy_s(copied)
     if network is not None and engine.draft_rereads_last:
-        two_s = deployment.pass_time(b, 2, s, kv_budget=draft_read, model=network, gpus=gpus).total_s
+        two_s = deployment.pass_time(b, 2, s, kv_budget=draft_read, model=network, gpus=gpus, cold=False).total_s
         known = implied_acceptance_rate(g, length) if mean_acceptance_length is not None else np.nan_to_num(rate, nan=1.0)
         all_accepted = 1 - whole_power(1 - whole_power(known, g), b)  # in at least one sequence of the batch
         first_s = first_s + all_accepted * (two_s - drafting.total_s)
@@ -209,8 +212,7 @@ def evaluate_grid(
             verify_step_s=verify.total_s,
             select_step_s=select_s,
             first_draft_s=first_s,
-            overhead_s=engine.round_overhead_s
-            + deployment.copy_s(copied_bytes(draft, network, b, draft_read, s, length, output_len)),
+            overhead_s=np.asarray(engine.round_overhead_s),
         ),
         memory=memory,
         fits_in_memory=memory.fits(deployment.hardware),

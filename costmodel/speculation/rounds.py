@@ -22,7 +22,7 @@ class Round:
         draft_step_s: One draft step. [s]
         verify_step_s: Verification pass of the target. [s]
         select_step_s: Selecting KV entries, per draft step. [s]
-        first_draft_s: Extra time of the first draft step, for a second token per sequence or waiting. [s]
+        first_draft_s: Extra time of the first draft step, for a second token per sequence, waiting, cold caches or copies. [s]
         overhead_s: Host work per round. [s]
 
     Source:

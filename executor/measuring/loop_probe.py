@@ -87,7 +87,7 @@ class LoopTimes:
 
     Attributes:
         passes: Autoregressive rounds, verification passes and draft steps.
-        round_overhead_s: What a round takes beyond its passes, one entry per batch size and context. [s]
+        round_overhead_s: What a round takes beyond its passes and draft steps, one entry per batch size and context. [s]
         copy_bytes_per_s: Rate of selecting KV entries anew, likewise. [bytes/s]
     """
 

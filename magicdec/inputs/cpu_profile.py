@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magicdec.costmodel.calibration.fitting import rounded
-from magicdec.costmodel.hardware.profile import Calibration, HardwareProfile, Peak
+from magicdec.costmodel.hardware.profile import Calibration, EngineLaw, HardwareProfile, Peak
 from magicdec.costmodel.hardware.profile_file import SCHEMA_VERSION, render_profile
 from magicdec.costmodel.kernels.attention import AttentionLaw
 from magicdec.costmodel.kernels.gemm import GemmLaw
@@ -30,6 +30,7 @@ BarMaker = Callable[[int, str, str], AbstractContextManager[Callable[[int], obje
 # A CPU's cores stream as fast as memory allows, in any division of the work, and nothing is launched.
 CPU_START = Calibration(
     gemm=GemmLaw(launch_s=0.0, depth_s=0.0),
+    engine=EngineLaw(cold_pass_s=3e-4),
     attention=AttentionLaw(
         launch_s=0.0, sm_bytes_per_s=1e12, wave_s=0.0, merge_s=0.0, split_s=0.0, tile_rows=4096, instruction_rows=1
     ),
@@ -41,6 +42,7 @@ CPU_PARAMETERS = (
     "attention.compute_efficiency",
     "attention.sharpness",
     "engine.layer_overhead_s",
+    "engine.cold_pass_s",
 )
 TRIES = 3  # at a measurement during which memory keeps its speed
 
@@ -115,22 +117,33 @@ def fit_rounds(profile: HardwareProfile, config: TransformerConfig, times: Seque
     """
     from magicdec.costmodel.calibration.engine_fit import MeasuredPass, Observation, fit_passes
 
-    bytes_per_s = profile.peak.memory_bandwidth_bytes_per_s
-    copies = [rate for one in times for rate in one.copy_bytes_per_s]
-    engine = replace(
-        profile.calibration.engine,
-        round_overhead_s=rounded(statistics.median(s for one in times for s in one.round_overhead_s)),
-        copy_efficiency=rounded(min(statistics.median(copies) / bytes_per_s, 1.0)) if copies else 0.0,
-    )
-    start = replace(profile, calibration=replace(profile.calibration, engine=engine))
     observations = [
         Observation(
-            (MeasuredPass(config, seen.batch_size, seen.query_len, seen.context_len, seen.kv_budget or math.inf),), seen.measured_s
+            (
+                MeasuredPass(
+                    config,
+                    seen.batch_size,
+                    seen.query_len,
+                    seen.context_len,
+                    seen.kv_budget or math.inf,
+                    cold=seen.kv_budget is None,
+                ),
+            ),
+            seen.measured_s,
         )
         for one in times
         for seen in one.passes
     ]
-    return fit_passes(start, observations, CPU_PARAMETERS, data=data)
+    fitted = fit_passes(profile, observations, CPU_PARAMETERS, data=data)
+    engine = fitted.calibration.engine
+    overhead_s = statistics.median(s for one in times for s in one.round_overhead_s) - engine.cold_pass_s
+    copies = [rate / profile.peak.memory_bandwidth_bytes_per_s for one in times for rate in one.copy_bytes_per_s]
+    engine = replace(
+        engine,
+        round_overhead_s=rounded(max(overhead_s, 0.0)),
+        copy_efficiency=rounded(min(statistics.median(copies), 1.0)) if copies else 0.0,
+    )
+    return replace(fitted, calibration=replace(fitted.calibration, engine=engine))
 
 
 def write_profile(profile: HardwareProfile, file: Path) -> None:

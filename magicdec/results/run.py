@@ -95,9 +95,11 @@ class RunResult(Result):
         if measured is None:
             return {}
         throughput = self.plan.workload.batch_size / predicted.predicted_speculative_tpot_s
+        drafting_s = predicted.predicted_gamma_draft_step_s
+        draft_step_s = drafting_s / self.plan.strategy.gamma if self.plan.strategy.gamma else drafting_s
         pairs = {
             "target step": (predicted.predicted_target_step_s, measured.measured_target_step_s),
-            "draft step": (predicted.predicted_draft_step_s, measured.measured_draft_step_s),
+            "draft step": (draft_step_s, measured.measured_draft_step_s),
             "verify step": (predicted.predicted_verify_step_s, measured.measured_verify_step_s),
             "acceptance rate": (predicted.predicted_acceptance_rate, measured.acceptance_rate),
             "tokens per round": (predicted.predicted_mean_acceptance_length, measured.mean_acceptance_length),

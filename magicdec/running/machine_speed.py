@@ -6,7 +6,6 @@ if it is made from the speed that the machine has while that run goes on.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -17,7 +16,7 @@ from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.plans.strategy import Strategy
 from magicdec.costmodel.plans.workload import Workload
 from magicdec.executor.measuring.cpu_probe import random_model, read_rate
-from magicdec.executor.measuring.loop_probe import LoopProbe, LoopShapes, LoopTimes
+from magicdec.executor.measuring.loop_probe import LoopProbe, LoopShapes, LoopTimes, MeasuredPass
 
 from ..inputs.cpu_profile import fit_rounds
 
@@ -59,10 +58,17 @@ class MachineSpeed:
 
     def now(self) -> HardwareProfile:
         """The profile, fitted to what was timed."""
-        peak = replace(self.profile.peak, memory_bandwidth_bytes_per_s=statistics.median(self._bytes_per_s))
+        fastest = max(*self._bytes_per_s, *(self._bytes_per_s_of(one) for times in self._times for one in times.passes))
+        peak = replace(self.profile.peak, memory_bandwidth_bytes_per_s=fastest)
         data = "rounds of a model of the reference model's shape, timed in turns with the run"
         fitted = fit_rounds(replace(self.profile, peak=peak), self.config, self._times, data=data)
         return parse_profile(render_profile(fitted, date.today()), where="this machine")
+
+    def _bytes_per_s_of(self, one: MeasuredPass) -> float:
+        """Rate at which a pass read KV entries, if nothing else took time; 0 of what caches may hold. [bytes/s]"""
+        read_bytes = one.batch_size * one.context_len * self.config.kv_bytes_per_token
+        from_memory = one.kv_budget is None and read_bytes > 4 * self.profile.peak.l2_cache_bytes
+        return read_bytes / one.measured_s if from_memory else 0.0
 
     @property
     def bytes_per_s(self) -> tuple[float, float]:
