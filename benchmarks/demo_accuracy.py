@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import Empty, Queue
+from typing import Any
 
 from magicdec.render.tables import text_table
 
@@ -79,7 +80,7 @@ def background(wanted: bool) -> Iterator[None]:
             other.join()
 
 
-def run_demo(folder: Path, *, quick: bool) -> tuple[dict[str, float], float, float]:
+def run_demo(folder: Path, *, quick: bool) -> tuple[dict[str, Any], float, float]:
     """(JSON document, longest silence, time of the whole) of a demo whose output goes to pipes. [s]"""
     command = [sys.executable, "-m", "magicdec", "demo", "--folder", str(folder), "--json", *(["--quick"] if quick else [])]
     started_s = time.monotonic()
@@ -147,7 +148,8 @@ def one_run(*, quick: bool, other: bool) -> Run:
     with tempfile.TemporaryDirectory() as folder, background(other):
         found, silence_s, seconds = run_demo(Path(folder), quick=quick)
         rivals = rivals_of(Path(folder))
-        strategy = str(found["strategy"])
+        chosen = found["strategy"]
+        strategy = f"budget {chosen['kv_budget']}, gamma {chosen['gamma']}"
     return Run(
         quick=quick,
         background=other,

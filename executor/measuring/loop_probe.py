@@ -8,9 +8,10 @@ Shapes: B batch, S slots.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from ..engine.settings import GenerationSettings
 from ..kv.cache import KvCache
 from ..model.transformer import Transformer
 
-ROUNDS = 5  # timed of each kind; medians are kept
+ROUNDS = 5  # timed of each kind; averages are kept
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,43 @@ class LoopShapes:
 
 
 @dataclass(frozen=True)
+class RoundTimes:
+    """Average times of the rounds of one kind.
+
+    Attributes:
+        batch_size: Sequences.
+        context_len: Cached tokens of each sequence. [tokens]
+        kv_budget: Cached tokens that a draft step reads. [tokens]
+        gamma: Draft tokens; 0 for autoregressive rounds. [tokens]
+        draft_s, verify_s: Drafting, and the target's pass. [s]
+        rest_s: The round beside these two. [s]
+        copy_s: What drafting takes longer in a round that selects all entries anew. [s]
+    """
+
+    batch_size: int
+    context_len: int
+    kv_budget: int
+    gamma: int
+    draft_s: float
+    verify_s: float
+    rest_s: float
+    copy_s: float
+
+    @property
+    def round_s(self) -> float:
+        """The whole round. [s]"""
+        return self.draft_s + self.verify_s + self.rest_s
+
+
+@dataclass(frozen=True)
 class MeasuredPass:
     """Time of one pass of the probed model.
 
     Attributes:
         batch_size: Sequences.
         query_len, context_len: New and cached tokens of each sequence. [tokens]
-        measured_s: Median time; of a draft step, without what the first of a round takes longer. [s]
-        kv_budget: Cached tokens that a draft step reads; None for all. [tokens]
+        measured_s: Time; of a draft step, without what the first of a round takes longer. [s]
+        kv_budget: Cached tokens that a draft step reads; None for passes of the target, which read all. [tokens]
     """
 
     batch_size: int
@@ -86,14 +116,54 @@ class LoopTimes:
     """What rounds of the loop took.
 
     Attributes:
-        passes: Autoregressive rounds, verification passes and draft steps.
-        round_overhead_s: What a round takes beyond its passes and draft steps, one entry per batch size and context. [s]
-        copy_bytes_per_s: Rate of selecting KV entries anew, likewise. [bytes/s]
+        rounds: Average times; all gammas of a batch size and context one after the other.
     """
 
-    passes: tuple[MeasuredPass, ...]
-    round_overhead_s: tuple[float, ...]
-    copy_bytes_per_s: tuple[float, ...]
+    rounds: tuple[RoundTimes, ...]
+
+    @property
+    def passes(self) -> tuple[MeasuredPass, ...]:
+        """Autoregressive rounds, verification passes and draft steps."""
+        found = []
+        for one in self.rounds:
+            taken_s = one.verify_s if one.gamma else one.round_s
+            found.append(MeasuredPass(one.batch_size, one.gamma + 1, one.context_len, taken_s))
+        for drafting in self._drafting():
+            one = drafting[0]
+            found.append(MeasuredPass(one.batch_size, 1, one.context_len, _line(drafting)[0], one.kv_budget))
+        return tuple(found)
+
+    @property
+    def round_overhead_s(self) -> float:
+        """What a round takes beyond its passes and draft steps; median over batch sizes and contexts. [s]"""
+        starts = (_line(drafting)[1] + statistics.fmean(one.rest_s for one in drafting) for drafting in self._drafting())
+        return statistics.median(starts)
+
+    def copy_bytes_per_s(self, kv_bytes_per_token: float) -> float:
+        """Rate of selecting KV entries anew; infinite if no difference is seen. [bytes/s]"""
+        speculative = [one for one in self.rounds if one.gamma]
+        copied_s = sum(one.copy_s for one in speculative)
+        copied = sum(one.batch_size * one.kv_budget for one in speculative) * kv_bytes_per_token
+        return copied / copied_s if copied_s > 0 else math.inf
+
+    def _drafting(self) -> list[list[RoundTimes]]:
+        """The speculative rounds of each batch size and context."""
+        groups: dict[tuple[int, int], list[RoundTimes]] = {}
+        for one in self.rounds:
+            if one.gamma:
+                groups.setdefault((one.batch_size, one.context_len), []).append(one)
+        return list(groups.values())
+
+
+def average(looks: Sequence[LoopTimes]) -> LoopTimes:
+    """Mean times of the same rounds, measured several times."""
+    times = ("draft_s", "verify_s", "rest_s", "copy_s")
+    return LoopTimes(
+        tuple(
+            replace(same[0], **{name: statistics.fmean(getattr(one, name) for one in same) for name in times})
+            for same in zip(*(look.rounds for look in looks), strict=True)
+        )
+    )
 
 
 class LoopProbe:
@@ -102,13 +172,14 @@ class LoopProbe:
     Args:
         model: Any weights will do.
         shapes: The shapes that calls may ask for, at most.
+        mean: Average over rounds: the median to ignore interruptions, the mean to count them.
 
     Raises:
         InputError: Out of memory.
     """
 
-    def __init__(self, model: Transformer, shapes: LoopShapes):
-        self.model = model
+    def __init__(self, model: Transformer, shapes: LoopShapes, mean: Callable[[Sequence[float]], float] = statistics.median):
+        self.model, self._mean = model, mean
         self.cache = KvCache(model.config, max(shapes.batch_sizes), shapes.slots, model.device, model.dtype)
         for entries_LBKSH in (self.cache.k_LBKSH, self.cache.v_LBKSH):
             entries_LBKSH.copy_(torch.randn(entries_LBKSH.shape[-2:]).to(model.dtype))  # any finite values
@@ -121,30 +192,18 @@ class LoopProbe:
             shapes: What to time.
             progress: Called `shapes.points` times.
         """
-        passes: list[MeasuredPass] = []
-        overheads: list[float] = []
-        copy_rates: list[float] = []
+        found = []
         for batch_size in shapes.batch_sizes:
             for context_len, kv_budget in zip(shapes.context_lens, shapes.kv_budgets, strict=True):
                 batch = self._batch(batch_size, context_len, shapes)
-                plain = list(_rounds(batch, AUTOREGRESSIVE))[1:]
-                passes.append(MeasuredPass(batch_size, 1, context_len, statistics.median(one.round_s for one in plain)))
-                progress()
-                drafting_s, rest_s = [], []
-                for gamma in shapes.gammas:
-                    first, rounds = self._speculative(batch, kv_budget, gamma)
-                    verify_s = statistics.median(one.verify_s for one in rounds)
-                    passes.append(MeasuredPass(batch_size, gamma + 1, context_len, verify_s))
-                    drafting_s.append(statistics.median(one.draft_s for one in rounds))
-                    rest_s += [one.round_s - one.draft_s - one.verify_s for one in rounds]
+                for gamma in (0, *shapes.gammas):
+                    first, *rounds = self._speculative(batch, kv_budget, gamma) if gamma else _rounds(batch, AUTOREGRESSIVE)
+                    draft_s, verify_s = self._mean([one.draft_s for one in rounds]), self._mean([one.verify_s for one in rounds])
+                    rest_s = self._mean([one.round_s - one.draft_s - one.verify_s for one in rounds])
+                    copy_s = first.draft_s - draft_s if gamma else 0.0
+                    found.append(RoundTimes(batch_size, context_len, kv_budget, gamma, draft_s, verify_s, rest_s, copy_s))
                     progress()
-                    if first.draft_s > drafting_s[-1]:
-                        copied = batch_size * kv_budget * self.model.config.kv_bytes_per_token
-                        copy_rates.append(copied / (first.draft_s - drafting_s[-1]))
-                step_s, start_s = _line(shapes.gammas, drafting_s)
-                passes.append(MeasuredPass(batch_size, 1, context_len, step_s, kv_budget))
-                overheads.append(start_s + statistics.median(rest_s))
-        return LoopTimes(tuple(passes), tuple(overheads), tuple(copy_rates))
+        return LoopTimes(tuple(found))
 
     def _batch(self, batch_size: int, context_len: int, shapes: LoopShapes) -> Batch:
         """Rows that hold `context_len` cached tokens without having read a prompt."""
@@ -156,15 +215,14 @@ class LoopProbe:
         batch.rewind()
         return batch
 
-    def _speculative(self, batch: Batch, kv_budget: int, gamma: int) -> tuple[RoundRecord, list[RoundRecord]]:
-        """The first round, which also selects the entries that the draft reads, and the rounds after it."""
+    def _speculative(self, batch: Batch, kv_budget: int, gamma: int) -> Iterator[RoundRecord]:
+        """Rounds, of which the first also selects the entries that the draft reads."""
         drafter = make_drafter(Strategy("self", "streaming_llm", kv_budget, gamma), batch, None)
         assert isinstance(drafter, ModelDrafter)
         reset_all(drafter, batch)
         drafter.view.prepare(batch.tokens_BS, batch.lengths_B - 1)  # first writes to new memory, which are slower
         reset_all(drafter, batch)
-        first, *rounds = _rounds(batch, FixedPolicy(drafter, gamma))
-        return first, rounds
+        return _rounds(batch, FixedPolicy(drafter, gamma))
 
 
 def _rounds(batch: Batch, policy: DraftPolicy) -> Iterator[RoundRecord]:
@@ -174,9 +232,10 @@ def _rounds(batch: Batch, policy: DraftPolicy) -> Iterator[RoundRecord]:
         yield from decode(batch, policy)
 
 
-def _line(gammas: Sequence[int], drafting_s: Sequence[float]) -> tuple[float, float]:
-    """(time of a draft step, extra time of a round's first one) that explain the drafting of rounds with these gammas. [s]"""
-    step_s, start_s = np.polynomial.Polynomial.fit(gammas, drafting_s, 1, domain=(-1, 1)).convert().coef[::-1]
+def _line(drafting: Sequence[RoundTimes]) -> tuple[float, float]:
+    """(time of a draft step, extra time of a round's first one) that explain the drafting of rounds with several gammas. [s]"""
+    gammas, drafting_s = [one.gamma for one in drafting], [one.draft_s for one in drafting]
+    start_s, step_s = np.polynomial.Polynomial.fit(gammas, drafting_s, 1, domain=(-1, 1)).convert().coef
     if start_s >= 0 and step_s > 0:
         return float(step_s), float(start_s)
     return max(drafting_s) / max(gammas), 0.0

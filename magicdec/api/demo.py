@@ -8,6 +8,7 @@ enters it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from tokenizers import Tokenizer
 from magicdec.costmodel.base.units import format_rate, format_seconds
 from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.plans.measurement import render_measurement
-from magicdec.costmodel.plans.plan import Plan, render_plan
+from magicdec.costmodel.plans.plan import Plan, PredictedRound, render_plan
 from magicdec.costmodel.plans.workload import Workload
 from magicdec.executor.engine.request import Request
 from magicdec.executor.engine.settings import GenerationSettings
@@ -116,7 +117,7 @@ def _demo(workload: Workload, folder: Path, reporter: Reporter, *, remeasure: bo
         reporter.bar,
     )
     with reporter.bar(0, "predicting for the speed of this minute", "step"):
-        restated = restate(planned, scenario, speed.now())
+        restated = restate(planned, scenario, speed)
     low, high = (format_rate(bytes_per_s, "B/s") for bytes_per_s in speed.bytes_per_s)
     notes.append(
         f"predicted for the speed of this machine between the turns of the run (memory at {low} to {high}), at which rounds of a "
@@ -133,12 +134,24 @@ def _on(scenario: Scenario, hardware: HardwareProfile) -> Scenario:
     return replace(scenario, deployment=replace(scenario.deployment, hardware=hardware))
 
 
-def restate(planned: Plan, scenario: Scenario, hardware: HardwareProfile) -> Plan:
-    """The plan's strategy and workload, predicted for another state of the machine."""
+def restate(planned: Plan, scenario: Scenario, speed: MachineSpeed) -> Plan:
+    """The plan's strategy and workload, predicted for the speed that the machine had, with its scatter in the interval."""
     strategy = planned.strategy
     budgets = () if strategy.kv_budget is None else (strategy.kv_budget,)
     search = replace(SEARCH, gammas=(strategy.gamma,), kv_budgets=budgets, must_speculate=True)
-    return make_plan(_on(scenario, hardware), planned.workload, search).plan
+    found = make_plan(_on(scenario, speed.now()), planned.workload, search).plan
+    scatter = 2 * speed.scatter / math.sqrt(REPEATS)  # twice the standard error of the turns' mean
+    return replace(found, prediction=widened(found.prediction, scatter))
+
+
+def widened(prediction: PredictedRound, scatter: float) -> PredictedRound:
+    """A prediction whose interval also covers an independent error of this relative size. [0-1]"""
+    speedup = prediction.predicted_speedup
+    below, above = (
+        math.exp(math.hypot(math.log(end / speedup), scatter))
+        for end in (prediction.predicted_speedup_low, prediction.predicted_speedup_high)
+    )
+    return replace(prediction, predicted_speedup_low=speedup / below, predicted_speedup_high=speedup * above)
 
 
 def overview(scenario: Scenario) -> str:

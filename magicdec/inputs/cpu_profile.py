@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import date
@@ -103,16 +102,16 @@ def measure_cpu(model: TransformerConfig, bar: BarMaker | None = None) -> Hardwa
         calibration=CPU_START,
         sources=dict.fromkeys(Peak.__dataclass_fields__, "measured by magicdec on this machine"),
     )
-    return fit_rounds(profile, config, [probe.times], data="rounds of a model of the reference model's shape, measured here")
+    return fit_rounds(profile, config, probe.times, data="rounds of a model of the reference model's shape, measured here")
 
 
-def fit_rounds(profile: HardwareProfile, config: TransformerConfig, times: Sequence[LoopTimes], *, data: str) -> HardwareProfile:
+def fit_rounds(profile: HardwareProfile, config: TransformerConfig, times: LoopTimes, *, data: str) -> HardwareProfile:
     """Fit a CPU's profile to measured rounds of the decoding loop.
 
     Args:
         profile: What to start from; its peaks stay.
         config: The model whose rounds were measured.
-        times: The rounds. Several measurements of the same rounds count each, so that their scatter is in the error of the fit.
+        times: The rounds.
         data: Description of the measurements, for the profile.
     """
     from magicdec.costmodel.calibration.engine_fit import MeasuredPass, Observation, fit_passes
@@ -131,17 +130,15 @@ def fit_rounds(profile: HardwareProfile, config: TransformerConfig, times: Seque
             ),
             seen.measured_s,
         )
-        for one in times
-        for seen in one.passes
+        for seen in times.passes
     ]
     fitted = fit_passes(profile, observations, CPU_PARAMETERS, data=data)
     engine = fitted.calibration.engine
-    overhead_s = statistics.median(s for one in times for s in one.round_overhead_s) - engine.cold_pass_s
-    copies = [rate / profile.peak.memory_bandwidth_bytes_per_s for one in times for rate in one.copy_bytes_per_s]
+    copying = times.copy_bytes_per_s(config.kv_bytes_per_token) / profile.peak.memory_bandwidth_bytes_per_s
     engine = replace(
         engine,
-        round_overhead_s=rounded(max(overhead_s, 0.0)),
-        copy_efficiency=rounded(min(statistics.median(copies), 1.0)) if copies else 0.0,
+        round_overhead_s=rounded(max(times.round_overhead_s - engine.cold_pass_s, 0.0)),
+        copy_efficiency=rounded(min(copying, 1.0)),
     )
     return replace(fitted, calibration=replace(fitted.calibration, engine=engine))
 

@@ -6,6 +6,7 @@ if it is made from the speed that the machine has while that run goes on.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -16,7 +17,7 @@ from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.plans.strategy import Strategy
 from magicdec.costmodel.plans.workload import Workload
 from magicdec.executor.measuring.cpu_probe import random_model, read_rate
-from magicdec.executor.measuring.loop_probe import LoopProbe, LoopShapes, LoopTimes, MeasuredPass
+from magicdec.executor.measuring.loop_probe import LoopProbe, LoopShapes, LoopTimes, MeasuredPass, average
 
 from ..inputs.cpu_profile import fit_rounds
 
@@ -40,7 +41,7 @@ class MachineSpeed:
         self.config, self.profile = config, profile
         contexts = tuple(max(min(workload.context_len, 2 * LONGEST) // share, 8) for share in (4, 2))
         self.shapes = LoopShapes((min(workload.batch_size, MOST_ROWS),), contexts, (contexts[0] // 4,) * 2, (2, 8))
-        self._probe = LoopProbe(random_model(config), replace(self.shapes, gammas=(1, 10)))
+        self._probe = LoopProbe(random_model(config), replace(self.shapes, gammas=(1, 10)), statistics.fmean)
         self._times: list[LoopTimes] = []
         self._bytes_per_s: list[float] = []
 
@@ -61,7 +62,7 @@ class MachineSpeed:
         fastest = max(*self._bytes_per_s, *(self._bytes_per_s_of(one) for times in self._times for one in times.passes))
         peak = replace(self.profile.peak, memory_bandwidth_bytes_per_s=fastest)
         data = "rounds of a model of the reference model's shape, timed in turns with the run"
-        fitted = fit_rounds(replace(self.profile, peak=peak), self.config, self._times, data=data)
+        fitted = fit_rounds(replace(self.profile, peak=peak), self.config, average(self._times), data=data)
         return parse_profile(render_profile(fitted, date.today()), where="this machine")
 
     def _bytes_per_s_of(self, one: MeasuredPass) -> float:
@@ -69,6 +70,15 @@ class MachineSpeed:
         read_bytes = one.batch_size * one.context_len * self.config.kv_bytes_per_token
         from_memory = one.kv_budget is None and read_bytes > 4 * self.profile.peak.l2_cache_bytes
         return read_bytes / one.measured_s if from_memory else 0.0
+
+    @property
+    def scatter(self) -> float:
+        """Standard deviation, over the looks, of the time of an autoregressive round over that of a speculative one. [0-1]"""
+        ratios = []
+        for one in self._times:
+            longest = [rounds for rounds in one.rounds if rounds.context_len == self.shapes.context_lens[-1]]
+            ratios.append(longest[0].round_s / longest[-1].round_s)
+        return statistics.stdev(ratios) / statistics.fmean(ratios) if len(ratios) > 1 else 0.0
 
     @property
     def bytes_per_s(self) -> tuple[float, float]:
