@@ -13,7 +13,6 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from magicdec.costmodel.plans.strategy import Strategy
@@ -40,7 +39,7 @@ class LoopShapes:
         batch_sizes: Sequences.
         context_lens: Cached tokens of each sequence. [tokens]
         kv_budgets: Budget of the draft at each of these contexts. [tokens]
-        gammas: Draft tokens per round, at least two of them. [tokens]
+        gammas: Draft tokens per round. [tokens]
     """
 
     batch_sizes: tuple[int, ...]
@@ -61,7 +60,7 @@ class LoopShapes:
     @property
     def new_tokens(self) -> int:
         """Tokens that each sequence of a batch emits. [tokens]"""
-        return (ROUNDS + 1) * (len(self.gammas) + 1)
+        return (ROUNDS + 2) * (len(self.gammas) + 1)
 
 
 @dataclass(frozen=True)
@@ -94,50 +93,19 @@ class RoundTimes:
 
 
 @dataclass(frozen=True)
-class MeasuredPass:
-    """Time of one pass of the probed model.
-
-    Attributes:
-        batch_size: Sequences.
-        query_len, context_len: New and cached tokens of each sequence. [tokens]
-        measured_s: Time; of a draft step, without what the first of a round takes longer. [s]
-        kv_budget: Cached tokens that a draft step reads; None for passes of the target, which read all. [tokens]
-    """
-
-    batch_size: int
-    query_len: int
-    context_len: int
-    measured_s: float
-    kv_budget: int | None = None
-
-
-@dataclass(frozen=True)
 class LoopTimes:
     """What rounds of the loop took.
 
     Attributes:
-        rounds: Average times; all gammas of a batch size and context one after the other.
+        rounds: Average times, by kind of round.
     """
 
     rounds: tuple[RoundTimes, ...]
 
     @property
-    def passes(self) -> tuple[MeasuredPass, ...]:
-        """Autoregressive rounds, verification passes and draft steps."""
-        found = []
-        for one in self.rounds:
-            taken_s = one.verify_s if one.gamma else one.round_s
-            found.append(MeasuredPass(one.batch_size, one.gamma + 1, one.context_len, taken_s))
-        for drafting in self._drafting():
-            one = drafting[0]
-            found.append(MeasuredPass(one.batch_size, 1, one.context_len, _line(drafting)[0], one.kv_budget))
-        return tuple(found)
-
-    @property
     def round_overhead_s(self) -> float:
-        """What a round takes beyond its passes and draft steps; median over batch sizes and contexts. [s]"""
-        starts = (_line(drafting)[1] + statistics.fmean(one.rest_s for one in drafting) for drafting in self._drafting())
-        return statistics.median(starts)
+        """What a speculative round takes beyond drafting and verification; median over the kinds of rounds. [s]"""
+        return statistics.median(one.rest_s for one in self.rounds if one.gamma)
 
     def copy_bytes_per_s(self, kv_bytes_per_token: float) -> float:
         """Rate of selecting KV entries anew; infinite if no difference is seen. [bytes/s]"""
@@ -145,14 +113,6 @@ class LoopTimes:
         copied_s = sum(one.copy_s for one in speculative)
         copied = sum(one.batch_size * one.kv_budget for one in speculative) * kv_bytes_per_token
         return copied / copied_s if copied_s > 0 else math.inf
-
-    def _drafting(self) -> list[list[RoundTimes]]:
-        """The speculative rounds of each batch size and context."""
-        groups: dict[tuple[int, int], list[RoundTimes]] = {}
-        for one in self.rounds:
-            if one.gamma:
-                groups.setdefault((one.batch_size, one.context_len), []).append(one)
-        return list(groups.values())
 
 
 def average(looks: Sequence[LoopTimes]) -> LoopTimes:
@@ -221,21 +181,13 @@ class LoopProbe:
         assert isinstance(drafter, ModelDrafter)
         reset_all(drafter, batch)
         drafter.view.prepare(batch.tokens_BS, batch.lengths_B - 1)  # first writes to new memory, which are slower
+        list(_rounds(batch, AUTOREGRESSIVE, 1))  # has read the whole cache, as a verification pass has
         reset_all(drafter, batch)
         return _rounds(batch, FixedPolicy(drafter, gamma))
 
 
-def _rounds(batch: Batch, policy: DraftPolicy) -> Iterator[RoundRecord]:
+def _rounds(batch: Batch, policy: DraftPolicy, rounds: int = ROUNDS + 1) -> Iterator[RoundRecord]:
     """Rounds in which each row emits one token, whatever is accepted, so that copies do not outgrow their budgets."""
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds):
         batch.remaining_B.fill_(1)
         yield from decode(batch, policy)
-
-
-def _line(drafting: Sequence[RoundTimes]) -> tuple[float, float]:
-    """(time of a draft step, extra time of a round's first one) that explain the drafting of rounds with several gammas. [s]"""
-    gammas, drafting_s = [one.gamma for one in drafting], [one.draft_s for one in drafting]
-    start_s, step_s = np.polynomial.Polynomial.fit(gammas, drafting_s, 1, domain=(-1, 1)).convert().coef
-    if start_s >= 0 and step_s > 0:
-        return float(step_s), float(start_s)
-    return max(drafting_s) / max(gammas), 0.0

@@ -39,6 +39,7 @@ from ..running.machine_speed import MachineSpeed
 from .plan import make_plan
 
 REPEATS = 5  # turns of both ways of decoding; medians are shown
+LOOKS = 3  # at the machine's speed before planning
 # The policy whose acceptance was measured on the reference model; without stop tokens every output has its full length.
 SEARCH = PlanSearch(kv_policies=("streaming_llm",), exact_output=True)
 OVERVIEW = ((1, 1024), (1, 8192), (4, 8192), (16, 1024), (16, 8192))  # batch size, context
@@ -84,8 +85,9 @@ def _demo(workload: Workload, folder: Path, reporter: Reporter, *, remeasure: bo
         usual = resolve_scenario(REFERENCE, CPU)
     with reporter.bar(0, "preparing to time this machine", "step"):
         speed = MachineSpeed(usual.deployment.target, workload, usual.deployment.hardware)
-    with reporter.bar(speed.shapes.points, "timing this machine", "measurement") as advance:
-        speed.look(lambda: advance(1))
+    with reporter.bar(LOOKS * speed.shapes.points, "timing this machine", "measurement") as advance:
+        for _ in range(LOOKS):
+            speed.look(lambda: advance(1))
     with reporter.bar(0, "planning", "step"):
         scenario = _on(usual, speed.now())
         described = (

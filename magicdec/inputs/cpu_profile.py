@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -22,7 +21,8 @@ from .. import __version__
 from ..files.writing import write_text
 
 if TYPE_CHECKING:
-    from magicdec.executor.measuring.loop_probe import LoopTimes
+    from magicdec.costmodel.calibration.engine_fit import Observation
+    from magicdec.executor.measuring.loop_probe import LoopTimes, RoundTimes
 
 CPU = "cpu"
 BarMaker = Callable[[int, str, str], AbstractContextManager[Callable[[int], object]]]  # of total, title and unit
@@ -55,7 +55,9 @@ def cpu_profile_file() -> Path:
     from magicdec.executor.system.cache_dir import cache_folder
     from magicdec.executor.system.machine import processor_name
 
-    settings = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MAGICDEC_CPU_KERNEL", "MAGICDEC_CFLAGS")]
+    settings = [
+        os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "MAGICDEC_CPU_KERNEL", "MAGICDEC_CFLAGS")
+    ]
     facts = [processor_name(), str(os.cpu_count()), *settings, version("torch"), __version__, str(SCHEMA_VERSION)]
     facts += [str(compiler()), *sources().values()]
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
@@ -114,33 +116,30 @@ def fit_rounds(profile: HardwareProfile, config: TransformerConfig, times: LoopT
         times: The rounds.
         data: Description of the measurements, for the profile.
     """
-    from magicdec.costmodel.calibration.engine_fit import MeasuredPass, Observation, fit_passes
+    from magicdec.costmodel.calibration.engine_fit import fit_passes
 
-    observations = [
-        Observation(
-            (
-                MeasuredPass(
-                    config,
-                    seen.batch_size,
-                    seen.query_len,
-                    seen.context_len,
-                    seen.kv_budget or math.inf,
-                    cold=seen.kv_budget is None,
-                ),
-            ),
-            seen.measured_s,
-        )
-        for seen in times.passes
-    ]
+    observations = [seen for one in times.rounds for seen in _observations(one, config)]
     fitted = fit_passes(profile, observations, CPU_PARAMETERS, data=data)
     engine = fitted.calibration.engine
     copying = times.copy_bytes_per_s(config.kv_bytes_per_token) / profile.peak.memory_bandwidth_bytes_per_s
     engine = replace(
         engine,
-        round_overhead_s=rounded(max(times.round_overhead_s - engine.cold_pass_s, 0.0)),
+        round_overhead_s=rounded(max(times.round_overhead_s, 0.0)),
         copy_efficiency=rounded(min(copying, 1.0)),
     )
     return replace(fitted, calibration=replace(fitted.calibration, engine=engine))
+
+
+def _observations(one: RoundTimes, config: TransformerConfig) -> list[Observation]:
+    """An autoregressive round as one pass, or drafting and verification of a speculative round."""
+    from magicdec.costmodel.calibration.engine_fit import MeasuredPass, Observation
+
+    target = MeasuredPass(config, one.batch_size, one.gamma + 1, one.context_len)
+    if not one.gamma:
+        return [Observation((target,), one.round_s)]
+    step = replace(target, query_len=1, kv_budget=float(one.kv_budget))
+    drafting = Observation((step, replace(step, times=one.gamma - 1, cold=False)), one.draft_s)
+    return [drafting, Observation((target,), one.verify_s)]
 
 
 def write_profile(profile: HardwareProfile, file: Path) -> None:

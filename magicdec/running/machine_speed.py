@@ -17,16 +17,16 @@ from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.plans.strategy import Strategy
 from magicdec.costmodel.plans.workload import Workload
 from magicdec.executor.measuring.cpu_probe import random_model, read_rate
-from magicdec.executor.measuring.loop_probe import LoopProbe, LoopShapes, LoopTimes, MeasuredPass, average
+from magicdec.executor.measuring.loop_probe import LoopProbe, LoopShapes, LoopTimes, RoundTimes, average
 
 from ..inputs.cpu_profile import fit_rounds
 
-MOST_ROWS, LONGEST = 16, 4096  # of the timed rounds; the cost model takes it from there
+MOST_ROWS, LONGEST = 16, 8192  # workload whose rounds are timed; the cost model takes it from there
 READ_ELEMENTS = 32 * 2**20  # 128 MiB: far more than caches hold
 
 
 class MachineSpeed:
-    """Times rounds at a quarter and half of a workload's context, and fits the machine's profile to them.
+    """Times rounds at three and six eighths of a workload's context, and fits the machine's profile to them.
 
     Args:
         config: The model; the timed one has its shape and random weights.
@@ -39,8 +39,10 @@ class MachineSpeed:
 
     def __init__(self, config: TransformerConfig, workload: Workload, profile: HardwareProfile):
         self.config, self.profile = config, profile
-        contexts = tuple(max(min(workload.context_len, 2 * LONGEST) // share, 8) for share in (4, 2))
-        self.shapes = LoopShapes((min(workload.batch_size, MOST_ROWS),), contexts, (contexts[0] // 4,) * 2, (2, 8))
+        contexts = tuple(max(min(workload.context_len, LONGEST) * eighths // 8, 8) for eighths in (3, 6))
+        self.shapes = LoopShapes(
+            (min(workload.batch_size, MOST_ROWS),), contexts, tuple(context_len // 6 for context_len in contexts), (2, 8)
+        )
         self._probe = LoopProbe(random_model(config), replace(self.shapes, gammas=(1, 10)), statistics.fmean)
         self._times: list[LoopTimes] = []
         self._bytes_per_s: list[float] = []
@@ -59,17 +61,17 @@ class MachineSpeed:
 
     def now(self) -> HardwareProfile:
         """The profile, fitted to what was timed."""
-        fastest = max(*self._bytes_per_s, *(self._bytes_per_s_of(one) for times in self._times for one in times.passes))
+        fastest = max(*self._bytes_per_s, *(self._bytes_per_s_of(one) for times in self._times for one in times.rounds))
         peak = replace(self.profile.peak, memory_bandwidth_bytes_per_s=fastest)
         data = "rounds of a model of the reference model's shape, timed in turns with the run"
         fitted = fit_rounds(replace(self.profile, peak=peak), self.config, average(self._times), data=data)
         return parse_profile(render_profile(fitted, date.today()), where="this machine")
 
-    def _bytes_per_s_of(self, one: MeasuredPass) -> float:
-        """Rate at which a pass read KV entries, if nothing else took time; 0 of what caches may hold. [bytes/s]"""
+    def _bytes_per_s_of(self, one: RoundTimes) -> float:
+        """Rate at which an autoregressive round read KV entries, if nothing else took time; 0 of what caches may hold. [bytes/s]"""
         read_bytes = one.batch_size * one.context_len * self.config.kv_bytes_per_token
-        from_memory = one.kv_budget is None and read_bytes > 4 * self.profile.peak.l2_cache_bytes
-        return read_bytes / one.measured_s if from_memory else 0.0
+        from_memory = one.gamma == 0 and read_bytes > 4 * self.profile.peak.l2_cache_bytes
+        return read_bytes / one.round_s if from_memory else 0.0
 
     @property
     def scatter(self) -> float:
