@@ -183,8 +183,7 @@ def evaluate_grid(
     engine = deployment.hardware.calibration.engine
     first_s = np.zeros(())
     if network is not None:
-        copied = copied_bytes(draft, network, b, draft_read, s, length, output_len)
-        first_s = engine.verify_wait * verify.total_s + engine.cold_pass_s + deployment.copy_s(copied)
+        first_s = engine.verify_wait * verify.total_s + engine.cold_pass_s
     if network is not None and engine.draft_rereads_last:
         two_s = deployment.pass_time(b, 2, s, kv_budget=draft_read, model=network, gpus=gpus, cold=False).total_s
         known = implied_acceptance_rate(g, length) if mean_acceptance_length is not None else np.nan_to_num(rate, nan=1.0)
@@ -212,7 +211,8 @@ def evaluate_grid(
             verify_step_s=verify.total_s,
             select_step_s=select_s,
             first_draft_s=first_s,
-            overhead_s=np.asarray(engine.round_overhead_s),
+            overhead_s=engine.round_overhead_s
+            + deployment.copy_s(copied_bytes(draft, network, b, draft_read, s, length, output_len)),
         ),
         memory=memory,
         fits_in_memory=memory.fits(deployment.hardware),

@@ -79,7 +79,7 @@ class RunResult(Result):
         measured = self.measurement
         if measured is None:
             return f"all {self.prompts_skipped} completions are in {self.output} already"
-        if measured.measured_speedup is not None:
+        if measured.measured_speedup is not None and measured.strategy.gamma:
             return f"{measured.strategy}: {measured.measured_speedup:.2f}x as fast as autoregressive decoding"
         return f"{measured.strategy}: {measured.tokens} tokens at {measured.throughput_tokens_per_s:.0f} tokens/s"
 
