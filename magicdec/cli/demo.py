@@ -27,11 +27,12 @@ def demo(
 ) -> None:
     """Predict, plan, run and compare on the shipped model.
 
-    Uses this machine and real text. Takes about two minutes.
+    Uses this machine and real text. Takes one to two minutes, half a minute with --quick.
     """
     from magicdec.render.progress import Reporter
 
-    with Reporter() as reporter, reporter.bar(0, "loading PyTorch", "step"):
+    with Reporter(lambda words: click.echo(words, err=True)) as reporter, reporter.bar(0, "loading PyTorch", "step"):
+        reporter.say("loading PyTorch")
         from magicdec.api.demo import demo as main_job
 
     result = main_job(

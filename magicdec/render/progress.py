@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 REFRESH_S = 0.5  # how often a bar counts the seconds while nothing happens
-LINE_S = 2.0  # longest silence without a terminal
+LINE_S = 1.5  # longest silence without a terminal, as far as the thread gets its turn
 
 Advance = Callable[[int], object]
 
@@ -30,7 +30,7 @@ def progress_bar(total: int, title: str, unit: str, *, quiet: bool = False) -> I
 
 
 class Reporter:
-    """Tells how far a long job is, at least every two seconds, whether stderr is a terminal or not.
+    """Tells how far a long job is, at least every two seconds or so, whether stderr is a terminal or not.
 
     A thread repeats how far the job is, so that steps which tell nothing themselves are not silent either. Use it as a context.
 

@@ -48,7 +48,8 @@ def test_all_rounds_are_measured_and_reported(monkeypatch: pytest.MonkeyPatch) -
     assert [(one.batch_size, one.context_len, one.gamma) for one in rounds] == [
         (b, s, gamma) for b in (1, 2) for s in (24, 48) for gamma in (0, 1, 3)
     ]
-    assert all(one.verify_s > 0 and one.rest_s > 0 and (one.draft_s > 0) == (one.gamma > 0) for one in rounds)
+    assert all(one.verify_s > 0 and one.rest_s > 0 for one in rounds)
+    assert all(one.draft_s > 0 for one in rounds if one.gamma)
     assert found.times.round_overhead_s > 0
     assert found.times.copy_bytes_per_s(100.0) > 0
     assert found.memory_bytes > 0

@@ -84,7 +84,7 @@ def test_the_log_counts_what_a_replay_in_plain_python_counts(gamma: int, stoppin
 
 def test_what_a_limit_cuts_off_is_not_among_the_tokens_per_round() -> None:
     here = scene(2)
-    drafter = Scripted(here, lambda row, index: True)
+    drafter = Scripted(here, lambda row, index: False)
     batch = Batch(here.target, requests_of(here.prompts), GenerationSettings(4), gamma=20)
     batch.prefill()
     log = decode_all(batch, FixedPolicy(drafter, 20))
