@@ -157,7 +157,7 @@ class LoopProbe:
             for context_len, kv_budget in zip(shapes.context_lens, shapes.kv_budgets, strict=True):
                 batch = self._batch(batch_size, context_len, shapes)
                 for gamma in (0, *shapes.gammas):
-                    first, *rounds = self._speculative(batch, kv_budget, gamma) if gamma else _rounds(batch, AUTOREGRESSIVE)
+                    first, *rounds = self._speculative(batch, kv_budget, gamma) if gamma else self._plain(batch)
                     draft_s, verify_s = self._mean([one.draft_s for one in rounds]), self._mean([one.verify_s for one in rounds])
                     rest_s = self._mean([one.round_s - one.draft_s - one.verify_s for one in rounds])
                     copy_s = first.draft_s - draft_s if gamma else 0.0
@@ -175,6 +175,10 @@ class LoopProbe:
         batch.rewind()
         return batch
 
+    def _plain(self, batch: Batch) -> Iterator[RoundRecord]:
+        """Autoregressive rounds, of which the first is a warm-up."""
+        return _rounds(batch, AUTOREGRESSIVE, ROUNDS + 1)
+
     def _speculative(self, batch: Batch, kv_budget: int, gamma: int) -> Iterator[RoundRecord]:
         """Rounds, of which the first also selects the entries that the draft reads."""
         drafter = make_drafter(Strategy("self", "streaming_llm", kv_budget, gamma), batch, None)
@@ -183,10 +187,10 @@ class LoopProbe:
         drafter.view.prepare(batch.tokens_BS, batch.lengths_B - 1)  # first writes to new memory, which are slower
         list(_rounds(batch, AUTOREGRESSIVE, 1))  # has read the whole cache, as a verification pass has
         reset_all(drafter, batch)
-        return _rounds(batch, FixedPolicy(drafter, gamma))
+        return _rounds(batch, FixedPolicy(drafter, gamma), ROUNDS + 1)
 
 
-def _rounds(batch: Batch, policy: DraftPolicy, rounds: int = ROUNDS + 1) -> Iterator[RoundRecord]:
+def _rounds(batch: Batch, policy: DraftPolicy, rounds: int) -> Iterator[RoundRecord]:
     """Rounds in which each row emits one token, whatever is accepted, so that copies do not outgrow their budgets."""
     for _ in range(rounds):
         batch.remaining_B.fill_(1)
