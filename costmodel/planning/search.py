@@ -192,7 +192,9 @@ def candidates(
     return found
 
 
-def rank(found: Sequence[Candidate], *, objective: str = "latency", max_tpot_s: float | None = None) -> list[Candidate]:
+def rank(
+    found: Sequence[Candidate], *, objective: str = "latency", max_tpot_s: float | None = None, cautious: bool = True
+) -> list[Candidate]:
     """Sort candidates, best first; drop those that do not fit, miss the latency limit, or have unknown acceptance.
 
     Candidates are compared by the lower end of their interval, so that assumed acceptance rarely outranks measured
@@ -203,6 +205,7 @@ def rank(found: Sequence[Candidate], *, objective: str = "latency", max_tpot_s: 
         objective: `latency`: time per output token. `throughput` or `cost`: output rate over all sequences; the cheapest token
             is the one at the highest rate.
         max_tpot_s: Limit on the time per output token. [s]
+        cautious: Compare by the lower ends of intervals; otherwise by what is expected.
 
     Raises:
         InputError: No candidate fits in memory, or none meets the latency limit.
@@ -220,6 +223,8 @@ def rank(found: Sequence[Candidate], *, objective: str = "latency", max_tpot_s: 
 
     def merit(candidate: Candidate) -> tuple[float, ...]:
         tokens_per_s = candidate.throughput_tokens_per_s if objective in ("throughput", "cost") else 1 / candidate.tpot_s
+        if not cautious:
+            return (-tokens_per_s,)
         return (not is_safe(candidate), -tokens_per_s * candidate.speedup_low / candidate.speedup)
 
     return sorted(fast, key=merit)

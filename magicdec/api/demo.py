@@ -40,8 +40,9 @@ from .plan import make_plan
 
 REPEATS = 5  # turns of both ways of decoding; medians are shown
 LOOKS = 4  # at the machine's speed before planning
-# The policy whose acceptance was measured on the reference model; without stop tokens every output has its full length.
-SEARCH = PlanSearch(kv_policies=("streaming_llm",), exact_output=True)
+# The policy whose acceptance was measured on the reference model. Without stop tokens every output has its full length; acceptance
+# and times are measured on this very model and machine, so what is expected is what to choose by.
+SEARCH = PlanSearch(kv_policies=("streaming_llm",), exact_output=True, cautious=False)
 OVERVIEW = ((1, 1024), (1, 8192), (4, 8192), (16, 1024), (16, 8192))  # batch size, context
 FOLDER = "magicdec-demo"
 

@@ -44,6 +44,7 @@ class PlanSearch:
         draft_kv_dtype, draft_weight_dtype: Narrower types of one more self draft, which reads the whole KV cache.
         exact_output: Every request ends after exactly the workload's output length; the tokens that its last round accepts
             beyond that are lost.
+        cautious: Compare strategies by the lower ends of their intervals; otherwise by what is expected.
         must_speculate: Choose the best speculative strategy even where no speculation is faster.
 
     Raises:
@@ -62,6 +63,7 @@ class PlanSearch:
     draft_kv_dtype: str | None = None
     draft_weight_dtype: str | None = None
     exact_output: bool = False
+    cautious: bool = True
     must_speculate: bool = False
 
     def __post_init__(self) -> None:
