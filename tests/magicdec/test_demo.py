@@ -168,3 +168,11 @@ def test_a_comparison_of_plain_decoding_with_itself_claims_no_speedup(scenario: 
     assert "as fast as" not in str(plain)
     assert "their times differ by 3%" in str(plain)
     assert "as fast as" not in plain.headline
+
+
+def test_a_plan_that_must_speculate_does_so_where_it_does_not_pay(scenario: Scenario) -> None:
+    short = Workload(1, 64, 8)
+    assert make_plan(scenario, short, SEARCH).strategy == NO_SPECULATION
+    forced = make_plan(scenario, short, replace(SEARCH, must_speculate=True))
+    assert forced.strategy.gamma > 0
+    assert forced.prediction.predicted_speedup < 1
