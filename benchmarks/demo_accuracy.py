@@ -1,13 +1,15 @@
 """How right `magicdec demo` is on this machine: predicted beside measured, chosen beside three rivals, longest silence.
 
 `python benchmarks/demo_accuracy.py` runs ten quick demos and five full ones, every second one while another process reads memory,
-and prints a table. `one` makes a single run and adds it to a file; `table` prints the runs of a file.
+and prints a table. `one` makes a single demo and adds it to a file, `rivals` runs the rivals of the last one there, `table` prints
+all.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import statistics
@@ -18,14 +20,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
 from magicdec.render.tables import text_table
 
-QUICK_RUNS, FULL_RUNS, TURNS = 10, 5, 5
+QUICK_RUNS, FULL_RUNS, TURNS = 10, 5, 4
 RUNS = [(True, i % 2 == 1) for i in range(QUICK_RUNS)] + [(False, i % 2 == 1) for i in range(FULL_RUNS)]  # quick, background
 
 
@@ -37,6 +39,7 @@ class Run:
         quick, background: What was run.
         strategy: What the demo chose.
         predicted, low, high, measured: Speedup, and the interval of the prediction. [ratio]
+        plan: The plan file that the demo wrote.
         rivals: Time per token of the chosen strategy over that of each rival; above 1 the rival is faster. [ratio]
         silence_s, seconds: Longest time without output, and time of the whole demo. [s]
     """
@@ -48,9 +51,10 @@ class Run:
     low: float
     high: float
     measured: float
-    rivals: dict[str, float]
     silence_s: float
     seconds: float
+    plan: str
+    rivals: dict[str, float] = field(default_factory=dict)
 
     @property
     def error(self) -> float:
@@ -110,10 +114,10 @@ def run_demo(folder: Path, *, quick: bool) -> tuple[dict[str, Any], float, float
     return json.loads(process.stdout.read()), max(silence_s, ended_s - last_s), ended_s - started_s
 
 
-def rivals_of(folder: Path) -> dict[str, float]:
+def rivals_of(plan_text: str) -> dict[str, float]:
     """Time per token of the planned strategy over that of three rivals, which all take turns on the demo's prompts."""
     from magicdec.api.demo import real_requests
-    from magicdec.costmodel.plans.plan import load_plan
+    from magicdec.costmodel.plans.plan import parse_plan
     from magicdec.executor.decode_loop import decode
     from magicdec.executor.drafting.factory import make_policy
     from magicdec.executor.engine.round_log import RoundLog
@@ -121,7 +125,7 @@ def rivals_of(folder: Path) -> dict[str, float]:
     from magicdec.executor.generate import make_batch
     from magicdec.running.checkpoints import load_models
 
-    plan = load_plan(folder / "plan.yaml")
+    plan = parse_plan(plan_text, where="plan.yaml")
     chosen, workload = plan.strategy, plan.workload
     budget = chosen.kv_budget or 0
     other = budget * 2 if budget < 512 else budget // 2
@@ -146,10 +150,10 @@ def rivals_of(folder: Path) -> dict[str, float]:
 
 
 def one_run(*, quick: bool, other: bool) -> Run:
-    """One demo, and the rivals of what it chose."""
+    """One demo, whose rivals have not run yet."""
     with tempfile.TemporaryDirectory() as folder, background(other):
         found, silence_s, seconds = run_demo(Path(folder), quick=quick)
-        rivals = rivals_of(Path(folder))
+        plan = (Path(folder) / "plan.yaml").read_text(encoding="utf-8")
         chosen = found["strategy"]
         strategy = f"budget {chosen['kv_budget']}, gamma {chosen['gamma']}"
     return Run(
@@ -160,9 +164,9 @@ def one_run(*, quick: bool, other: bool) -> Run:
         low=found["predicted_speedup_low"],
         high=found["predicted_speedup_high"],
         measured=found["measured_speedup"],
-        rivals=rivals,
         silence_s=silence_s,
         seconds=seconds,
+        plan=plan,
     )
 
 
@@ -170,7 +174,7 @@ def table(runs: list[Run]) -> str:
     """The runs, and how often each promise was kept."""
     rows = []
     for run in runs:
-        rival, ratio = max(run.rivals.items(), key=lambda item: item[1])
+        rival, ratio = max(run.rivals.items(), key=lambda item: item[1], default=("", math.nan))
         rows.append(
             [
                 "quick" if run.quick else "full",
@@ -188,32 +192,44 @@ def table(runs: list[Run]) -> str:
     facts = [
         f"within 10 %: {count(lambda run: abs(run.error) <= 0.1)}, within 20 %: {count(lambda run: abs(run.error) <= 0.2)}",
         f"in the interval: {count(lambda run: run.low <= run.measured <= run.high)}",
-        f"no rival more than 5 % faster: {count(lambda run: max(run.rivals.values()) <= 1.05)}",
+        f"no rival more than 5 % faster: {count(lambda run: max(run.rivals.values(), default=math.nan) <= 1.05)}",
     ]
     return "\n".join([text_table(heads, rows), "", *facts])
 
 
 def load(file: str) -> list[Run]:
-    """The runs of a file."""
-    return [Run(**json.loads(line)) for line in Path(file).read_text(encoding="utf-8").splitlines()]
+    """The runs of a file; none if there is no such file."""
+    lines = Path(file).read_text(encoding="utf-8").splitlines() if Path(file).is_file() else []
+    return [Run(**json.loads(line)) for line in lines]
+
+
+def save(runs: list[Run], file: str) -> None:
+    """Keep runs, a line each."""
+    Path(file).write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs), encoding="utf-8")
+
+
+def run_rivals(file: str) -> None:
+    """Run the rivals of the last demo of a file."""
+    *before, last = load(file)
+    with background(last.background):
+        save([*before, replace(last, rivals=rivals_of(last.plan))], file)
 
 
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("all", "one", "table"), default="all")
+    parser.add_argument("what", nargs="?", choices=("all", "one", "rivals", "table"), default="all")
     parser.add_argument("--quick", action="store_true", help="one: the quick demo")
     parser.add_argument("--background", action="store_true", help="one: while another process reads memory")
     parser.add_argument("--file", default="demo_accuracy.jsonl", help="where runs are kept, a line each")
     given = parser.parse_args()
-    wanted = {"all": RUNS, "one": [(given.quick, given.background)], "table": []}[given.what]
-    for quick, other in wanted:
-        run = one_run(quick=quick, other=other)
-        with Path(given.file).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(run)) + "\n")
-        print(table([run]), flush=True)
-    if given.what != "one":
-        print(table(load(given.file)))
+    for quick, other in {"all": RUNS, "one": [(given.quick, given.background)]}.get(given.what, []):
+        save([*load(given.file), one_run(quick=quick, other=other)], given.file)
+        if given.what == "all":
+            run_rivals(given.file)
+    if given.what == "rivals":
+        run_rivals(given.file)
+    print(table(load(given.file)))
 
 
 if __name__ == "__main__":

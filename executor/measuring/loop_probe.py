@@ -28,8 +28,6 @@ from ..engine.settings import GenerationSettings
 from ..kv.cache import KvCache
 from ..model.transformer import Transformer
 
-ROUNDS = 5  # timed of each kind; averages are kept
-
 
 @dataclass(frozen=True)
 class LoopShapes:
@@ -40,12 +38,14 @@ class LoopShapes:
         context_lens: Cached tokens of each sequence. [tokens]
         kv_budgets: Budget of the draft at each of these contexts. [tokens]
         gammas: Draft tokens per round. [tokens]
+        rounds: How many of each kind to time; averages are kept.
     """
 
     batch_sizes: tuple[int, ...]
     context_lens: tuple[int, ...]
     kv_budgets: tuple[int, ...]
     gammas: tuple[int, ...]
+    rounds: int = 5
 
     @property
     def points(self) -> int:
@@ -60,7 +60,7 @@ class LoopShapes:
     @property
     def new_tokens(self) -> int:
         """Tokens that each sequence of a batch emits. [tokens]"""
-        return (ROUNDS + 2) * (len(self.gammas) + 1)
+        return (self.rounds + 2) * (len(self.gammas) + 1)
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,8 @@ class LoopProbe:
             for context_len, kv_budget in zip(shapes.context_lens, shapes.kv_budgets, strict=True):
                 batch = self._batch(batch_size, context_len, shapes)
                 for gamma in (0, *shapes.gammas):
-                    first, *rounds = self._speculative(batch, kv_budget, gamma) if gamma else self._plain(batch)
+                    policy = self._drafting(batch, kv_budget, gamma) if gamma else AUTOREGRESSIVE
+                    first, *rounds = _rounds(batch, policy, shapes.rounds + 1)
                     draft_s, verify_s = self._mean([one.draft_s for one in rounds]), self._mean([one.verify_s for one in rounds])
                     rest_s = self._mean([one.round_s - one.draft_s - one.verify_s for one in rounds])
                     copy_s = first.draft_s - draft_s if gamma else 0.0
@@ -175,19 +176,15 @@ class LoopProbe:
         batch.rewind()
         return batch
 
-    def _plain(self, batch: Batch) -> Iterator[RoundRecord]:
-        """Autoregressive rounds, of which the first is a warm-up."""
-        return _rounds(batch, AUTOREGRESSIVE, ROUNDS + 1)
-
-    def _speculative(self, batch: Batch, kv_budget: int, gamma: int) -> Iterator[RoundRecord]:
-        """Rounds, of which the first also selects the entries that the draft reads."""
+    def _drafting(self, batch: Batch, kv_budget: int, gamma: int) -> DraftPolicy:
+        """Speculation whose first round also selects the entries that the draft reads."""
         drafter = make_drafter(Strategy("self", "streaming_llm", kv_budget, gamma), batch, None)
         assert isinstance(drafter, ModelDrafter)
         reset_all(drafter, batch)
         drafter.view.prepare(batch.tokens_BS, batch.lengths_B - 1)  # first writes to new memory, which are slower
         list(_rounds(batch, AUTOREGRESSIVE, 1))  # has read the whole cache, as a verification pass has
         reset_all(drafter, batch)
-        return _rounds(batch, FixedPolicy(drafter, gamma), ROUNDS + 1)
+        return FixedPolicy(drafter, gamma)
 
 
 def _rounds(batch: Batch, policy: DraftPolicy, rounds: int) -> Iterator[RoundRecord]:

@@ -22,6 +22,7 @@ from magicdec.executor.measuring.loop_probe import LoopProbe, LoopShapes, LoopTi
 from ..inputs.cpu_profile import fit_rounds
 
 MOST_ROWS, LONGEST = 16, 8192  # workload whose rounds are timed; the cost model takes it from there
+FEWER = 64 * 1024  # tokens of a batch from which three rounds of each kind are timed instead of five, which takes seconds there
 READ_ELEMENTS = 32 * 2**20  # 128 MiB: far more than caches hold
 
 
@@ -40,9 +41,10 @@ class MachineSpeed:
     def __init__(self, config: TransformerConfig, workload: Workload, profile: HardwareProfile):
         self.config, self.profile = config, profile
         contexts = tuple(max(min(workload.context_len, LONGEST) * eighths // 8, 8) for eighths in (3, 6))
-        self.shapes = LoopShapes(
-            (min(workload.batch_size, MOST_ROWS),), contexts, tuple(context_len // 6 for context_len in contexts), (2, 8)
-        )
+        budgets = tuple(context_len // 6 for context_len in contexts)
+        rows = min(workload.batch_size, MOST_ROWS)
+        rounds = 3 if rows * contexts[-1] >= FEWER else 5
+        self.shapes = LoopShapes((rows,), contexts, budgets, (2, 8), rounds)
         self._probe = LoopProbe(random_model(config), replace(self.shapes, gammas=(1, 10)), statistics.fmean)
         self._times: list[LoopTimes] = []
         self._bytes_per_s: list[float] = []

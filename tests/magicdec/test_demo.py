@@ -20,7 +20,7 @@ from magicdec.costmodel.calibration.engine_fit import with_values
 from magicdec.costmodel.plans.measurement import Measurement
 from magicdec.costmodel.plans.strategy import NO_SPECULATION
 from magicdec.costmodel.plans.workload import Workload
-from magicdec.executor.measuring import cpu_probe, loop_probe
+from magicdec.executor.measuring import cpu_probe
 from magicdec.executor.measuring.loop_probe import LoopShapes, LoopTimes, RoundTimes
 from magicdec.executor.measuring.measurement import environment
 from magicdec.inputs import cpu_profile
@@ -37,8 +37,7 @@ def quick_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of its own, and a probe that takes a second."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(cpu_profile, "TRIES", 1)  # other tests use memory meanwhile
-    monkeypatch.setattr(cpu_probe, "SHAPES", LoopShapes((1, 4), (512, 1024), (64, 128), (1, 4)))
-    monkeypatch.setattr(loop_probe, "ROUNDS", 2)
+    monkeypatch.setattr(cpu_probe, "SHAPES", LoopShapes((1, 4), (512, 1024), (64, 128), (1, 4), 2))
     return tmp_path / "cache"
 
 
