@@ -37,9 +37,10 @@ from magicdec.executor.engine.request import Request
 from magicdec.executor.engine.round_log import RoundLog
 from magicdec.executor.engine.settings import GenerationSettings
 from magicdec.executor.generate import make_batch
+from magicdec.executor.kv.attention import SlotAttention
 from magicdec.executor.kv.cache import KvCache
 from magicdec.executor.measuring.comparison import compare
-from magicdec.executor.measuring.cpu_probe import decoding_pass, random_model, read_rate
+from magicdec.executor.measuring.cpu_probe import random_model, read_rate
 from magicdec.executor.measuring.measurement import processor_name
 from magicdec.executor.measuring.timing import median_time_s
 from magicdec.executor.model.checkpoint import load_model
@@ -142,6 +143,14 @@ def speculation(
         "verify_step_s": statistics.median(log.verify_s),
         "outputs_identical": log.outputs == plain.outputs,
     }
+
+
+def decoding_pass(runner: ModelRunner, cache: KvCache, query_len: int, context_len: int) -> None:
+    """Run one greedy pass over every row of a cache, from `query_len` tokens at `context_len` to the next tokens."""
+    batch_size = cache.k_LBKSH.shape[1]
+    tokens_BT = torch.zeros((batch_size, query_len), dtype=torch.long)
+    positions_BT = torch.arange(context_len, context_len + query_len).expand(batch_size, -1)
+    runner(tokens_BT, positions_BT, SlotAttention(cache, positions_BT)).greedy()
 
 
 @torch.inference_mode()

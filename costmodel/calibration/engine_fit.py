@@ -38,6 +38,7 @@ class MeasuredPass:
         batch_size, query_len, context_len, kv_budget: Arguments of `forward_cost`.
         tensor_parallel: GPUs that shared the pass.
         times: Number of repetitions; None for the wait after a verification (`EngineLaw.verify_wait`).
+        cold: As in `step_time`.
     """
 
     model: TransformerConfig
@@ -47,6 +48,7 @@ class MeasuredPass:
     kv_budget: float = float("inf")
     tensor_parallel: int = 1
     times: int | None = 1
+    cold: bool = True
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def _pass_s(profile: HardwareProfile, one: MeasuredPass) -> float:
         tensor_parallel=one.tensor_parallel,
         head_sharded=profile.calibration.engine.head_sharded,
     )
-    return float(step_time(cost, profile, one.model.dtype, tensor_parallel=one.tensor_parallel).total_s)
+    return float(step_time(cost, profile, one.model.dtype, tensor_parallel=one.tensor_parallel, cold=one.cold).total_s)
 
 
 def log_ratios(profile: HardwareProfile, observations: Sequence[Observation]) -> Array:

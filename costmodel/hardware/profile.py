@@ -63,6 +63,9 @@ class EngineLaw:
         head_sharded: The LM head is split over the GPUs; otherwise every GPU holds and reads all of it.
         draft_rereads_last: If all draft tokens of some sequence were accepted, the first draft step of the next round
             processes two tokens per sequence, because the draft has not seen the last one yet.
+        cold_pass_s: What a pass that finds caches cold takes longer: each of the target, and the first draft step of a round. [s]
+        copy_efficiency: Share of the memory bandwidth at which a draft copies the KV entries that it selects; 0 if not measured:
+            then copies cost nothing. [0-1]
         verify_wait: Share of the verification time that passes before the next draft step starts, waiting for slower GPUs. [0-1]
     """
 
@@ -72,6 +75,8 @@ class EngineLaw:
     logit_passes: Annotated[float, Limits(ge=1.0, le=200.0)] = 3.0
     head_sharded: bool = True
     draft_rereads_last: bool = False
+    cold_pass_s: Annotated[float, Limits(ge=0.0, le=1e-1)] = 0.0
+    copy_efficiency: Annotated[float, Limits(ge=0.0, le=1.0)] = 0.0
     verify_wait: Annotated[float, Limits(ge=0.0, le=0.2)] = 0.0
 
     __pydantic_config__ = STRICT

@@ -73,6 +73,7 @@ def step_time(
     *,
     tensor_parallel: int = 1,
     verify_kernel: VerifyKernel = "shared_kv_splitkv",
+    cold: bool = True,
 ) -> StepTime:
     """Latency of one pass, by part; arrays broadcast. [s]
 
@@ -83,6 +84,7 @@ def step_time(
         tensor_parallel: GPUs that share the pass.
         verify_kernel: How attention with several queries per sequence reads the KV cache: once for all queries, with or
             without split-KV, or once per query.
+        cold: Other passes have filled the caches; false for a draft step after another one.
 
     Source:
         Williams et al., Roofline (2009); MagicDec (arXiv 2408.11049), section 3. Kernel laws: docs/method.md.
@@ -109,7 +111,7 @@ def step_time(
         weights_s=weights_s,
         kv_s=kv_s,
         communication_s=cost.num_allreduces * one_s,
-        overhead_s=overhead_s + layers * engine.layer_overhead_s + engine.step_overhead_s,
+        overhead_s=overhead_s + layers * engine.layer_overhead_s + engine.step_overhead_s + (engine.cold_pass_s if cold else 0.0),
     )
 
 

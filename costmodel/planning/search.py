@@ -132,6 +132,7 @@ def candidates(
     curves: tuple[AcceptanceCurve, ...] = (),
     acceptance_rate: float | None = None,
     acceptance_by_position: Sequence[float] | None = None,
+    exact_output: bool = False,
 ) -> list[Candidate]:
     """Evaluate every strategy for a workload, including no speculation, memory misfits and unknown acceptance.
 
@@ -145,6 +146,7 @@ def candidates(
         kv_budgets: KV budgets to consider for sparse policies; those longer than the context are skipped. [tokens]
         curves: Measured acceptance.
         acceptance_rate, acceptance_by_position: Known acceptance, instead of `curves`. [0-1]
+        exact_output: Every request ends after exactly the workload's output length, so that its last round is cut off.
 
     Raises:
         InputError: A value is out of range, or a draft model has a different vocabulary.
@@ -177,6 +179,7 @@ def candidates(
             acceptance_rate=acceptance_rate,
             acceptance_by_position=acceptance_by_position,
             curves=curves,
+            output_len=workload.output_len if exact_output else None,
             context_len=context_len,
             context_weights=context_weights,
             max_context_len=max_context_len,
@@ -190,7 +193,9 @@ def candidates(
     return found
 
 
-def rank(found: Sequence[Candidate], *, objective: str = "latency", max_tpot_s: float | None = None) -> list[Candidate]:
+def rank(
+    found: Sequence[Candidate], *, objective: str = "latency", max_tpot_s: float | None = None, cautious: bool = True
+) -> list[Candidate]:
     """Sort candidates, best first; drop those that do not fit, miss the latency limit, or have unknown acceptance.
 
     Candidates are compared by the lower end of their interval, so that assumed acceptance rarely outranks measured
@@ -201,6 +206,7 @@ def rank(found: Sequence[Candidate], *, objective: str = "latency", max_tpot_s: 
         objective: `latency`: time per output token. `throughput` or `cost`: output rate over all sequences; the cheapest token
             is the one at the highest rate.
         max_tpot_s: Limit on the time per output token. [s]
+        cautious: Compare by the lower ends of intervals; otherwise by what is expected.
 
     Raises:
         InputError: No candidate fits in memory, or none meets the latency limit.
@@ -218,6 +224,8 @@ def rank(found: Sequence[Candidate], *, objective: str = "latency", max_tpot_s: 
 
     def merit(candidate: Candidate) -> tuple[float, ...]:
         tokens_per_s = candidate.throughput_tokens_per_s if objective in ("throughput", "cost") else 1 / candidate.tpot_s
+        if not cautious:
+            return (-tokens_per_s,)
         return (not is_safe(candidate), -tokens_per_s * candidate.speedup_low / candidate.speedup)
 
     return sorted(fast, key=merit)

@@ -17,6 +17,7 @@ DRAFT_KINDS: tuple[DraftKind, ...] = get_args(DraftKind)
 KV_POLICIES: tuple[KvPolicy, ...] = get_args(KvPolicy)
 COMPRESSED_DTYPES: tuple[CompressedDtype, ...] = get_args(CompressedDtype)
 MAX_GAMMA = 64
+COPY_SLACK = 16  # a compacted copy of KV entries is selected with one in so many left free for new tokens
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from .drafts import Draft
 REJECTION_EXPONENT = 0.09
 # Typical differences of the rate between tasks (PG-19 and RULER in the paper), and between model pairs.
 MEASURED_UNCERTAINTY, ASSUMED_UNCERTAINTY = 0.02, 0.1
+EXACT_OUTPUT = 1024  # tokens up to which rounds are counted one by one; beyond, each further token costs the same
 
 
 def mean_acceptance_length(gamma: ArrayLike, acceptance_rate: ArrayLike) -> Array:
@@ -46,6 +47,33 @@ def mean_acceptance_length(gamma: ArrayLike, acceptance_rate: ArrayLike) -> Arra
         term = term * a
         length = length + np.where(position <= g, term, 0.0)
     return np.asarray(length)
+
+
+def cut_acceptance_length(gamma: ArrayLike, acceptance_rate: ArrayLike, output_len: int) -> Array:
+    """Expected tokens per round of requests that end after exactly `output_len` tokens. [tokens]
+
+    What the last round accepts beyond the end is lost, so this is less than `mean_acceptance_length`: by 6 % at gamma 8, a rate
+    of 0.95 and 64 tokens.
+
+    Args:
+        gamma: Draft tokens per round. [tokens]
+        acceptance_rate: As for `mean_acceptance_length`. [0-1]
+        output_len: New tokens of a request. [tokens]
+
+    >>> float(cut_acceptance_length(4, 1.0, 12))
+    4.0
+    """
+    g, a = np.broadcast_arrays(np.asarray(gamma, np.float64), np.asarray(acceptance_rate, np.float64))
+    longest = int(g.max(initial=0)) + 1
+    emitted = np.arange(1, longest + 1).reshape(-1, *[1] * g.ndim)
+    share = np.where(
+        emitted <= g, a ** (emitted - 1.0) * (1 - a), np.where(emitted == g + 1, a**g, 0.0)
+    )  # rounds that emit so many
+    rounds = np.zeros((longest, *g.shape))  # expected rounds for the last `longest` numbers of tokens, the most tokens first
+    exact = min(output_len, EXACT_OUTPUT)
+    for _ in range(exact):
+        rounds = np.concatenate([1.0 + (share * rounds).sum(axis=0, keepdims=True), rounds[:-1]])
+    return np.asarray(output_len / (rounds[0] + (output_len - exact) / mean_acceptance_length(g, a)))
 
 
 def mean_acceptance_length_by_position(gamma: ArrayLike, rates: Sequence[float]) -> Array:

@@ -68,6 +68,7 @@ class Deployment:
         logits_len: ArrayLike | None = None,
         model: TransformerConfig | None = None,
         gpus: int | None = None,
+        cold: bool = True,
     ) -> StepTime:
         """Time of one forward pass on one replica; array arguments broadcast.
 
@@ -79,6 +80,7 @@ class Deployment:
             logits_len: Positions with logits; None for all new tokens. [tokens]
             model: The model; None for the target.
             gpus: GPUs that share the pass; None for `tensor_parallel`.
+            cold: As in `step_time`.
         """
         model, gpus = model or self.target, gpus or self.tensor_parallel
         cost = forward_cost(
@@ -91,7 +93,7 @@ class Deployment:
             tensor_parallel=gpus,
             head_sharded=self.hardware.calibration.engine.head_sharded,
         )
-        return step_time(cost, self.hardware, model.dtype, tensor_parallel=gpus, verify_kernel=self.verify_kernel)
+        return step_time(cost, self.hardware, model.dtype, tensor_parallel=gpus, verify_kernel=self.verify_kernel, cold=cold)
 
     def select_s(self, draft: Draft, batch_size: Array, context_len: Array, network: TransformerConfig, gpus: int) -> Array:
         """Time of selecting the KV entries of one draft step. [s]
@@ -105,6 +107,11 @@ class Deployment:
         """
         work = selection_work(draft.kv_policy, network, batch_size=batch_size, context_len=context_len, tensor_parallel=gpus)
         return selection_s(work, self.hardware, network.dtype, select_kernels(draft.kv_policy) * network.num_layers)
+
+    def copy_s(self, copied_bytes: Array) -> Array:
+        """Time of copying KV entries that a draft reads; 0 if the profile does not know it. [s]"""
+        bytes_per_s = self.hardware.peak.memory_bandwidth_bytes_per_s * self.hardware.calibration.engine.copy_efficiency
+        return copied_bytes / bytes_per_s if bytes_per_s else 0 * copied_bytes
 
     def ttft_s(self, prompt_len: ArrayLike, batch_size: ArrayLike = 1) -> Array:
         """Time to first token (prefill) of prompts that arrive together. [s]

@@ -15,7 +15,7 @@ from ..layers.attention import AttentionKind
 from ..models.transformer import TransformerConfig
 from ..passes.attention_work import Array, Work
 from ..passes.cache import kept_entries, kv_bytes_per_gpu, state_bytes_per_gpu
-from ..plans.strategy import CompressedDtype, DraftKind, KvPolicy, Strategy
+from ..plans.strategy import COPY_SLACK, CompressedDtype, DraftKind, KvPolicy, Strategy
 
 QUEST_PAGE = 16  # Quest (arXiv 2406.10774) keeps the minimum and maximum key of each page
 PQ_BYTES = 16  # PQCache (arXiv 2407.12820) as in MagicDec: 16 sub-vectors, one byte each
@@ -186,6 +186,35 @@ def selection_work(
 def selects_at_every_step(policy: KvPolicy) -> bool:
     """True if the policy re-selects KV entries at every draft step."""
     return policy in ("topk", "quest", "pq")
+
+
+def copied_bytes(
+    draft: Draft,
+    network: TransformerConfig | None,
+    batch_size: Array,
+    entries: Array,
+    context_len: Array,
+    mean_acceptance_length: Array,
+    output_len: int | None,
+) -> Array:
+    """Bytes of KV entries that a round copies, on average, because a draft with a compacted copy selects it anew.
+
+    It does so when the copy has outgrown its budget, a `COPY_SLACK`-th of which is left free, and for each new prompt.
+
+    Args:
+        draft: The draft.
+        network: The network that drafts; None if there is none.
+        batch_size: Sequences of the replica.
+        entries: KV entries that a draft step reads, per sequence. [tokens]
+        context_len: Tokens in the KV cache, per sequence. [tokens]
+        mean_acceptance_length: Tokens per round. [tokens]
+        output_len: New tokens of a request; None to leave the first selection out. [tokens]
+    """
+    if network is None or not draft.sparse or selects_at_every_step(draft.kv_policy):
+        return 0 * batch_size
+    first = entries / output_len if output_len else 0.0
+    per_token = np.where(entries < context_len, COPY_SLACK + first, 0.0)  # entries copied for each new token
+    return batch_size * mean_acceptance_length * per_token * network.kv_bytes_per_token
 
 
 def select_kernels(policy: KvPolicy) -> int:

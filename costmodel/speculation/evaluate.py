@@ -20,13 +20,15 @@ from ..plans.strategy import MAX_GAMMA
 from .acceptance import (
     AcceptanceCurve,
     AcceptanceEstimate,
+    cut_acceptance_length,
     find_curve,
     implied_acceptance_rate,
     mean_acceptance_length,
     mean_acceptance_length_by_position,
 )
+from .acceptance import mean_acceptance_length as uncut_length
 from .deployment import Deployment
-from .drafts import Draft
+from .drafts import Draft, copied_bytes
 from .memory import Memory, memory_of
 from .rounds import Round
 
@@ -134,6 +136,7 @@ def evaluate_grid(
     curves: tuple[AcceptanceCurve, ...] = (),
     max_context_len: ArrayLike | None = None,
     context_weights: ArrayLike | None = None,
+    output_len: int | None = None,
 ) -> Evaluation:
     """Predict speculative decoding for a grid; array arguments broadcast against each other, scalars are 0-d arrays.
 
@@ -154,6 +157,7 @@ def evaluate_grid(
         max_context_len: Longest context that must fit in memory; `context_len` by default. [tokens]
         context_weights: Makes the batch a mix of contexts: `context_len` is then a list of lengths with these shares, not an
             axis of the grid. Costs are linear in context, so each pass is evaluated at its mean context. [0-1]
+        output_len: Requests end after exactly so many tokens, within a round; None to leave that out of account. [tokens]
 
     Raises:
         InputError: A value is out of range, or the draft model has a different vocabulary.
@@ -172,14 +176,19 @@ def evaluate_grid(
     network, gpus = draft.network(deployment.target), draft.gpus(deployment.tensor_parallel)
     drafting, select_s = NO_TIME, np.zeros(())
     if network is not None:
-        drafting = deployment.pass_time(b, 1, s, kv_budget=draft_read, model=network, gpus=gpus)
+        drafting = deployment.pass_time(b, 1, s, kv_budget=draft_read, model=network, gpus=gpus, cold=False)
         select_s = deployment.select_s(draft, b, s, network, gpus)
     given = _given_acceptance(g, acceptance_rate, acceptance_by_position, mean_acceptance_length)
     rate, length, estimate = given or _look_up_acceptance(deployment, draft, mix, g, k, curves)
+    if output_len is not None:
+        cut = cut_acceptance_length(g, rate, output_len) / uncut_length(g, rate)
+        length = length * np.where(np.isnan(cut), 1.0, cut)
     engine = deployment.hardware.calibration.engine
-    first_s = engine.verify_wait * verify.total_s if network is not None else np.zeros(())
+    first_s = np.zeros(())
+    if network is not None:
+        first_s = engine.verify_wait * verify.total_s + engine.cold_pass_s
     if network is not None and engine.draft_rereads_last:
-        two_s = deployment.pass_time(b, 2, s, kv_budget=draft_read, model=network, gpus=gpus).total_s
+        two_s = deployment.pass_time(b, 2, s, kv_budget=draft_read, model=network, gpus=gpus, cold=False).total_s
         known = implied_acceptance_rate(g, length) if mean_acceptance_length is not None else np.nan_to_num(rate, nan=1.0)
         all_accepted = 1 - whole_power(1 - whole_power(known, g), b)  # in at least one sequence of the batch
         first_s = first_s + all_accepted * (two_s - drafting.total_s)
@@ -205,7 +214,8 @@ def evaluate_grid(
             verify_step_s=verify.total_s,
             select_step_s=select_s,
             first_draft_s=first_s,
-            overhead_s=np.asarray(engine.round_overhead_s),
+            overhead_s=engine.round_overhead_s
+            + deployment.copy_s(copied_bytes(draft, network, b, draft_read, s, length, output_len)),
         ),
         memory=memory,
         fits_in_memory=memory.fits(deployment.hardware),

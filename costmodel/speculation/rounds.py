@@ -22,8 +22,8 @@ class Round:
         draft_step_s: One draft step. [s]
         verify_step_s: Verification pass of the target. [s]
         select_step_s: Selecting KV entries, per draft step. [s]
-        first_draft_s: Extra time of the first draft step, for a second token per sequence or waiting. [s]
-        overhead_s: Host work per round. [s]
+        first_draft_s: Extra time of the first draft step, for a second token per sequence, waiting or cold caches. [s]
+        overhead_s: Host work per round, and copying the KV entries that a draft selects. [s]
 
     Source:
         MagicDec (arXiv 2408.11049), eq. 1-4.

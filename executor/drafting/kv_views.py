@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from magicdec.costmodel.plans.strategy import CompressedDtype
+from magicdec.costmodel.plans.strategy import COPY_SLACK, CompressedDtype
 
 from ..engine.prefill import prefill
 from ..kv.attention import QueryHook, SlotAttention
@@ -153,9 +153,11 @@ class CompactedKvView(KvView):
         self.copied_B = self.copied_B + (committed_B - self.committed_B)
 
     def _select(self, row: int, committed: int) -> None:
-        """Copy a new selection of a row's entries; a sixteenth of the budget is left free for new tokens."""
+        """Copy a new selection of a row's entries; one in `COPY_SLACK` is left free for new tokens."""
         ceiling = int(self._ceilings_B[row])
-        self.copied_B[row] = self._copy_selected(row, committed, ceiling if committed <= ceiling else ceiling - ceiling // 16)
+        self.copied_B[row] = self._copy_selected(
+            row, committed, ceiling if committed <= ceiling else ceiling - ceiling // COPY_SLACK
+        )
 
     def _copy_selected(self, row: int, committed: int, kv_budget: int) -> int:
         """Copy at most `kv_budget` entries of a row, and return their number."""

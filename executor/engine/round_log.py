@@ -125,9 +125,8 @@ class RoundLog:
 
     @property
     def mean_acceptance_length(self) -> float:
-        """Tokens per verification and row, bonus token included. [tokens]"""
-        drafted = self.drafted_by_position
-        return 1.0 + sum(self.accepted_by_position) / drafted[0] if drafted else 1.0
+        """Tokens per verification and running row, bonus token included; what a limit or a stop cut off does not count. [tokens]"""
+        return sum(self.emitted) / sum(self.active_rows)
 
     @property
     def acceptance_rate(self) -> float | None:

@@ -43,7 +43,13 @@ class Comparison:
 
 
 def compare(
-    batch: Batch, draft: Transformer | None, strategy: Strategy, *, repeats: int = 1, on_round: OnRound | None = None
+    batch: Batch,
+    draft: Transformer | None,
+    strategy: Strategy,
+    *,
+    repeats: int = 1,
+    on_round: OnRound | None = None,
+    between: Callable[[], object] = lambda: None,
 ) -> Comparison:
     """Decode a batch autoregressively and with a strategy, in turns, so that other load on the machine affects both alike.
 
@@ -55,6 +61,7 @@ def compare(
         strategy: What to compare with autoregressive decoding.
         repeats: Turns.
         on_round: Called after each round of a counted turn.
+        between: Called before, between and after the counted parts, twice a turn and once more.
 
     Raises:
         InputError: Out of memory, a draft model with too short a context, or infinite or NaN logits.
@@ -65,12 +72,20 @@ def compare(
     warm_up = 1 if batch.model.device.type == "cuda" else 0
     for turn in range(warm_up + repeats):
         told = on_round if turn >= warm_up else None
+        pause = between if turn >= warm_up else _nothing
+        pause()
         autoregressive_logs.append(_decode_again(batch, AUTOREGRESSIVE, told))
+        pause()
         if drafter is not None:
             reset_all(drafter, batch)
         logs.append(_decode_again(batch, FixedPolicy(drafter, strategy.gamma), told))
+    between()
     select_s = select_step_s(drafter.view, batch.lengths_B) if isinstance(drafter, ModelDrafter) else None
     return Comparison(_median(logs[warm_up:]), _median(autoregressive_logs[warm_up:]), select_s)
+
+
+def _nothing() -> None:
+    """Pause for nothing."""
 
 
 def _decode_again(batch: Batch, policy: DraftPolicy, on_round: OnRound | None) -> RoundLog:

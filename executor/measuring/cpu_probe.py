@@ -1,13 +1,10 @@
-"""Measure this machine: peak rates, and the time of decoding passes of a small model with random weights.
+"""Measure this machine: peak rates, and rounds of the decoding loop of a small model with random weights.
 
 The cost model is fitted to these measurements, so nothing here sees a prediction.
-
-Shapes: B batch, T query tokens, S slots.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,40 +12,16 @@ from functools import partial
 import torch
 
 from magicdec.costmodel.models.transformer import TransformerConfig
-from magicdec.costmodel.plans.strategy import Strategy
 
-from ..decode_loop import decode
-from ..drafting.factory import make_policy
-from ..engine.batch import Batch
-from ..engine.model_runner import ModelRunner
-from ..engine.request import Request
-from ..engine.settings import GenerationSettings
 from ..kernels.cpu_bindings import linear, usable
-from ..kv.attention import SlotAttention
-from ..kv.cache import KvCache
 from ..model.dtypes import HALF_DTYPES
 from ..model.transformer import Transformer
 from ..system.machine import last_level_cache_bytes, memory_bytes, processor_name
+from .loop_probe import LoopProbe, LoopShapes, LoopTimes
 from .timing import median_time_s
 
 MEMORY_CHANGE = 0.15  # relative change of the read bandwidth that makes earlier measurements obsolete
-BATCH_SIZES, CONTEXT_LENS, QUERY_LENS = (1, 4, 16), (512, 2048, 4096), (1, 2, 3, 4, 5, 7, 9)
-
-
-@dataclass(frozen=True)
-class MeasuredPass:
-    """Time of one pass of the probed model.
-
-    Attributes:
-        batch_size: Sequences.
-        query_len, context_len: New and cached tokens of each sequence. [tokens]
-        measured_s: Median time. [s]
-    """
-
-    batch_size: int
-    query_len: int
-    context_len: int
-    measured_s: float
+SHAPES = LoopShapes(batch_sizes=(1, 4, 16), context_lens=(512, 2048, 4096), kv_budgets=(128, 256, 512), gammas=(1, 3, 6, 9))
 
 
 @dataclass(frozen=True)
@@ -62,8 +35,7 @@ class Probe:
         memory_bytes: Memory of the machine. [bytes]
         cores: Threads that torch uses.
         cache_bytes: Last-level cache. [bytes]
-        round_overhead_s: Host work of a speculative round. [s]
-        passes: Decoding and verification passes.
+        times: Rounds of the decoding loop.
     """
 
     description: str
@@ -72,8 +44,7 @@ class Probe:
     memory_bytes: float
     cores: int
     cache_bytes: float
-    round_overhead_s: float
-    passes: tuple[MeasuredPass, ...]
+    times: LoopTimes
 
 
 def random_model(config: TransformerConfig, seed: int = 0) -> Transformer:
@@ -90,7 +61,7 @@ def random_model(config: TransformerConfig, seed: int = 0) -> Transformer:
 
 @torch.inference_mode()
 def probe_cpu(config: TransformerConfig, progress: Callable[[], object] = lambda: None) -> Probe:
-    """Measure this machine's CPU with a model of the given shape. Takes about 15 seconds on 2 cores.
+    """Measure this machine's CPU with a model of the given shape. Takes 5 to 15 seconds on 2 cores.
 
     Args:
         config: Shape of the probed model.
@@ -100,24 +71,10 @@ def probe_cpu(config: TransformerConfig, progress: Callable[[], object] = lambda
         InputError: Out of memory.
     """
     model = random_model(config)
-    slots = max(CONTEXT_LENS) + max(QUERY_LENS)
-    cache = KvCache(config, max(BATCH_SIZES), slots, model.device, model.dtype)
-    cache.k_LBKSH.normal_()
-    cache.v_LBKSH.normal_()
-    runner, passes = ModelRunner(model), []
-    for batch_size in BATCH_SIZES:
-        part = cache.first_rows(batch_size)
-        for context_len in CONTEXT_LENS:
-            for query_len in QUERY_LENS:
-                measured_s = median_time_s(lambda: decoding_pass(runner, part, query_len, context_len), repeats=5, warm_up=2)  # noqa: B023
-                passes.append(MeasuredPass(batch_size, query_len, context_len, measured_s))
-                progress()
-    del cache
-    flop_per_s = _product_rates()
+    times = LoopProbe(model, SHAPES).measure(SHAPES, progress)
+    flop_per_s = product_rates()
     progress()
     bandwidth = read_rate()
-    progress()
-    overhead_s = _round_overhead_s(model)
     progress()
     return Probe(
         description=f"{processor_name()}, {torch.get_num_threads()} threads",
@@ -126,25 +83,16 @@ def probe_cpu(config: TransformerConfig, progress: Callable[[], object] = lambda
         memory_bytes=memory_bytes(),
         cores=torch.get_num_threads(),
         cache_bytes=last_level_cache_bytes(),
-        round_overhead_s=overhead_s,
-        passes=tuple(passes),
+        times=times,
     )
 
 
 def num_measurements() -> int:
     """How often `probe_cpu` reports progress."""
-    return len(BATCH_SIZES) * len(CONTEXT_LENS) * len(QUERY_LENS) + 3
+    return SHAPES.points + 2
 
 
-def decoding_pass(runner: ModelRunner, cache: KvCache, query_len: int, context_len: int) -> None:
-    """Run one greedy pass over every row of a cache, from `query_len` tokens at `context_len` to the next tokens."""
-    batch_size = cache.k_LBKSH.shape[1]
-    tokens_BT = torch.zeros((batch_size, query_len), dtype=torch.long)
-    positions_BT = torch.arange(context_len, context_len + query_len).expand(batch_size, -1)
-    runner(tokens_BT, positions_BT, SlotAttention(cache, positions_BT)).greedy()
-
-
-def _product_rates(size: int = 2048) -> dict[str, float]:
+def product_rates(size: int = 2048) -> dict[str, float]:
     """Rate of a large matrix product by type of its weights, by torch or the C kernels, whichever is faster. [FLOP/s]
 
     16-bit weights are measured only where the C kernels multiply them, so planning knows from the profile that they do.
@@ -170,14 +118,3 @@ def same_memory(bytes_per_s: float, earlier_bytes_per_s: float) -> bool:
     A virtual machine may be moved between cores that share their memory bus with more or fewer others.
     """
     return abs(bytes_per_s / earlier_bytes_per_s - 1) < MEMORY_CHANGE
-
-
-def _round_overhead_s(model: Transformer, rounds: int = 8) -> float:
-    """Median over rounds of the time beside draft and verification. [s]"""
-    gamma = 4
-    strategy = Strategy("self", "streaming_llm", 64, gamma)
-    requests = [Request(str(row), [1] * 64) for row in range(16)]
-    batch = Batch(model, requests, GenerationSettings(rounds * (gamma + 1)), gamma=gamma)
-    batch.prefill()
-    measured = decode(batch, make_policy(strategy, batch, None))
-    return statistics.median(one.round_s - one.draft_s - one.verify_s for one in measured)

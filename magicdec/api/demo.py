@@ -1,9 +1,15 @@
-"""The main job on the shipped model: predict, plan, run on real text, compare with autoregressive decoding."""
+"""The main job on the shipped model: predict, plan, run on real text, compare with autoregressive decoding.
+
+The plan is made from rounds timed just before. The prediction that is shown beside the measurement is for the same strategy, from
+rounds of a random model timed before, between and after the turns of the comparison. Nothing that the compared runs measure
+enters it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -12,10 +18,10 @@ from magicdec.costmodel.base.json_text import json_line
 from magicdec.costmodel.base.units import format_rate, format_seconds
 from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.plans.measurement import render_measurement
+from magicdec.costmodel.plans.plan import Plan, PredictedRound, render_plan
 from magicdec.costmodel.plans.workload import Workload
 from magicdec.executor.engine.request import Request
 from magicdec.executor.engine.settings import GenerationSettings
-from magicdec.executor.measuring.cpu_probe import read_rate, same_memory
 
 from ..files.completions import Completion
 from ..files.writing import write_text
@@ -24,14 +30,19 @@ from ..inputs.cpu_profile import CPU
 from ..inputs.names import REFERENCE, find_hardware
 from ..inputs.plan_search import PlanSearch
 from ..inputs.scenario import Scenario, resolve_scenario
+from ..render.progress import Reporter
 from ..render.tables import text_table
 from ..results.run import RunResult
 from ..running.checkpoints import load_models, tokenize_text
 from ..running.execution import Job, execute
+from ..running.machine_speed import MachineSpeed
 from .plan import make_plan
 
-REPEATS = 3  # turns of both ways of decoding; medians are shown
-SEARCH = PlanSearch(kv_policies=("streaming_llm",))  # the policy whose acceptance was measured on the reference model
+REPEATS = 5  # turns of both ways of decoding; medians are shown
+LOOKS = 4  # at the machine's speed before planning
+# The policy whose acceptance was measured on the reference model. Without stop tokens every output has its full length; acceptance
+# and times are measured on this very model and machine, so what is expected is what to choose by.
+SEARCH = PlanSearch(kv_policies=("streaming_llm",), exact_output=True, cautious=False)
 OVERVIEW = ((1, 1024), (1, 8192), (4, 8192), (16, 1024), (16, 8192))  # batch size, context
 FOLDER = "magicdec-demo"
 
@@ -60,40 +71,90 @@ def demo(
     Raises:
         InputError: The folder cannot be written, or memory does not suffice.
     """
-    folder = Path(folder)
     workload = Workload(
         whole_number("batch_size", batch_size),
         whole_number("context_len", context_len),
         whole_number("max_new_tokens", max_new_tokens),
     )
-    hardware = current_hardware(remeasure=remeasure, say=say, bytes_per_s=read_rate())
-    scenario = resolve_scenario(REFERENCE, CPU)
-    say(f"this machine: {hardware.description}\n\npredictions for the reference model here:\n{overview(scenario)}\n")
-    planned = make_plan(scenario, workload, SEARCH)
+    with Reporter(say) as reporter:
+        return _demo(workload, Path(folder), reporter, remeasure=remeasure)
+
+
+def _demo(workload: Workload, folder: Path, reporter: Reporter, *, remeasure: bool) -> RunResult:
+    with reporter.bar(0, "looking up this machine", "step"):
+        find_hardware(CPU, remeasure=remeasure, progress=reporter.say, bar=reporter.bar)
+        usual = resolve_scenario(REFERENCE, CPU)
+    with reporter.bar(0, "preparing to time this machine", "step"):
+        speed = MachineSpeed(usual.deployment.target, workload, usual.deployment.hardware)
+    with reporter.bar(LOOKS * speed.shapes.points, "timing this machine", "measurement") as advance:
+        for _ in range(LOOKS):
+            speed.look(lambda: advance(1))
+    with reporter.bar(0, "planning", "step"):
+        scenario = _on(usual, speed.now())
+        described = (
+            f"this machine: {scenario.deployment.hardware.description}, memory at {format_rate(speed.bytes_per_s[1], 'B/s')}"
+        )
+        reporter.say(f"{described}\n\npredictions for the reference model here:\n{overview(scenario)}\n")
+        best = make_plan(scenario, workload, SEARCH)
+        planned = make_plan(scenario, workload, replace(SEARCH, must_speculate=True)).plan
     plan_file = folder / "plan.yaml"
-    planned.save(plan_file)
-    say(f"plan for batch {workload.batch_size}, context {workload.context_len} (in {plan_file}): {planned.strategy}")
-    models = load_models(planned.plan, model_dir=None, draft_dir=None, device="cpu")
+    where = f"batch {workload.batch_size}, context {workload.context_len}"
+    reporter.say(f"plan for {where} (in {plan_file}): {best.strategy}")
+    notes = []
+    if not best.strategy.gamma:
+        speedup = f"{planned.prediction.predicted_speedup:.2f}x"
+        notes.append(f"the best plan is no speculation; the best speculative strategy, predicted at {speedup}, runs beside it")
+        reporter.say(notes[0])
+    write_text(str(plan_file), render_plan(planned))
     completions: list[Completion] = []
+    with reporter.bar(0, "loading the model and the text", "step"):
+        models = load_models(planned, model_dir=None, draft_dir=None, device="cpu")
+        requests = real_requests(models.tokenizer, workload.batch_size, workload.context_len)
+    speed.focus(planned.strategy)
     execution = execute(
         models,
-        real_requests(models.tokenizer, workload.batch_size, workload.context_len),
-        Job(planned.strategy, workload.batch_size, compare=True, repeats=REPEATS),
+        requests,
+        Job(planned.strategy, workload.batch_size, compare=True, repeats=REPEATS, between=speed.look),
         GenerationSettings(workload.output_len),  # without stop tokens: every sequence has the full length
         completions.append,
+        reporter.bar,
     )
-    measured = execution.measurement
+    with reporter.bar(0, "predicting for the speed of this minute", "step"):
+        restated = restate(planned, scenario, speed)
+    low, high = (format_rate(bytes_per_s, "B/s") for bytes_per_s in speed.bytes_per_s)
+    notes.append(
+        f"predicted for the speed of this machine between the turns of the run (memory at {low} to {high}), at which rounds of a "
+        f"random model were timed; the plan, made before, said {planned.prediction.predicted_speedup:.2f}x"
+    )
+    write_text(str(plan_file), render_plan(restated))
     write_text(str(folder / "output.jsonl"), "".join(json_line(asdict(one)) + "\n" for one in completions))
-    write_text(str(folder / "measurements.jsonl"), render_measurement(measured) + "\n")
-    seen_bytes_per_s = fastest_seen(
-        read_rate(),
-        measured.measured_target_bytes_per_s or 0.0,
-        measured.measured_target_step_s or 0.0,
-        hardware.peak.l2_cache_bytes,
+    write_text(str(folder / "measurements.jsonl"), render_measurement(execution.measurement) + "\n")
+    return RunResult(restated, execution.measurement, execution.differences, tuple(completions), notes=tuple(notes))
+
+
+def _on(scenario: Scenario, hardware: HardwareProfile) -> Scenario:
+    """The same model on another state of the machine."""
+    return replace(scenario, deployment=replace(scenario.deployment, hardware=hardware))
+
+
+def restate(planned: Plan, scenario: Scenario, speed: MachineSpeed) -> Plan:
+    """The plan's strategy and workload, predicted for the speed that the machine had, with its scatter in the interval."""
+    strategy = planned.strategy
+    budgets = () if strategy.kv_budget is None else (strategy.kv_budget,)
+    search = replace(SEARCH, gammas=(strategy.gamma,), kv_budgets=budgets, must_speculate=True)
+    found = make_plan(_on(scenario, speed.now()), planned.workload, search).plan
+    scatter = 2 * speed.scatter / math.sqrt(REPEATS)  # twice the standard error of the turns' mean
+    return replace(found, prediction=widened(found.prediction, scatter))
+
+
+def widened(prediction: PredictedRound, scatter: float) -> PredictedRound:
+    """A prediction whose interval also covers an independent error of this relative size. [0-1]"""
+    speedup = prediction.predicted_speedup
+    below, above = (
+        math.exp(math.hypot(math.log(end / speedup), scatter))
+        for end in (prediction.predicted_speedup_low, prediction.predicted_speedup_high)
     )
-    change = memory_change(seen_bytes_per_s, hardware.peak.memory_bandwidth_bytes_per_s)
-    notes = (f"{change}: step times change with it",) if change else ()
-    return RunResult(planned.plan, measured, execution.differences, tuple(completions), notes=notes)
+    return replace(prediction, predicted_speedup_low=speedup / below, predicted_speedup_high=speedup * above)
 
 
 def overview(scenario: Scenario) -> str:
@@ -116,30 +177,3 @@ def real_requests(tokenizer: Tokenizer, batch_size: int, context_len: int) -> li
         Request(f"held-out {row}", list(tokens[row * stride : row * stride + context_len - row * shorter // batch_size]))
         for row in range(batch_size)
     ]
-
-
-def current_hardware(*, remeasure: bool, say: Say, bytes_per_s: float) -> HardwareProfile:
-    """This machine's profile; measured again if asked for, or if memory reads at another rate now. [bytes/s]"""
-    hardware = find_hardware(CPU, remeasure=remeasure, progress=say)
-    change = memory_change(bytes_per_s, hardware.peak.memory_bandwidth_bytes_per_s)
-    if remeasure or not change:
-        return hardware
-    say(change)
-    return find_hardware(CPU, remeasure=True, progress=say)
-
-
-def memory_change(bytes_per_s: float, profiled_bytes_per_s: float) -> str:
-    """How the memory bandwidth differs from that of the profile; empty if it does not."""
-    if same_memory(bytes_per_s, profiled_bytes_per_s):
-        return ""
-    now, then = format_rate(bytes_per_s, "B/s"), format_rate(profiled_bytes_per_s, "B/s")
-    return f"memory bandwidth is {now} now and was {then} when the profile was measured"
-
-
-def fastest_seen(read_bytes_per_s: float, step_bytes_per_s: float, step_s: float, cache_bytes: float) -> float:
-    """The higher of the memory bandwidth after a run and that of its steps. [bytes/s]
-
-    Steps count only if they read far more than the caches hold.
-    """
-    from_memory = step_bytes_per_s * step_s > 4 * cache_bytes
-    return max(read_bytes_per_s, step_bytes_per_s) if from_memory else read_bytes_per_s

@@ -181,8 +181,11 @@ def make_plan(
         curves=scenario.model.curves,
         acceptance_rate=search.acceptance_rate,
         acceptance_by_position=search.acceptance_by_position,
+        exact_output=search.exact_output,
     )
-    ranked = rank(considered, objective=search.objective, max_tpot_s=search.max_tpot_s)
+    if search.must_speculate:
+        considered = [c for c in considered if c.strategy.gamma]
+    ranked = rank(considered, objective=search.objective, max_tpot_s=search.max_tpot_s, cautious=search.cautious)
     best = ranked[0]
     same_batch = [c for c in sorted(ranked, key=lambda c: -c.speedup) if c.batch_size == best.batch_size]
     runner_up = next((c for c in same_batch if c.strategy.family != best.strategy.family), None)

@@ -27,9 +27,13 @@ def demo(
 ) -> None:
     """Predict, plan, run and compare on the shipped model.
 
-    Uses this machine and real text. Takes about two minutes.
+    Uses this machine and real text. Takes one to two minutes, half a minute with --quick.
     """
-    from magicdec.api.demo import demo as main_job
+    from magicdec.render.progress import Reporter
+
+    with Reporter(lambda words: click.echo(words, err=True)) as reporter, reporter.bar(0, "loading PyTorch", "step"):
+        reporter.say("loading PyTorch")
+        from magicdec.api.demo import demo as main_job
 
     result = main_job(
         batch_size=batch_size or (8 if quick else 16),

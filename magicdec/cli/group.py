@@ -18,6 +18,9 @@ from magicdec.costmodel.base.notes import Note
 from .. import __version__
 
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins is slow
+# Threads that wait for one another sleep after some microseconds instead of milliseconds: where another program takes a core, they
+# would keep it from the thread that they wait for, and steps take two to five times longer.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from magicdec.costmodel.base.errors import InputError

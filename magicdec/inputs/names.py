@@ -20,7 +20,7 @@ from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft, prediction_head
 
 from .checks import one_of, text
-from .cpu_profile import CPU, cpu_profile_file, measure_cpu, write_profile
+from .cpu_profile import CPU, BarMaker, cpu_profile_file, measure_cpu, write_profile
 from .machines import find_machine
 
 if TYPE_CHECKING:
@@ -132,7 +132,13 @@ def _of_hub(folder: Path, name: str) -> Model:
     return Model(with_index_total(load_config(folder, name=name), folder), None)
 
 
-def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str], None] = lambda text: None) -> HardwareProfile:
+def find_hardware(
+    name: str,
+    *,
+    remeasure: bool = False,
+    progress: Callable[[str], None] = lambda text: None,
+    bar: BarMaker | None = None,
+) -> HardwareProfile:
     """Resolve a machine: a shipped profile, a profile file, `cpu`, `local`, or several devices separated by commas.
 
     `cpu` is this machine's processor. It is measured on first use, and the profile is kept in the user's cache folder. `local`
@@ -142,6 +148,7 @@ def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str
         name: What the user gave.
         remeasure: Measure `cpu` again.
         progress: Receives a sentence before `cpu` is measured.
+        bar: Shows progress while it is measured; None for a bar on a terminal.
 
     Warns:
         Note: The name leaves a choice; it says what was chosen.
@@ -161,7 +168,7 @@ def find_hardware(name: str, *, remeasure: bool = False, progress: Callable[[str
         except InputError:
             progress(f"{file} is damaged")
     progress(f"measuring this machine's CPU, once; the profile is kept in {file}")
-    write_profile(measure_cpu(find_model(REFERENCE).config), file)
+    write_profile(measure_cpu(find_model(REFERENCE).config, bar), file)
     return load_profile(file)
 
 

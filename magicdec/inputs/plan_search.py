@@ -42,6 +42,10 @@ class PlanSearch:
             budget. [tokens]
         acceptance_rate, acceptance_by_position: Given instead of looked up. [0-1]
         draft_kv_dtype, draft_weight_dtype: Narrower types of one more self draft, which reads the whole KV cache.
+        exact_output: Every request ends after exactly the workload's output length; the tokens that its last round accepts
+            beyond that are lost.
+        cautious: Compare strategies by the lower ends of their intervals; otherwise by what is expected.
+        must_speculate: Choose the best speculative strategy even where no speculation is faster.
 
     Raises:
         InputError: A value is out of its range.
@@ -58,6 +62,9 @@ class PlanSearch:
     acceptance_by_position: tuple[float, ...] | None = None
     draft_kv_dtype: str | None = None
     draft_weight_dtype: str | None = None
+    exact_output: bool = False
+    cautious: bool = True
+    must_speculate: bool = False
 
     def __post_init__(self) -> None:
         one_of("objective", self.objective, OBJECTIVES)

@@ -79,7 +79,7 @@ class RunResult(Result):
         measured = self.measurement
         if measured is None:
             return f"all {self.prompts_skipped} completions are in {self.output} already"
-        if measured.measured_speedup is not None:
+        if measured.measured_speedup is not None and measured.strategy.gamma:
             return f"{measured.strategy}: {measured.measured_speedup:.2f}x as fast as autoregressive decoding"
         return f"{measured.strategy}: {measured.tokens} tokens at {measured.throughput_tokens_per_s:.0f} tokens/s"
 
@@ -95,9 +95,11 @@ class RunResult(Result):
         if measured is None:
             return {}
         throughput = self.plan.workload.batch_size / predicted.predicted_speculative_tpot_s
+        drafting_s = predicted.predicted_gamma_draft_step_s
+        draft_step_s = drafting_s / self.plan.strategy.gamma if self.plan.strategy.gamma else drafting_s
         pairs = {
             "target step": (predicted.predicted_target_step_s, measured.measured_target_step_s),
-            "draft step": (predicted.predicted_draft_step_s, measured.measured_draft_step_s),
+            "draft step": (draft_step_s, measured.measured_draft_step_s),
             "verify step": (predicted.predicted_verify_step_s, measured.measured_verify_step_s),
             "acceptance rate": (predicted.predicted_acceptance_rate, measured.acceptance_rate),
             "tokens per round": (predicted.predicted_mean_acceptance_length, measured.mean_acceptance_length),
@@ -159,13 +161,17 @@ class RunResult(Result):
         facts = [f"{rate}peak memory {format_bytes(peak)}", *(f"note: {difference}" for difference in self.differences)]
         who = str(measured.strategy)
         gain = f"{who[0].upper()}{who[1:]} decoded {speedup:.2f}x as fast as autoregressive decoding"
+        if not measured.strategy.gamma:
+            apart = f"The plan is not to speculate: both ways are the same, and their times differ by {abs(speedup - 1):.0%}"
+            return "\n".join([*facts, f"{apart}; {lossless}."])
         if not self.comparable:
             planned = (
                 f"The plan is for another machine ({self.plan.hardware.name}) or workload, so it predicts nothing of this run."
             )
             return "\n".join([*facts, planned, f"{gain}; {lossless}."])
         rows = [[name, _shown(name, a), _shown(name, b), f"{a / b - 1:+.0%}"] for name, (a, b) in self._quantities().items()]
-        error = f"predicted {predicted:.2f}x ({predicted / speedup - 1:+.0%})"
+        low, high = self.plan.prediction.predicted_speedup_low, self.plan.prediction.predicted_speedup_high
+        error = f"predicted {predicted:.2f}x ({predicted / speedup - 1:+.0%}; interval {low:.2f} to {high:.2f})"
         return "\n".join([text_table(["", "predicted", "measured", "error"], rows), *facts, "", f"{gain}, {error}; {lossless}."])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from magicdec.costmodel.plans.measurement import Measurement
 from magicdec.costmodel.plans.plan import fingerprint
@@ -20,7 +21,7 @@ from magicdec.executor.measuring.measurement import RunDescription, RunOutcome, 
 from magicdec.executor.model.transformer import Transformer
 
 from ..files.completions import Completion
-from ..inputs.cpu_profile import CPU
+from ..inputs.cpu_profile import CPU, BarMaker
 from ..render.progress import progress_bar
 from ..results.run import Difference
 from .checkpoints import LoadedModels
@@ -41,6 +42,7 @@ class Job:
         hardware: Profile of the machine, as the plan names it.
         compare: Also decode autoregressively.
         repeats: Turns of a comparison.
+        between: Called before, between and after the timed parts of a comparison.
     """
 
     strategy: Strategy
@@ -49,6 +51,7 @@ class Job:
     hardware: str = CPU
     compare: bool = False
     repeats: int = 1
+    between: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -65,16 +68,29 @@ class Execution:
 
 
 def execute(
-    models: LoadedModels, requests: Sequence[Request], job: Job, settings: GenerationSettings, on_completion: OnCompletion
+    models: LoadedModels,
+    requests: Sequence[Request],
+    job: Job,
+    settings: GenerationSettings,
+    on_completion: OnCompletion,
+    bar: BarMaker | None = None,
 ) -> Execution:
-    """Continue all requests, with progress bars; `on_completion` receives each completion as soon as it is done.
+    """Continue all requests. Finished ones make room for waiting ones.
 
-    Finished requests make room for waiting ones. A comparison goes a batch at a time instead, without the policy table.
+    A comparison goes a batch at a time instead, without the policy table.
+
+    Args:
+        models: The target, and the draft model if there is one.
+        requests: What to continue.
+        job: How.
+        settings: Limits, stop conditions and sampling.
+        on_completion: Receives each completion as soon as it is done.
+        bar: Shows progress; None for bars on a terminal.
 
     Raises:
         InputError: Out of memory, a draft model with too short a context, or infinite or NaN logits.
     """
-    quiet = not models.ranks.is_rank0
+    bar = bar or partial(progress_bar, quiet=not models.ranks.is_rank0)
     turns = 2 * job.repeats if job.compare else 1
     tokens = turns * sum(request.max_new_tokens or settings.max_new_tokens for request in requests)
 
@@ -83,8 +99,8 @@ def execute(
         on_completion(Completion(request.id, text, len(tokens)))
 
     with (
-        progress_bar(len(requests), "reading prompts", "prompt", quiet=quiet) as prefilled,
-        progress_bar(tokens, "decoding", "token", quiet=quiet) as decoded,
+        bar(len(requests), "reading prompts", "prompt") as prefilled,
+        bar(tokens, "decoding", "token") as decoded,
     ):
         progress = _Progress(lambda: prefilled(1), decoded)
         if job.compare:
@@ -138,7 +154,12 @@ def _compared(
         batch = make_batch(models.target, part, job.strategy, settings)
         batch.prefill(lambda request: progress.prefilled())
         one = compare(
-            batch, models.draft, job.strategy, repeats=job.repeats, on_round=lambda round: progress.decoded(round.emitted)
+            batch,
+            models.draft,
+            job.strategy,
+            repeats=job.repeats,
+            on_round=lambda round: progress.decoded(round.emitted),
+            between=job.between,
         )
         found.append(one)
         prefill_s += batch.prefill_s

@@ -14,6 +14,7 @@ from magicdec.costmodel.speculation import acceptance
 from magicdec.costmodel.speculation.acceptance import (
     AcceptanceCurve,
     AcceptanceEstimate,
+    cut_acceptance_length,
     find_curve,
     implied_acceptance_rate,
     load_checkpoint_curves,
@@ -73,6 +74,33 @@ def test_more_acceptance_yields_more_tokens_up_to_gamma_and_one(gamma: int, one:
 @given(st.integers(1, 12), st.floats(0.0, 0.999))
 def test_the_implied_rate_inverts_the_mean_length(gamma: int, rate: float) -> None:
     assert implied_acceptance_rate(gamma, float(mean_acceptance_length(gamma, rate))) == pytest.approx(rate, abs=1e-6)
+
+
+def rounds_needed(gamma: int, rate: float, tokens: int) -> float:
+    """Expected rounds for the last `tokens` tokens, by the cases of the next round."""
+    if tokens <= 0:
+        return 0.0
+    shares = [rate**k * (1 - rate) for k in range(gamma)] + [rate**gamma]
+    return 1 + sum(share * rounds_needed(gamma, rate, tokens - k - 1) for k, share in enumerate(shares))
+
+
+@pytest.mark.parametrize(
+    ("gamma", "rate", "tokens"), [(3, 0.8, 10), (4, 0.95, 9), (2, 0.5, 1), (5, 1.0, 12), (0, 0.0, 7), (6, 0.0, 3)]
+)
+def test_what_the_last_round_cuts_off_is_not_among_the_tokens_per_round(gamma: int, rate: float, tokens: int) -> None:
+    assert cut_acceptance_length(gamma, rate, tokens) == pytest.approx(tokens / rounds_needed(gamma, rate, tokens), rel=1e-12)
+
+
+def test_the_last_round_matters_less_the_longer_the_output_is() -> None:
+    gammas, rates = np.array([[1], [8]]), np.array([0.5, 0.95])
+    uncut = mean_acceptance_length(gammas, rates)
+    lengths = [cut_acceptance_length(gammas, rates, tokens) for tokens in (64, 512, 5000)]
+    assert lengths[0].shape == (2, 2)
+    assert (lengths[0] < lengths[1]).all()
+    assert (lengths[1] < lengths[2]).all()
+    assert (lengths[2] < uncut).all()
+    assert lengths[2] == pytest.approx(uncut, rel=2e-3)
+    assert 0.9 < lengths[0][1, 1] / uncut[1, 1] < 0.96
 
 
 def test_no_rate_yields_more_tokens_than_there_are_and_one_token_needs_none() -> None:

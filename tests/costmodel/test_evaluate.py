@@ -16,7 +16,8 @@ from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.passes.forward import forward_cost
 from magicdec.costmodel.passes.roofline import VERIFY_KERNELS, step_time
-from magicdec.costmodel.speculation.acceptance import published_curves
+from magicdec.costmodel.plans.strategy import COPY_SLACK
+from magicdec.costmodel.speculation.acceptance import cut_acceptance_length, published_curves
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import (
@@ -383,3 +384,35 @@ def test_what_no_grid_can_hold_is_refused(deployment: Deployment, axis: str, val
 def test_a_draft_speaks_the_tokens_of_its_target(deployment: Deployment, tinyllama: TransformerConfig) -> None:
     with pytest.raises(InputError, match=r"draft: expected a model with the vocabulary of Llama-3\.1-8B"):
         evaluated(deployment, Draft("model", "streaming_llm", tinyllama))
+
+
+def test_an_output_length_cuts_the_last_round_and_nothing_else(deployment: Deployment) -> None:
+    whole, cut = evaluated(deployment, gamma=[0, 3, 8]), evaluated(deployment, gamma=[0, 3, 8], output_len=64)
+    rate = whole.acceptance_rate[1:]
+    assert cut.round.mean_acceptance_length == pytest.approx([1.0, *cut_acceptance_length([3, 8], rate, 64)])
+    assert (cut.round.speedup[1:] < whole.round.speedup[1:]).all()
+    assert step_numbers(cut)["round"] == pytest.approx(step_numbers(whole)["round"])
+    assert (cut.speedup_low <= cut.round.speedup).all()
+    assert (cut.round.speedup <= cut.speedup_high).all()
+
+
+def test_cold_caches_slow_passes_of_the_target_and_the_first_draft_step(deployment: Deployment) -> None:
+    warm = evaluated(deployment)
+    cold = evaluated(replace(deployment, hardware=with_values(deployment.hardware, {"engine.cold_pass_s": 1e-3})))
+    assert cold.round.target_step_s == pytest.approx(warm.round.target_step_s + 1e-3)
+    assert cold.round.verify_step_s == pytest.approx(warm.round.verify_step_s + 1e-3)
+    assert cold.round.draft_step_s == warm.round.draft_step_s
+    waited = deployment.hardware.calibration.engine.verify_wait * 1e-3
+    assert cold.round.round_s == pytest.approx(warm.round.round_s + 2e-3 + waited)
+
+
+@pytest.mark.parametrize(("policy", "copies"), [("streaming_llm", True), ("snapkv", True), ("topk", False)])
+def test_copies_of_kv_entries_cost_what_is_copied_at_the_measured_rate(deployment: Deployment, policy: Any, copies: bool) -> None:
+    hardware = deployment.hardware
+    copying = replace(deployment, hardware=with_values(hardware, {"engine.copy_efficiency": 0.1}))
+    draft, given = Draft("self", policy), {"acceptance_rate": 0.8}
+    free, paid = evaluated(deployment, draft, **given).round, evaluated(copying, draft, **given).round
+    tokens = float(free.mean_acceptance_length)
+    copied = 64 * tokens * COPY_SLACK * deployment.target.kv_bytes_per_token if copies else 0.0
+    rate = 0.1 * hardware.peak.memory_bandwidth_bytes_per_s
+    assert float(paid.round_s - free.round_s) == pytest.approx(copied / rate, rel=1e-6)

@@ -162,12 +162,13 @@ def test_gamma_zero_is_autoregressive_decoding_on_any_machine(
 
 @fewer
 @given(deployments(), st.integers(1, 512), st.integers(1, 200_000), st.integers(0, 100_000))
-def test_a_self_draft_that_reads_everything_takes_the_targets_step(
+def test_a_self_draft_that_reads_everything_takes_the_targets_step_but_for_cold_caches(
     deployment: Deployment, batch: int, context: int, beyond: int
 ) -> None:
     shape = {"batch_size": batch, "context_len": context, "gamma": 3, "kv_budget": context + beyond, "acceptance_rate": 1.0}
     e = evaluate_grid(deployment, DRAFTS["streaming"], **shape)
-    assert e.draft.total_s == e.target.total_s
+    cold_s = deployment.hardware.calibration.engine.cold_pass_s
+    assert e.draft.total_s + cold_s == pytest.approx(float(e.target.total_s), rel=1e-12)
 
 
 SPARSE = ("streaming", "top-k", "quest in int4")

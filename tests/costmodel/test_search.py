@@ -143,3 +143,17 @@ def test_several_drafts_compete(deployment: Deployment, small_llama: Transformer
         ("self", "streaming_llm", None, None, None),
         ("model", "streaming_llm", "Llama-3.2-1B", None, None),
     }
+
+
+def test_without_caution_candidates_are_ranked_by_what_is_expected(deployment: Deployment) -> None:
+    every = found(deployment, gammas=GAMMAS)
+    careful, bold = rank(every), rank(every, cautious=False)
+    assert [one.tpot_s for one in bold] == sorted(one.tpot_s for one in bold)
+    assert bold[0].speedup >= careful[0].speedup
+    assert careful[0].speedup_low >= bold[0].speedup_low
+
+
+def test_an_exact_output_makes_every_strategy_slower_and_plain_decoding_not(deployment: Deployment) -> None:
+    some, exact = found(deployment), found(deployment, exact_output=True)
+    assert [one.strategy for one in some] == [one.strategy for one in exact]
+    assert all((a.tpot_s < b.tpot_s) == (a.strategy.gamma > 0) for a, b in zip(some, exact, strict=True))

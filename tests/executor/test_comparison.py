@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 
 import pytest
 import torch
@@ -48,6 +49,22 @@ def test_comparing_runs_both_from_the_same_prompts(strategy: Strategy, repeats: 
     assert len(read) == 2, "the prompts are read once for both"
     assert [one.emitted for one in told] == [*found.autoregressive.emitted, *found.log.emitted] * repeats
     assert sum(found.log.emitted) == 24
+
+
+def test_what_is_to_be_done_between_the_turns_is_done_before_between_and_after_them() -> None:
+    batch = make_batch(tiny_model(), requests_of(random_prompts((20,))), SELF, GenerationSettings(6))
+    batch.prefill()
+    seen: list[str] = []
+    compare(
+        batch,
+        None,
+        SELF,
+        repeats=2,
+        on_round=lambda one: seen.append("speculative" if one.gamma else "plain"),
+        between=lambda: seen.append("pause"),
+    )
+    turn = ["pause", "plain", "pause", "speculative"]
+    assert [name for name, _ in groupby(seen)] == [*turn, *turn, "pause"]
 
 
 def test_stop_tokens_apply_to_both_of_a_comparison() -> None:

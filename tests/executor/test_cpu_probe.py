@@ -1,7 +1,8 @@
-"""Probing this machine: the model is reproducible, and every pass is measured."""
+"""Probing this machine: the model is reproducible, and all rounds are measured."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from tiny_models import TINY
 
 from magicdec.executor.measuring import cpu_probe as probe
 from magicdec.executor.measuring.cpu_probe import num_measurements, probe_cpu, random_model
+from magicdec.executor.measuring.loop_probe import LoopProbe, LoopShapes, LoopTimes, RoundTimes, average
 
 
 @pytest.mark.parametrize("changes", [{}, {"tied_embeddings": True}, {"qk_norm": True}, {"qkv_bias": True}], ids=str)
@@ -33,19 +35,51 @@ def test_a_random_model_is_ready_for_inference_and_finite() -> None:
     assert float(logits.std()) > 0
 
 
-def test_every_pass_is_measured_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "BATCH_SIZES", (1, 2))
-    monkeypatch.setattr(probe, "CONTEXT_LENS", (8, 16))
-    monkeypatch.setattr(probe, "QUERY_LENS", (1, 3))
-    monkeypatch.setattr(probe, "_product_rates", lambda: {"float32": 1e9})
+SMALL = LoopShapes(batch_sizes=(1, 2), context_lens=(24, 48), kv_budgets=(8, 16), gammas=(1, 3))
+
+
+def test_all_rounds_are_measured_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "SHAPES", SMALL)
+    monkeypatch.setattr(probe, "product_rates", lambda: {"float32": 1e9})
     monkeypatch.setattr(probe, "read_rate", lambda: 1e10)
     told: list[None] = []
     found = probe_cpu(replace(TINY, dtype="float32"), progress=lambda: told.append(None))
-    shapes = [(taken.batch_size, taken.context_len, taken.query_len) for taken in found.passes]
-    assert shapes == [(b, s, t) for b in (1, 2) for s in (8, 16) for t in (1, 3)]
-    assert all(taken.measured_s > 0 for taken in found.passes)
-    assert found.round_overhead_s > 0
+    rounds = found.times.rounds
+    assert [(one.batch_size, one.context_len, one.gamma) for one in rounds] == [
+        (b, s, gamma) for b in (1, 2) for s in (24, 48) for gamma in (0, 1, 3)
+    ]
+    assert all(one.verify_s > 0 and one.rest_s > 0 for one in rounds)
+    assert all(one.draft_s > 0 for one in rounds if one.gamma)
+    assert found.times.round_overhead_s > 0
+    assert found.times.copy_bytes_per_s(100.0) > 0
     assert found.memory_bytes > 0
     assert found.cache_bytes > 0
     assert (found.flop_per_s, found.memory_bandwidth_bytes_per_s) == ({"float32": 1e9}, 1e10)
     assert len(told) == num_measurements()
+
+
+def test_more_draft_steps_and_more_entries_take_longer() -> None:
+    """Drafting 8 tokens takes longer than 1, and reading 4000 entries longer than 40, by far more than noise."""
+    model = random_model(replace(TINY, dtype="float32", max_context_len=5000))
+    shapes = LoopShapes(batch_sizes=(4,), context_lens=(40, 4000), kv_budgets=(16, 16), gammas=(1, 8))
+    rounds = {(one.context_len, one.gamma): one for one in LoopProbe(model, shapes).measure(shapes).rounds}
+    assert rounds[40, 8].draft_s > 2 * rounds[40, 1].draft_s
+    assert rounds[4000, 8].verify_s > rounds[40, 8].verify_s
+
+
+def look(**times: float) -> LoopTimes:
+    usual = {"draft_s": 1.0, "verify_s": 2.0, "rest_s": 0.5, "copy_s": 0.25}
+    plain = RoundTimes(4, 100, 10, 0, draft_s=0.0, verify_s=2.0, rest_s=0.3, copy_s=0.0)
+    return LoopTimes((plain, RoundTimes(4, 100, 10, 3, **{**usual, **times})))
+
+
+def test_several_looks_are_averaged_so_that_interruptions_count() -> None:
+    found = average([look(), look(draft_s=4.0, rest_s=0.7)])
+    assert found.rounds[0] == look().rounds[0]
+    assert found.rounds[1].draft_s == 2.5
+    assert found.rounds[1].rest_s == found.round_overhead_s == pytest.approx(0.6)
+
+
+def test_copies_are_rated_by_what_the_first_round_took_longer() -> None:
+    assert look().copy_bytes_per_s(1000.0) == 4 * 10 * 1000.0 / 0.25
+    assert look(copy_s=-0.1).copy_bytes_per_s(1000.0) == math.inf

@@ -169,7 +169,7 @@ def test_a_cache_folder_that_others_could_write_is_not_used(fault: str, fresh: P
 def test_a_cached_profile_of_somebody_else_or_a_damaged_one_is_measured_again(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[str] = []
     profile = replace(resolve_profile("l40"), name=CPU)
-    monkeypatch.setattr(names, "measure_cpu", lambda model: measured.append("again") or profile)
+    monkeypatch.setattr(names, "measure_cpu", lambda model, bar: measured.append("again") or profile)
     names.find_hardware(CPU)
     names.find_hardware(CPU)
     assert len(measured) == 1

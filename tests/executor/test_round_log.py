@@ -79,7 +79,18 @@ def test_the_log_counts_what_a_replay_in_plain_python_counts(gamma: int, stoppin
     drafted, accepted = sum(log.drafted_by_position), sum(log.accepted_by_position)
     assert drafted > accepted > 0
     assert log.acceptance_rate == accepted / drafted
-    assert log.mean_acceptance_length == 1 + accepted / sum(log.active_rows)
+    assert log.mean_acceptance_length == sum(len(output) for output in log.outputs) / sum(log.active_rows)
+
+
+def test_what_a_limit_cuts_off_is_not_among_the_tokens_per_round() -> None:
+    here = scene(2)
+    drafter = Scripted(here, lambda row, index: False)
+    batch = Batch(here.target, requests_of(here.prompts), GenerationSettings(4), gamma=20)
+    batch.prefill()
+    log = decode_all(batch, FixedPolicy(drafter, 20))
+    assert [len(output) for output in log.outputs] == [4] * len(here.prompts)
+    assert log.accepted_by_position[3] > 0, "more was accepted than was emitted"
+    assert log.mean_acceptance_length == 4.0
 
 
 @pytest.mark.slow

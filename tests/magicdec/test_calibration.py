@@ -7,8 +7,12 @@ from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.executor.measuring import cpu_probe
 from magicdec.executor.measuring.cpu_probe import Probe
+from magicdec.executor.measuring.loop_probe import LoopTimes, RoundTimes
 from magicdec.inputs import cpu_profile
 from magicdec.inputs.names import REFERENCE, find_model
+
+PLAIN = RoundTimes(4, 1000, 100, 0, draft_s=0.0, verify_s=0.01, rest_s=0.001, copy_s=0.0)
+SPECULATIVE = RoundTimes(4, 1000, 100, 3, draft_s=0.004, verify_s=0.013, rest_s=0.002, copy_s=0.001)
 
 
 @pytest.mark.parametrize(
@@ -20,7 +24,7 @@ def test_a_measurement_in_which_memory_changed_is_made_again(reads: list[int], t
     rates, probes = iter(reads), []
 
     def probe(config: TransformerConfig, progress: object) -> Probe:
-        probes.append(Probe("", {"float32": 1e12}, next(rates) * 1e9, 1e9, 1, 1e6, 0.0, ()))
+        probes.append(Probe("", {"float32": 1e12}, next(rates) * 1e9, 1e9, 1, 1e6, LoopTimes((PLAIN, SPECULATIVE))))
         return probes[-1]
 
     def unfitted(profile: HardwareProfile, *others: object, data: str) -> HardwareProfile:
