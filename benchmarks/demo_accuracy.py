@@ -27,7 +27,7 @@ from typing import Any
 
 from magicdec.render.tables import text_table
 
-QUICK_RUNS, FULL_RUNS, TURNS = 10, 5, 4
+QUICK_RUNS, FULL_RUNS, TURNS = 10, 5, 6
 RUNS = [(True, i % 2 == 1) for i in range(QUICK_RUNS)] + [(False, i % 2 == 1) for i in range(FULL_RUNS)]  # quick, background
 
 

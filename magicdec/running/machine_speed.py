@@ -16,13 +16,15 @@ from magicdec.costmodel.hardware.profile_file import parse_profile, render_profi
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.plans.strategy import Strategy
 from magicdec.costmodel.plans.workload import Workload
-from magicdec.executor.measuring.cpu_probe import random_model, read_rate
+from magicdec.executor.measuring.cpu_probe import product_rates, random_model, read_rate
 from magicdec.executor.measuring.loop_probe import LoopProbe, LoopShapes, LoopTimes, RoundTimes, average
 
-from ..inputs.cpu_profile import fit_rounds
+from ..inputs.cpu_profile import CPU_START, fit_rounds
 
 MOST_ROWS, LONGEST = 16, 8192  # workload whose rounds are timed; the cost model takes it from there
 FEWER = 64 * 1024  # tokens of a batch from which three rounds of each kind are timed instead of five, which takes seconds there
+PRODUCT_SIZE = 1024  # of the matrices whose product shows the peak rate; takes less than a second
+HEADROOM = 1.3  # attention and products of few rows may be faster than one large product; the fit finds by how much
 READ_ELEMENTS = 32 * 2**20  # 128 MiB: far more than caches hold
 
 
@@ -32,28 +34,32 @@ class MachineSpeed:
     Args:
         config: The model; the timed one has its shape and random weights.
         workload: What is to be predicted.
-        profile: The machine's profile, from another day.
+        profile: The machine's profile, from another day: what the machine is, but not how fast.
 
     Raises:
         InputError: Out of memory.
     """
 
     def __init__(self, config: TransformerConfig, workload: Workload, profile: HardwareProfile):
-        self.config, self.profile = config, profile
+        # Efficiencies of another day are no better a start than the usual ones, and worse if the machine was busy on that day.
+        then = profile.peak.flop_per_s
+        faster = HEADROOM * product_rates(PRODUCT_SIZE)["float32"] / then["float32"]
+        rates = {dtype: faster * rate for dtype, rate in then.items()}
+        self.profile = replace(profile, peak=replace(profile.peak, flop_per_s=rates), calibration=CPU_START)
+        self.config = config
         contexts = tuple(max(min(workload.context_len, LONGEST) * eighths // 8, 8) for eighths in (3, 6))
-        budgets = tuple(context_len // 6 for context_len in contexts)
-        rows = min(workload.batch_size, MOST_ROWS)
-        rounds = 3 if rows * contexts[-1] >= FEWER else 5
-        self.shapes = LoopShapes((rows,), contexts, budgets, (2, 8), rounds)
-        self._probe = LoopProbe(random_model(config), replace(self.shapes, gammas=(1, 10)), statistics.fmean)
+        budgets = (max(contexts[0] // 12, 1), max(contexts[1] // 6, 1))
+        self.shapes = LoopShapes((min(workload.batch_size, MOST_ROWS),), contexts, budgets, (2, 5, 8))
+        self._probe = LoopProbe(random_model(config), replace(self.shapes, gammas=(1, 2, 10)), statistics.fmean)
         self._times: list[LoopTimes] = []
         self._bytes_per_s: list[float] = []
 
     def focus(self, strategy: Strategy) -> None:
-        """From now on time rounds of a strategy, and forget what was timed before."""
+        """From now on time rounds of a strategy, fewer of them on large batches, and forget what was timed before."""
         budgets = [min(strategy.kv_budget or context_len, context_len // 2) for context_len in self.shapes.context_lens]
         gammas = (max(strategy.gamma // 3, 1), max(strategy.gamma, 2))
-        self.shapes = replace(self.shapes, kv_budgets=tuple(budgets), gammas=gammas)
+        rounds = 3 if self.shapes.batch_sizes[0] * self.shapes.context_lens[-1] >= FEWER else 5
+        self.shapes = replace(self.shapes, kv_budgets=tuple(budgets), gammas=gammas, rounds=rounds)
         self._times, self._bytes_per_s = [], []
 
     def look(self, progress: Callable[[], object] = lambda: None) -> None:
