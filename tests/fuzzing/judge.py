@@ -45,7 +45,7 @@ class Verdict:
     Attributes:
         outcome: The exit code, or what happened instead.
         problems: The rules it breaks; the first word is the kind of problem.
-        seconds: Its duration. [s]
+        seconds: Its time on the processor. [s]
         bytes: Growth of the peak of memory. [bytes]
     """
 
@@ -67,7 +67,7 @@ def judge(case: Case, folder: Path, *, limit_s: float = LIMIT_S) -> Verdict:
     Args:
         case: What to run.
         folder: Made by `prepare`; the current folder of this process is somewhere in it.
-        limit_s: Time after which it counts as hanging. [s]
+        limit_s: Time of the processor after which it counts as hanging. [s]
     """
     place = folder / "case"
     (place / "out").mkdir(parents=True)
@@ -75,11 +75,11 @@ def judge(case: Case, folder: Path, *, limit_s: float = LIMIT_S) -> Verdict:
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_bytes(text)
     os.chdir(place)
-    before, start = _resident_bytes(), time.perf_counter()
+    before, start = _resident_bytes(), time.process_time()
     peak = _peak_bytes()
     try:
         outcome, problems = _call(case, limit_s) if case.arguments is None else _command(case, case.arguments, limit_s)
-        seconds, after = time.perf_counter() - start, _peak_bytes()
+        seconds, after = time.process_time() - start, _peak_bytes()
         grown = after - before if after > peak else 0
         if grown > MEMORY_BYTES:
             problems.append(f"memory: {grown / 2**30:.1f} GiB")
@@ -281,18 +281,18 @@ def _text(stream: TextIO) -> str:
 
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raises `OutOfTime` after so many seconds, and every second from then on, in case something swallows it."""
+    """Raises `OutOfTime` after so many seconds of the processor, and every second from then on, in case something swallows it."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise OutOfTime
 
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    previous = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, previous)
 
 
 def _peak_bytes() -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import magicdec
 from magicdec.costmodel.base.records import to_document
@@ -20,7 +21,7 @@ from magicdec.costmodel.plans.plan import Plan, load_plan, render_plan
 
 TINY = "../tiny"  # the checkpoint that runs use, seen from the folder of a case
 ENGINES = ("vllm", "vllm-vegas", "sglang", "tensorrt-llm", "transformers", "llama.cpp")
-ON_8_GPUS = {"model": "llama-3.1-8b", "hardware": "h100-sxm", "num_gpus": 8}
+ON_8_GPUS: dict[str, Any] = {"model": "llama-3.1-8b", "hardware": "h100-sxm", "num_gpus": 8}
 PROMPTS = b"import os\ndef first(items):\nclass Reader:\n"
 PROMPT_RECORDS = (
     {"id": "a", "prompt": "import os", "max_new_tokens": 2},
@@ -76,7 +77,7 @@ def configs() -> list[Seed]:
 @cache
 def planned() -> tuple[Plan, ...]:
     """Plans of every shape: with and without a draft, for one workload, several batches and a map."""
-    small = {"model": "llama-3.1-8b", "hardware": "a100-sxm-80gb", "batch_size": 8, "context_len": 8000}
+    small: dict[str, Any] = {"model": "llama-3.1-8b", "hardware": "a100-sxm-80gb", "batch_size": 8, "context_len": 8000}
     return (
         magicdec.plan(**ON_8_GPUS, batch_size=64, context_len=32000).plan,
         magicdec.plan(**ON_8_GPUS, batch_size=64, context_len=32000, draft=("llama-3.2-1b",), acceptance_rate=0.8).plan,

@@ -53,7 +53,7 @@ class Worker:
                     return received
                 if isinstance(received, str):
                     raise RuntimeError(f"the fuzzer itself failed on {self.job}:\n{received}")
-                self.case, self.deadline = received, time.monotonic() + 2 * LIMIT_S
+                self.case, self.deadline = received, time.monotonic() + 4 * LIMIT_S
             late = time.monotonic() > self.deadline
         except (EOFError, OSError):
             self.process.join(5)
@@ -63,7 +63,7 @@ class Worker:
             return Verdict("died", (f"died: {name}",), 0.0, 0)
         if late:
             self._replace()
-            return Verdict("hang", ("hang: in native code",), LIMIT_S, 0)
+            return Verdict("hang", ("hang: in native code, or waiting",), LIMIT_S, 0)
         return None
 
     def _replace(self) -> None:
@@ -83,7 +83,7 @@ class Worker:
 
 
 def judged(jobs: Iterator[Job], seed: int, workers: int) -> Iterator[tuple[Case, Verdict]]:
-    """Each case and the verdict on it. A case that hangs is tried again, since the machine may have been busy."""
+    """Each case and the verdict on it. A case that hangs is tried again: it may have been the first to load a library."""
     pool = [Worker(seed) for _ in range(workers)]
     again: set[Job] = set()
     try:
