@@ -25,7 +25,7 @@ def read_text(path: str | Path, what: str, *, encoding: str = "utf-8", max_bytes
         InputError: The file cannot be read, is too large, or is not text in this encoding.
     """
     if not isinstance(path, str | Path) or "\0" in str(path):
-        raise bad("path", "", f"the path of a readable {what}", repr(path))
+        raise bad("path", "", f"a readable {what}", repr(path))
     try:
         with open(path, "rb") as file:
             return _read(file, str(path), what, encoding, max_bytes)
