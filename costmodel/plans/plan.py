@@ -15,7 +15,7 @@ from ..base.records import STRICT, Limits, NotNegative, Positive, Share, to_docu
 from ..base.yaml_text import load_mapping, render_yaml
 from ..models.transformer import TransformerConfig
 from .policy_table import PolicyTable
-from .strategy import MAX_GAMMA, Strategy
+from .strategy import COMPRESSED_DTYPES, MAX_GAMMA, Strategy
 from .workload import Workload
 
 Bound = Literal["compute", "weights", "kv", "communication", "overhead"]  # as in `passes.roofline`
@@ -64,6 +64,9 @@ class PlannedModel:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
+        for key, dtype in (("weight_dtype", self.weight_dtype), ("kv_dtype", self.kv_dtype)):
+            if dtype is not None and dtype not in COMPRESSED_DTYPES:
+                raise InputError(Problem("plan", key, f"null or {' or '.join(COMPRESSED_DTYPES)}", repr(dtype)))
 
 
 @dataclass(frozen=True, kw_only=True)

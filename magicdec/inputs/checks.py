@@ -18,6 +18,7 @@ from magicdec.costmodel.base.limits import MAX_GPUS, MAX_SEQUENCES, MAX_TOKENS
 
 Choice = TypeVar("Choice", bound=str)
 MAX_PATH_LENGTH = 4096  # of Linux
+MAX_CHOICES = 256  # of one parameter; a search takes time for each
 
 
 def one_of(name: str, value: str | None, known: Sequence[Choice]) -> Choice | None:
@@ -103,7 +104,9 @@ def whole_numbers(name: str, value: int | Iterable[int] | None) -> tuple[int, ..
     found = _several(value)
     if not found:
         raise bad(name, "", "at least one positive whole number", "none")
-    return tuple(whole_number(name, one) for one in found)
+    if len(found) > MAX_CHOICES:
+        raise bad(name, "", f"at most {MAX_CHOICES} values to choose from", f"{len(found):,}")
+    return tuple(dict.fromkeys(whole_number(name, one) for one in found))
 
 
 def whole_number(name: str, value: object) -> int:
