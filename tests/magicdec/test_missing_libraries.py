@@ -35,7 +35,7 @@ class Missing(importlib.abc.MetaPathFinder):
         if name.split(".")[0] in {missing!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Missing())
-from magicdec.__main__ import main
+from magicdec.cli.group import main
 for line in {commands!r}:
     try:
         main(line.split())
