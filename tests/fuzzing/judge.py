@@ -275,7 +275,7 @@ def _text(stream: TextIO) -> str:
     if stream.closed:
         return ""
     stream.flush()
-    written: bytes = stream.buffer.getvalue()  # type: ignore[attr-defined]
+    written: bytes = stream.buffer.getvalue()
     return written.decode("utf-8", "replace")
 
 
@@ -313,4 +313,4 @@ def skip_constant_work() -> None:
     """Let `validate` compare the published rows once a process: they take seconds and no input changes them."""
     from magicdec.api import validate
 
-    validate.published_comparisons = cache(validate.published_comparisons)  # type: ignore[assignment]
+    vars(validate)["published_comparisons"] = cache(vars(validate)["published_comparisons"])

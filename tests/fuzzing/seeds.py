@@ -182,8 +182,7 @@ def run_plan() -> bytes:
     """A plan of the tiny checkpoint; made where that is `../tiny`."""
     found = magicdec.plan(TINY, "a100-sxm-80gb", batch_size=4, context_len=64, output_len=2, draft=("self",), acceptance_rate=0.9)
     text = render_plan(found.plan)
-    document = to_document(found.plan)
-    if document["strategy"]["draft_kind"] == "none":  # so small a model never pays; the executor is to draft all the same
+    if found.plan.strategy.draft_kind == "none":  # so small a model never pays; the executor is to draft all the same
         text = text.replace("draft_kind: none\n  kv_policy: full\n  kv_budget: null\n  gamma: 0", SELF_DRAFT, 1)
     return text.encode()
 
