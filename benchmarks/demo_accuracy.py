@@ -1,7 +1,7 @@
 """How right `magicdec demo` is on this machine: predicted beside measured, chosen beside three rivals, longest silence.
 
 `python benchmarks/demo_accuracy.py` runs ten quick demos and five full ones, every second one while another process reads memory,
-and prints a table. `one` makes a single demo and adds it to a file, `rivals` runs the rivals of the last one there, `table` prints
+and prints a table. `one` makes a single demo and adds it to a file, `rivals` runs those of the first one without, `table` prints
 all.
 """
 
@@ -25,6 +25,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
+import magicdec.cli.group  # noqa: F401 (sets how threads wait, before torch is loaded)
 from magicdec.render.tables import text_table
 
 QUICK_RUNS, FULL_RUNS, TURNS = 10, 5, 6
@@ -209,10 +210,11 @@ def save(runs: list[Run], file: str) -> None:
 
 
 def run_rivals(file: str) -> None:
-    """Run the rivals of the last demo of a file."""
-    *before, last = load(file)
-    with background(last.background):
-        save([*before, replace(last, rivals=rivals_of(last.plan))], file)
+    """Run the rivals of the first demo of a file that has none yet."""
+    runs = load(file)
+    number, run = next((number, run) for number, run in enumerate(runs) if not run.rivals)
+    with background(run.background):
+        save([*runs[:number], replace(run, rivals=rivals_of(run.plan)), *runs[number + 1 :]], file)
 
 
 def main() -> None:
