@@ -70,7 +70,7 @@ def find_model(name: str, where: str = "model", *, drafts: bool = False) -> Mode
         return Model(load_config(folder, name=REFERENCE), folder)
     if (head := find_head(name, where)) is not None:
         if not drafts:
-            raise bad(where, "", "a model of its own; drafts go to `draft`", f"{name}, a {head.title} draft")
+            raise bad(where, "", "a model of its own; drafts go to `draft`", f"{name}, a draft of the kind {head.title}")
         return Model(head.config, None)
     directory = Path(name) if os.path.isdir(name) else None
     try:
