@@ -18,6 +18,7 @@ from ..hf.keys import Keys, one_of
 from ..hf.patterns import modules_of_prediction
 from ..hf.rope import rope_of
 from ..layers.attention import Attention, AttentionKind, Latent
+from ..layers.dtypes import BYTES_PER_ELEMENT
 from ..layers.layer import Layer, LayerGroup, grouped
 from ..layers.mlp import DenseMlp, ExpertMlp
 from ..layers.weights import Weight
@@ -147,8 +148,9 @@ def why_not_executable(config: TransformerConfig) -> str | None:
         return f"{config.family}, which can only be planned"
     if config.groups or config.o_bias or config.num_window_layers is not None:
         return f"a variant of {config.family} that can only be planned"
-    if config.linear_dtype is not None or config.kv_dtype is not None:
-        return f"a checkpoint in {config.linear_dtype or config.kv_dtype}, which can only be planned"
+    stored = [dtype for dtype in (config.linear_dtype, config.kv_dtype) if dtype and BYTES_PER_ELEMENT[dtype] < 2]
+    if stored:
+        return f"a checkpoint in {stored[0]}, which can only be planned"
     return None
 
 
