@@ -112,11 +112,13 @@ gpu_options = options(
     click.option("--num-gpus", type=TOKENS, default=1, show_default=True, help="Total number of GPUs."),
     click.option("--tensor-parallel", type=TOKENS, help="GPUs that share one replica.  [default: all]"),
 )
-model_option = click.option("--model", help="`reference`, a name of `magicdec models`, a config.json or a checkpoint directory.")
+model_option = click.option(
+    "--model", help="`reference`, a model's name or Hub id, a config.json, GGUF file or checkpoint directory."
+)
 hardware_option = click.option("--hardware", help="A name of `magicdec profiles`, `cpu` (this machine), or a profile file.")
 machine_options = options(
     click.option(
-        "--model", required=True, help="`reference`, a name of `magicdec models`, a config.json or a checkpoint directory."
+        "--model", required=True, help="`reference`, a model's name or Hub id, a config.json, GGUF file or checkpoint directory."
     ),
     click.option("--hardware", required=True, help="A name of `magicdec profiles`, `cpu` (this machine), or a profile file."),
     gpu_options,

@@ -78,7 +78,9 @@ def test_a_checkpoint_drafts_as_eagle3(config: dict[str, Any], tmp_path: Path) -
     usual = answered("predict", "--model", "llama-3.1-8b", "--draft", "eagle3", *WHERE)
     assert given["strategy"] == usual["strategy"]
     assert given["predicted_draft_step_s"] == pytest.approx(usual["predicted_draft_step_s"], rel=0.2)
-    assert given["predicted_draft_step_s"] > usual["predicted_draft_step_s"]  # it reads embedding and hidden state, which the usual head leaves out
+    assert (
+        given["predicted_draft_step_s"] > usual["predicted_draft_step_s"]
+    )  # it reads embedding and hidden state, which the usual head leaves out
     assert answered("predict", "--model", "llama-3.1-8b", "--draft", folder / "config.json", *WHERE) == given
 
 
