@@ -61,7 +61,9 @@ class DraftHead:
         if self.kind not in ("eagle3", "mtp"):
             size = f" ({format_bytes(self.config.weight_bytes)})" if self.kind != "other" else ""
             expected = "an EAGLE-3 draft, a prediction module or a smaller model"
-            raise bad(where, "", expected, f"{self.config.name}, a {self.title} draft{size}: this kind cannot be priced yet")
+            raise bad(
+                where, "", expected, f"{self.config.name}, a draft of the kind {self.title}{size}, which cannot be priced yet"
+            )
 
 
 def head_kind(raw: Mapping[str, object]) -> tuple[HeadKind, str] | None:
@@ -72,20 +74,22 @@ def head_kind(raw: Mapping[str, object]) -> tuple[HeadKind, str] | None:
     words += [named.lower()] if isinstance(named, str) else []
     dflash = raw.get("dflash_config")
     if isinstance(dflash, Mapping) and dflash.get("projector_type") == "dspark":
-        return "dspark", "DSpark block"
+        return "dspark", "DSpark (a block a pass)"
     if any("dspark" in word for word in words) or any(key.startswith("dspark_") for key in raw):
-        return ("dspark", "DSpark block") if not _has_target_layers(raw, words) else None
+        return ("dspark", "DSpark (a block a pass)") if not _has_target_layers(raw, words) else None
     if any("dflash" in word for word in words) or dflash is not None:
-        return "dflash", "DFlash block"
+        return "dflash", "DFlash (a block a pass)"
     if any("eagle3" in word for word in words) or (raw.get("draft_vocab_size") is not None and raw.get("num_hidden_layers") == 1):
         return "eagle3", "EAGLE-3"
     if any(word.endswith(("mtp", "mtpmodel", "nextn")) for word in words) or named == "mtp":
-        return "mtp", "prediction"
+        return "mtp", "prediction module"
+    if isinstance(named, str):
+        return "other", named
     for word in words:
         for other in ("eagle", "medusa", "mlpspeculator", "hydra", "assistantmodel"):
             if other in word:
                 return "other", other
-    return ("other", named) if isinstance(named, str) else None
+    return None
 
 
 def _has_target_layers(raw: Mapping[str, object], words: list[str]) -> bool:
@@ -136,7 +140,8 @@ def _head(raw: Mapping[str, object], kind: tuple[HeadKind, str], where: str, nam
     flat["model_type"] = _layer_type(flat, kind[0])
     flat.setdefault("num_hidden_layers", 1)
     flat.setdefault("max_position_embeddings", 2**17)
-    flat["vocab_size"] = draft_vocab
+    # Block drafts use the head of their target, unless they predict only frequent tokens.
+    flat["vocab_size"] = 1 if kind[0] in ("dflash", "dspark") and draft_vocab == vocab else draft_vocab
     if kind[0] == "mtp":
         return DraftHead(*kind, parse_hf_config(flat, where=where, name=name), width, vocab)
     for key in ("text_config", "quantization_config", "rope_scaling", "rope_parameters"):
@@ -144,7 +149,9 @@ def _head(raw: Mapping[str, object], kind: tuple[HeadKind, str], where: str, nam
     model = parse_hf_config(flat, where=where, name=name)
     layers = _fused_layers(flat)
     joined = model.d_model * layers * (width or own)
-    model = replace(model, tied_embeddings=True, notes=(f"a {kind[1]} draft: embedding and hidden states are the target's",))
+    model = replace(
+        model, tied_embeddings=True, notes=(f"a draft of the kind {kind[1]}: embedding and hidden states are the target's",)
+    )
     if kind[0] == "eagle3":
         model = _wider(model)
     # The projection of the joined hidden states runs once a round, on all GPUs: it counts in memory, not in a draft step.

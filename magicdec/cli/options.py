@@ -127,12 +127,11 @@ gpu_options = options(
     click.option("--tensor-parallel", type=TOKENS, help="GPUs that share one replica.  [default: all]"),
 )
 HARDWARE_HELP = "A GPU (see `magicdec profiles`), `local` or `cpu` (of this machine), a profile file, or several, with commas."
-model_option = click.option("--model", help="`reference`, a name of `magicdec models`, a config.json or a checkpoint directory.")
+MODEL_HELP = "`reference`, a model's name or Hub id, a config.json, GGUF file or checkpoint directory."
+model_option = click.option("--model", help=MODEL_HELP)
 hardware_option = click.option("--hardware", help=HARDWARE_HELP)
 machine_options = options(
-    click.option(
-        "--model", required=True, help="`reference`, a name of `magicdec models`, a config.json or a checkpoint directory."
-    ),
+    click.option("--model", required=True, help=MODEL_HELP),
     click.option("--hardware", required=True, help=HARDWARE_HELP),
     gpu_options,
 )

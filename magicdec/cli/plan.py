@@ -39,7 +39,7 @@ from .options import (
     multiple=True,
     default=("self",),
     show_default=True,
-    help="self, ngram, eagle3, mtp or the name of a model; repeatable.",
+    help="self, ngram, eagle3, mtp, a model, or a draft's checkpoint; repeatable.",
 )
 @click.option("--kv-policy", multiple=True, help="streaming_llm, snapkv, topk, quest or pq; repeatable.  [default: the first two]")
 @click.option("--kv-budget", type=TOKEN_LIST, help="KV budgets to choose from.  [default: 64 to 4096]")

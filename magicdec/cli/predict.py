@@ -27,7 +27,9 @@ from .options import (
 @gpu_options
 @click.option("--batch-size", type=TOKENS, help="Sequences decoded together.")
 @click.option("--context-len", type=TOKENS, help="Tokens in the KV cache, per sequence.")
-@click.option("--draft", default="self", show_default=True, help="none, self, ngram, eagle3, mtp, or the name of a smaller model.")
+@click.option(
+    "--draft", default="self", show_default=True, help="none, self, ngram, eagle3, mtp, a smaller model, or a draft's checkpoint."
+)
 @click.option("--kv-policy", help="full, streaming_llm, snapkv, topk, quest or pq.  [default: streaming_llm for self, else full]")
 @click.option("--kv-budget", type=TOKENS, help="KV entries the draft reads, per sequence.  [default: 512]")
 @click.option("--gamma", type=TOKENS, help="Draft tokens per round.  [default: the best]")

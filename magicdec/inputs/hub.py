@@ -42,19 +42,19 @@ def hub_folder(repo: str, name: str, where: str) -> Path:
     """
     try:
         import huggingface_hub as hub
+        from huggingface_hub import constants, errors
+        from huggingface_hub.utils.tqdm import disable_progress_bars
     except ImportError:
         raise unknown_model(name, where, "; Hub ids need huggingface_hub: pip install 'magicdec[hub]'") from None
     cached = hub.try_to_load_from_cache(repo, CONFIG)
     if isinstance(cached, str):
         return Path(cached).parent
-    if hub.constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         raise unknown_model(name, where, ", which is not in the cache of the Hub, and HF_HUB_OFFLINE is set")
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
     disable_progress_bars()
     folder = None
     for file, most in FETCHED.items():
-        found = _fetched(hub, repo, file, most, name, where)
+        found = _fetched(hub, errors, repo, file, most, name, where)
         folder = folder or found
     assert folder is not None
     return folder.parent
@@ -67,18 +67,18 @@ def has_weights(folder: Path) -> bool:
     return all((folder / file).is_file() for file in set(read_index(folder / INDEX)[0].values()))
 
 
-def _fetched(hub: ModuleType, repo: str, file: str, most: int, name: str, where: str) -> Path | None:
+def _fetched(hub: ModuleType, errors: ModuleType, repo: str, file: str, most: int, name: str, where: str) -> Path | None:
     """A file of the cache, fetched; None if the model has no such file. The library writes it whole or not at all."""
     try:
         size = hub.get_hf_file_metadata(hub.hf_hub_url(repo, file), timeout=TIMEOUT_S).size
         if size is not None and size <= most:
             return Path(hub.hf_hub_download(repo, file, etag_timeout=TIMEOUT_S))
         reason = f", whose {file} has {'no stated size' if size is None else f'{size:,} bytes'}"
-    except hub.errors.GatedRepoError:
+    except errors.GatedRepoError:
         reason = ", to which the Hub gives access only after its terms are accepted"
-    except hub.errors.RepositoryNotFoundError:
+    except errors.RepositoryNotFoundError:
         reason = ", which the Hub does not have"
-    except hub.errors.EntryNotFoundError:
+    except errors.EntryNotFoundError:
         if file != CONFIG:
             return None
         reason = f", which has no {CONFIG} on the Hub (of a model in GGUF, download the file and give its path)"

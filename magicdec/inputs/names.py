@@ -70,7 +70,7 @@ def find_model(name: str, where: str = "model", *, drafts: bool = False) -> Mode
         return Model(load_config(folder, name=REFERENCE), folder)
     if (head := find_head(name, where)) is not None:
         if not drafts:
-            raise bad(where, "", "a model of its own; drafts go to `draft`", f"{name}, a {head.title} draft")
+            raise bad(where, "", "a model of its own; drafts go to `draft`", f"{name}, a draft of the kind {head.title}")
         return Model(head.config, None)
     directory = Path(name) if os.path.isdir(name) else None
     try:
@@ -91,17 +91,13 @@ def find_head(name: str, where: str = "draft") -> DraftHead | None:
     """Resolve a draft that is no model of its own, by path or id; None if the name is anything else.
 
     Raises:
-        InputError: It is such a draft, but its config is incomplete or a weight file is damaged.
+        InputError: It is such a draft, but its config is incomplete or a weight file is damaged; or the Hub has no such id.
     """
     path: Path | None = None
     if os.path.isdir(name) or (name.endswith(".json") and os.path.isfile(name)):
         path = Path(name)
     elif "/" in name or name.startswith("hf:"):
-        try:
-            resolved = not name.startswith("hf:") and is_builtin(name)
-            path = None if resolved else _hub_folder(name, where)
-        except UnknownModelError:
-            return None
+        path = None if not name.startswith("hf:") and is_builtin(name) else _hub_folder(name, where)
     if path is None:
         return None
     from magicdec.costmodel.models.draft_heads import load_head

@@ -1,0 +1,111 @@
+"""Names as people type them: what is sure resolves, with a sentence; what is not is refused."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+from magicdec.costmodel.layers.dtypes import BYTES_PER_ELEMENT
+from magicdec.costmodel.models.catalog import UnknownModelError, builtin_configs, resolve_model
+from magicdec.costmodel.models.naming import ENDINGS, SAME, meaning
+
+# What is typed, the built-in model, and the type of most matrices (of experts, where there are any).
+MEANT = [
+    ("llama 3.1 8b", "Llama-3.1-8B", "bfloat16"),
+    ("LLAMA_3.1_8B_Instruct", "Llama-3.1-8B", "bfloat16"),
+    ("meta-llama/Meta-Llama-3.1-8B-Instruct", "Llama-3.1-8B", "bfloat16"),
+    ("llama3.1:8b-instruct-q4_K_M", "Llama-3.1-8B", "q4_k"),
+    ("bartowski/Llama-3.3-70B-Instruct-GGUF", "Llama-3.3-70B", "bfloat16"),
+    ("neuralmagic/Meta-Llama-3.1-70B-Instruct-FP8-dynamic", "Llama-3.1-70B", "fp8"),
+    ("hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4", "Llama-3.1-70B", "w4g128z"),
+    ("qwen3-32b-fp8", "Qwen3-32B-FP8", "fp8"),
+    ("Qwen/Qwen3-32B-AWQ", "Qwen3-32B", "w4g128z"),
+    ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen2.5-7B", "w4g128"),
+    ("Qwen/Qwen2.5-72B-Instruct-GPTQ-Int8", "Qwen2.5-72B", "int8"),
+    ("RedHatAI/Qwen3-14B-quantized.w4a16", "Qwen3-14B", "w4g128"),
+    ("RedHatAI/Qwen3-14B-quantized.w8a8", "Qwen3-14B", "int8"),
+    ("unsloth/Qwen3-8B-unsloth-bnb-4bit", "Qwen3-8B", "nf4"),
+    ("mlx-community/Qwen3-8B-4bit", "Qwen3-8B", "w4g64z"),
+    ("Qwen3-30B-A3B-Instruct-2507-FP8", "Qwen3-30B-A3B", "fp8"),
+    ("qwen3 coder 30b a3b instruct", "Qwen3-30B-A3B", "bfloat16"),
+    ("deepseek r1", "DeepSeek-V3", "fp8"),
+    ("deepseek-ai/DeepSeek-V3.2-Exp", "DeepSeek-V3.2-BF16", "fp8"),
+    ("nvidia/DeepSeek-R1-0528-FP4", "DeepSeek-V3", "nvfp4"),
+    ("gpt oss 120b", "gpt-oss-120b", "mxfp4"),
+    ("openai/gpt-oss-20b-BF16", "gpt-oss-20b", "bfloat16"),
+    ("GLM-5.1", "GLM-5.1-FP8", "bfloat16"),
+    ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-FP8", "Nemotron-3-Nano-30B-A3B-BF16", "fp8"),
+    ("qwen3.5-27b-nvfp4", "Qwen3.5-27B", "nvfp4"),
+]
+
+
+@pytest.mark.parametrize(("typed", "builtin", "dtype"), MEANT)
+def test_what_is_meant_is_found(typed: str, builtin: str, dtype: str) -> None:
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        model = resolve_model(typed)
+        plain = resolve_model(builtin)
+    assert (model.params, model.kv_elements_per_token(growing=False)) == (plain.params, plain.kv_elements_per_token(growing=False))
+    assert (model.expert_dtype or model.linear_dtype or model.dtype) == dtype
+    for note in notes:
+        assert f"{typed} is taken for {builtin}" in str(note.message)
+    if model != plain:
+        assert len(notes) == 1
+        assert model.name == typed  # a plan finds it again by this name
+
+
+def test_a_name_of_a_built_in_model_is_taken_without_a_note() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in builtin_configs():
+            assert resolve_model(name).name == name
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "deepseek-r1:70b",
+        "deepseek-r1-distill-qwen-7b",
+        "NousResearch/Hermes-3-Llama-3.1-8B",
+        "llama-3.1-9b",
+        "llama-3.1",
+        "qwen3-33b",
+        "qwen3-coder-480b-a35b",
+        "Kimi-K2-Thinking",
+        "qwen3-8b-q9_k_m",
+        "qwen3-8b-lora",
+        "fp8",
+        "-fp8",
+        "gguf",
+        "",
+        "models/none.gguf",
+        "./llama-3.1-8b",
+        "~/llama-3.1-8b",
+        "llama-3.1-8b.json",
+    ],
+)
+def test_a_near_miss_is_refused_with_the_nearest_names(typed: str) -> None:
+    with pytest.raises(UnknownModelError, match="expected a built-in name"):
+        resolve_model(typed)
+    with pytest.raises(UnknownModelError, match=r"did you mean Llama-3\.1-8B"):
+        resolve_model("llama-3.1-8c")
+
+
+def test_sizes_of_a_named_mix_are_near_those_of_the_file() -> None:
+    with pytest.warns(UserWarning, match="the file itself has the exact sizes"):
+        model = resolve_model("llama-3.1-8b-q4_k_m")
+    assert model.weight_bytes == pytest.approx(4.9129e9, rel=0.005)
+
+
+def test_longest_context_of_a_later_release_is_its_own() -> None:
+    with pytest.warns(UserWarning, match="up to 262,144 tokens"):
+        assert resolve_model("Qwen3-4B-Instruct-2507").max_context_len == 262_144
+
+
+def test_tables_name_what_exists() -> None:
+    known = builtin_configs()
+    assert {builtin for builtin, _, _ in SAME.values()} <= set(known)
+    assert {dtype for _, dtype in ENDINGS} - {"16"} <= set(BYTES_PER_ELEMENT)
+    for name in SAME:
+        assert meaning(name, known) is not None
