@@ -12,6 +12,7 @@ from ..base.records import STRICT, Limits, NotNegative
 from ..kernels.attention import AttentionLaw
 from ..kernels.collectives import AllreduceLaw
 from ..kernels.gemm import GemmLaw
+from ..kernels.quantised import QuantisedLaw
 from .defaults import Interconnect, default_allreduce, default_attention
 
 FitPart = Literal["gemm", "attention", "allreduce", "engine"]
@@ -67,6 +68,12 @@ class EngineLaw:
         copy_efficiency: Share of the memory bandwidth at which a draft copies the KV entries that it selects; 0 if not measured:
             then copies cost nothing. [0-1]
         verify_wait: Share of the verification time that passes before the next draft step starts, waiting for slower GPUs. [0-1]
+        sequence_s: Scheduling and sampling for each sequence: in a plain step, and in a round. [s]
+        draft_step_s: What a draft step takes beyond its pass: sampling, and starting a graph. [s]
+        draft_sequence_s: The same for each sequence. [s]
+        tree_s: What choosing a tree and its masks add to a round. [s]
+        state_update_s: What a layer with a recurrent state takes more than the traffic of its state. [s]
+        expert_layers: What routing adds to an expert layer, in layer overheads. [layers]
     """
 
     layer_overhead_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 3e-5
@@ -78,6 +85,12 @@ class EngineLaw:
     cold_pass_s: Annotated[float, Limits(ge=0.0, le=1e-1)] = 0.0
     copy_efficiency: Annotated[float, Limits(ge=0.0, le=1.0)] = 0.0
     verify_wait: Annotated[float, Limits(ge=0.0, le=0.2)] = 0.0
+    sequence_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
+    draft_step_s: Annotated[float, Limits(ge=0.0, le=1e-1)] = 0.0
+    draft_sequence_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
+    tree_s: Annotated[float, Limits(ge=0.0, le=1e-1)] = 0.0
+    state_update_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
+    expert_layers: Annotated[float, Limits(ge=0.0, le=10.0)] = 1.0
 
     __pydantic_config__ = STRICT
 
@@ -121,6 +134,8 @@ class Calibration:
         attention: Attention over the KV cache.
         allreduce: Collectives.
         engine: Overheads of the inference engine.
+        quantised: Products with quantised weights; None where they are priced as those of 16 bits, with fewer bytes.
+        verify_attention: Attention with several queries per sequence, where an engine has another kernel for it.
         table_attention: Attention law fitted to kernel tables, if the measured engine uses a different kernel.
         fits: Origin of the numbers; empty for defaults.
     """
@@ -129,6 +144,8 @@ class Calibration:
     attention: AttentionLaw = field(default_factory=AttentionLaw)
     allreduce: AllreduceLaw = field(default_factory=AllreduceLaw)
     engine: EngineLaw = field(default_factory=EngineLaw)
+    quantised: QuantisedLaw | None = None
+    verify_attention: AttentionLaw | None = None
     table_attention: AttentionLaw | None = None
     fits: tuple[Fit, ...] = ()
 

@@ -13,6 +13,7 @@ from ..base.yaml_text import load_mapping, load_shipped, render_yaml
 from ..kernels.attention import AttentionLaw
 from ..kernels.collectives import AllreduceLaw
 from ..kernels.gemm import GemmLaw
+from ..kernels.quantised import QuantisedLaw
 from .profile import Calibration, EngineLaw, Fit, HardwareProfile, Peak
 
 SCHEMA_VERSION = 2
@@ -73,6 +74,8 @@ def _shipped_calibration(raw: dict[str, Any]) -> Calibration:
         attention=AttentionLaw(**raw.get("attention", {})),
         allreduce=AllreduceLaw(**raw.get("allreduce", {})),
         engine=EngineLaw(**raw.get("engine", {})),
+        quantised=QuantisedLaw(**raw["quantised"]) if "quantised" in raw else None,
+        verify_attention=AttentionLaw(**raw["verify_attention"]) if "verify_attention" in raw else None,
         table_attention=None if table_attention is None else AttentionLaw(**table_attention),
         fits=tuple(Fit(**{**fit, "fitted": tuple(fit["fitted"])}) for fit in raw.get("fits", ())),
     )

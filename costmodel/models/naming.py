@@ -26,15 +26,26 @@ ENDINGS: tuple[tuple[str, str], ...] = (
     (r"(?:dynamic-)?bnb-4bit|nf4", "nf4"),
     (r"4bit", "w4g64z"),
     (r"q8-0", "q8_0"),
-    (r"q6-k(?:-l)?", "q6_k"),
-    (r"q5-k-[ms]", "q5_k"),
-    (r"q4-k-[ms]", "q4_k"),
+    (r"q6-k(?:-x?l)?", "q6_k"),
+    (r"q5-k(?:-x?[lms])?", "q5_k"),
+    (r"q4-k(?:-x?[lms])?", "q4_k"),
+    (r"q3-k(?:-x?[lms])?", "q3_k"),
+    (r"q2-k(?:-x?[lms])?", "q2_k"),
     (r"q5-0", "q5_0"),
     (r"q4-0", "q4_0"),
     (r"iq4-xs", "iq4_xs"),
     (r"iq4-nl", "iq4_nl"),
+    (r"iq3-(?:xxs|xs|s|m)", "iq3_s"),
+    (r"iq2-(?:xxs|xs|s|m)", "iq2_s"),
+    (r"q8", "q8_0"),
+    (r"q4", "q4_k"),
     (r"bf16|f16|fp16|bfloat16|float16", "16"),
 )
+# What llama.cpp stores the head in, where it is not a mix.
+GGML_HEADS = {"q8_0": "q8_0", "q6_k": "q6_k", "q4_0": "q6_k", "q5_0": "q6_k", "iq4_xs": "q6_k", "iq4_nl": "q6_k", "q2_k": "q6_k"} | {
+    "iq3_s": "q6_k",
+    "iq2_s": "q5_k",
+}
 TITLES = {
     "w4g128z": "AWQ in 4 bits",
     "w4g128": "4-bit integers",
@@ -59,6 +70,8 @@ SAME: dict[str, tuple[str, int | None, str | None]] = {
     "llama-4-scout": ("Llama-4-Scout-17B-16E", None, None),
     "llama-4-scout-17b": ("Llama-4-Scout-17B-16E", None, None),
     "kimi-k2-0905": ("Kimi-K2", 262_144, None),
+    "qwen3.8-27b": ("Qwen3.5-27B", None, None),  # 64 layers of the same kinds, by the reports on it
+    "qwen3.6-27b": ("Qwen3.5-27B", None, None),
     "qwen3-4b-2507": ("Qwen3-4B", 262_144, None),
     "qwen3-4b-thinking-2507": ("Qwen3-4B", 262_144, None),
     "qwen3-30b-a3b-2507": ("Qwen3-30B-A3B", 262_144, None),
@@ -158,9 +171,12 @@ def applied(config: TransformerConfig, meant: Meaning, name: str) -> tuple[Trans
             text += f" with all matrices of its layers in {TITLES.get(dtype, dtype)}"
         else:
             text += " in 16 bits"
-        if dtype.startswith(("q4_k", "q5_k")):
+        if dtype in ("q3_k", "q4_k", "q5_k"):
             changed = _mixed(changed)
             text += ", half of the down-projections and the head in q6_k; the file itself has the exact sizes"
+        elif dtype in GGML_HEADS:
+            changed = replace(changed, **_head_types(changed, GGML_HEADS[dtype]))
+            text += f", the head in {GGML_HEADS[dtype]}"
     if meant.max_context_len is not None:
         changed = replace(changed, max_context_len=meant.max_context_len)
         text += f", up to {meant.max_context_len:,} tokens"
@@ -186,5 +202,11 @@ def _mixed(config: TransformerConfig) -> TransformerConfig:
         if group.count // 2 and names:
             groups += [replace(group, count=group.count // 2, stored=wide)]
         groups += [replace(group, count=group.count - (group.count // 2 if names else 0))]
-    head = {"embedding_dtype": "q6_k"} if config.tied_embeddings else {"embedding_dtype": config.linear_dtype, "head_dtype": "q6_k"}
-    return replace(config, groups=tuple(groups), **head)
+    return replace(config, groups=tuple(groups), **_head_types(config, "q6_k"))
+
+
+def _head_types(config: TransformerConfig, dtype: str) -> dict[str, str | None]:
+    """Types of embedding and head as llama.cpp stores them: a tied one in that of the head."""
+    if config.tied_embeddings:
+        return {"embedding_dtype": dtype}
+    return {"embedding_dtype": config.linear_dtype, "head_dtype": dtype}

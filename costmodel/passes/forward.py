@@ -82,6 +82,11 @@ class Cost:
     state: Work = NO_WORK
     num_state_layers: int = 0
 
+    def without_head(self) -> Cost:
+        """The same pass without LM head and logits."""
+        layers = tuple(products for products in self.products if products.matrix.operator != "head")
+        return replace(self, products=layers, logits_bytes=np.zeros(()))
+
     def operator(self, name: Operator) -> Work:
         """Sum of the matrix products of one operator class."""
         return _total(products for products in self.products if products.matrix.operator == name)

@@ -13,9 +13,10 @@ from typing import Literal, get_args
 import numpy as np
 
 from ..hardware.profile import HardwareProfile
-from ..kernels.attention import attention_s
+from ..kernels.attention import AttentionLaw, attention_s
 from ..kernels.collectives import allreduce_s
 from ..kernels.gemm import gemm_s
+from ..kernels.quantised import PLAIN_TYPES, quantised_s
 from .attention_work import Array, AttentionWork, Work
 from .forward import Cost, Products
 
@@ -24,7 +25,6 @@ VERIFY_KERNELS: tuple[VerifyKernel, ...] = get_args(VerifyKernel)
 Bound = Literal["compute", "weights", "kv", "communication", "overhead"]
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
 STATE_KERNELS = 2  # convolution and update of the state, per layer
-EXPERT_LAYER_OVERHEAD = 1.0  # routing about doubles the number of small kernels per layer
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def step_time(
     if cost.num_state_layers:
         kernels = cost.num_state_layers * STATE_KERNELS
         kv_s = kv_s + selection_s(cost.state, hardware, dtype, 0)
-        overhead_s = overhead_s + kernels * calibration.gemm.launch_s
-    layers = cost.num_layers + EXPERT_LAYER_OVERHEAD * cost.num_expert_layers
+        overhead_s = overhead_s + kernels * calibration.gemm.launch_s + cost.num_state_layers * engine.state_update_s
+    layers = cost.num_layers + engine.expert_layers * cost.num_expert_layers
     one_s = allreduce_s(calibration.allreduce, cost.allreduce_bytes, tensor_parallel, peak.interconnect_bandwidth_bytes_per_s)
     return StepTime(
         compute_s=compute_s,
@@ -117,7 +117,19 @@ def step_time(
 
 def _products_s(products: Products, hardware: HardwareProfile) -> tuple[Array, Array, Array]:
     """(compute, memory, overhead) of the products with one matrix, over its layers. [s]"""
-    layers = products.matrix.layers
+    layers, quantised = products.matrix.layers, hardware.calibration.quantised
+    if quantised is not None and products.matrix.dtype not in PLAIN_TYPES:
+        few = quantised_s(
+            quantised,
+            rows=products.rows,
+            flop=products.flop / layers,
+            moved_bytes=products.bytes / layers,
+            vector_flop_per_s=hardware.peak.flop_per_s["float32"],
+            matrix_flop_per_s=hardware.flop_per_s(products.matrix.dtype),
+            bytes_per_s=hardware.peak.memory_bandwidth_bytes_per_s,
+        )
+        exposed_s, read_s, launch_s = (layers * part for part in few)
+        return exposed_s, read_s, launch_s
     parts = gemm_s(
         hardware.calibration.gemm,
         rows=products.rows,
@@ -136,9 +148,24 @@ def _attention_s(
 ) -> tuple[Array, Array, Array]:
     """(compute, KV traffic, overhead) of attention, over its layers. [s]"""
     calibration = hardware.calibration
+    other = calibration.verify_attention
+    if other is not None and np.any(work.query_len > 1):
+        several = _law_s(other, work, hardware, dtype, verify_kernel)
+        if np.all(work.query_len > 1):
+            return several
+        one = _law_s(calibration.attention, work, hardware, dtype, verify_kernel)
+        exposed_s, read_s, launch_s = (np.where(work.query_len > 1, b, a) for a, b in zip(one, several, strict=True))
+        return exposed_s, read_s, launch_s
+    return _law_s(calibration.attention, work, hardware, dtype, verify_kernel)
+
+
+def _law_s(
+    law: AttentionLaw, work: AttentionWork, hardware: HardwareProfile, dtype: str, verify_kernel: VerifyKernel
+) -> tuple[Array, Array, Array]:
+    """The same with one law. [s]"""
     reads = work.query_len if verify_kernel == "per_token" else np.ones(())
     parts = attention_s(
-        calibration.attention,
+        law,
         sequences=work.sequences * reads,
         kv_heads=work.kv_heads,
         query_rows=work.query_rows / reads,

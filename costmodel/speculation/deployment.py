@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..base.errors import bad
+from ..engines.profile import EngineProfile
 from ..hardware.profile import HardwareProfile
 from ..models.transformer import TransformerConfig
 from ..passes.forward import Array, forward_cost
@@ -26,6 +27,8 @@ class Deployment:
         num_gpus: Total number of GPUs; the batch is split over `num_gpus / tensor_parallel` replicas.
         tensor_parallel: GPUs per replica of the target.
         verify_kernel: How the attention of verification reads the KV cache.
+        engine: The serving engine; None for the one that the profile was calibrated with. `hardware` is then the machine as
+            this engine uses it.
 
     Raises:
         InputError: `tensor_parallel` does not divide the number of GPUs, or the heads of the target.
@@ -36,14 +39,16 @@ class Deployment:
     num_gpus: int = 1
     tensor_parallel: int = 1
     verify_kernel: VerifyKernel = "shared_kv_splitkv"
+    engine: EngineProfile | None = None
 
     def __post_init__(self) -> None:
         expected = ""
+        uneven = self.engine is not None and self.engine.uneven_split
         if self.num_gpus < 1 or self.tensor_parallel < 1 or self.num_gpus % self.tensor_parallel:
             expected = f"a divisor of the number of GPUs ({self.num_gpus})"
-        elif self.target.num_heads % self.tensor_parallel:
+        elif not uneven and self.target.num_heads % self.tensor_parallel:
             expected = f"a divisor of the {self.target.num_heads} query heads of {self.target.name}"
-        elif self._splits_a_kv_head:
+        elif not uneven and self._splits_a_kv_head:
             expected = f"a divisor or a multiple of the {self.target.num_kv_heads} KV heads of {self.target.name}"
         if expected:
             raise bad("tensor_parallel", "", expected, self.tensor_parallel)
@@ -69,6 +74,7 @@ class Deployment:
         model: TransformerConfig | None = None,
         gpus: int | None = None,
         cold: bool = True,
+        layers_only: bool = False,
     ) -> StepTime:
         """Time of one forward pass on one replica; array arguments broadcast.
 
@@ -81,6 +87,7 @@ class Deployment:
             model: The model; None for the target.
             gpus: GPUs that share the pass; None for `tensor_parallel`.
             cold: As in `step_time`.
+            layers_only: Leave out LM head, sampling and what the engine adds to a step, as timers of engines do.
         """
         model, gpus = model or self.target, gpus or self.tensor_parallel
         cost = forward_cost(
@@ -93,7 +100,17 @@ class Deployment:
             tensor_parallel=gpus,
             head_sharded=self.hardware.calibration.engine.head_sharded,
         )
-        return step_time(cost, self.hardware, model.dtype, tensor_parallel=gpus, verify_kernel=self.verify_kernel, cold=cold)
+        step = step_time(
+            cost.without_head() if layers_only else cost,
+            self.hardware,
+            model.dtype,
+            tensor_parallel=gpus,
+            verify_kernel=self.verify_kernel,
+            cold=cold,
+        )
+        if not layers_only:
+            return step
+        return replace(step, overhead_s=step.overhead_s - self.hardware.calibration.engine.step_overhead_s)
 
     def select_s(self, draft: Draft, batch_size: Array, context_len: Array, network: TransformerConfig, gpus: int) -> Array:
         """Time of selecting the KV entries of one draft step. [s]

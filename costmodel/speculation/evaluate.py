@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Required, TypedDict
 
@@ -15,7 +15,7 @@ from ..base.errors import InputError, Problem, bad
 from ..hardware.profile import HardwareProfile
 from ..models.transformer import TransformerConfig
 from ..passes.forward import Array, BoolArray, whole_power
-from ..passes.roofline import NO_TIME, StepTime
+from ..passes.roofline import StepTime
 from ..plans.strategy import MAX_GAMMA
 from .acceptance import (
     AcceptanceCurve,
@@ -28,6 +28,7 @@ from .acceptance import (
 )
 from .acceptance import mean_acceptance_length as uncut_length
 from .deployment import Deployment
+from .drafting import drafting_time, verified_tokens
 from .drafts import Draft, copied_bytes
 from .memory import Memory, memory_of
 from .rounds import Round
@@ -172,18 +173,20 @@ def evaluate_grid(
     mix = ContextMix(s, None if context_weights is None else as_floats("context_weights", context_weights))
     draft_read = mix.mean(np.minimum(s, mix.spread(k)))
     s = mix.mean(s)
-    target, verify = deployment.pass_time(b, 1, s), deployment.pass_time(b, g + 1, s)
+    engine = deployment.hardware.calibration.engine
+    target, verify = deployment.pass_time(b, 1, s), deployment.pass_time(b, verified_tokens(draft, g), s)
+    if engine.sequence_s:
+        target = replace(target, overhead_s=target.overhead_s + b * engine.sequence_s)
     network, gpus = draft.network(deployment.target), draft.gpus(deployment.tensor_parallel)
-    drafting, select_s = NO_TIME, np.zeros(())
+    drafting = drafting_time(deployment, draft, network, batch_size=b, context_len=s, gamma=g, kv_budget=draft_read)
+    select_s = np.zeros(())
     if network is not None:
-        drafting = deployment.pass_time(b, 1, s, kv_budget=draft_read, model=network, gpus=gpus, cold=False)
         select_s = deployment.select_s(draft, b, s, network, gpus)
     given = _given_acceptance(g, acceptance_rate, acceptance_by_position, mean_acceptance_length)
     rate, length, estimate = given or _look_up_acceptance(deployment, draft, mix, g, k, curves)
     if output_len is not None:
         cut = cut_acceptance_length(g, rate, output_len) / uncut_length(g, rate)
         length = length * np.where(np.isnan(cut), 1.0, cut)
-    engine = deployment.hardware.calibration.engine
     first_s = np.zeros(())
     if network is not None:
         first_s = engine.verify_wait * verify.total_s + engine.cold_pass_s
@@ -215,6 +218,8 @@ def evaluate_grid(
             select_step_s=select_s,
             first_draft_s=first_s,
             overhead_s=engine.round_overhead_s
+            + b * engine.sequence_s
+            + (engine.tree_s if draft.tree else 0.0)
             + deployment.copy_s(copied_bytes(draft, network, b, draft_read, s, length, output_len)),
         ),
         memory=memory,
@@ -222,7 +227,7 @@ def evaluate_grid(
         acceptance_rate=rate,
         acceptance=estimate,
         acceptance_error=estimate.uncertainty(draft_read, s) if estimate else np.zeros(()),
-        error=relative_error(deployment.hardware),
+        error=deployment_error(deployment),
     )
 
 
@@ -258,6 +263,24 @@ def check_vocabularies(target: TransformerConfig, draft: TransformerConfig | Non
     if draft is not None and abs(draft.vocab_size - target.vocab_size) > 0.01 * target.vocab_size:
         expected = f"a model with the vocabulary of {target.name} ({target.vocab_size} tokens)"
         raise bad("draft", "", expected, f"{draft.name} ({draft.vocab_size} tokens)")
+
+
+def deployment_error(deployment: Deployment) -> float:
+    """Relative uncertainty of a speedup at a known acceptance. [0-1]
+
+    With an engine: the error of what was left out of its fit, and more for machines and models unlike its data. Otherwise that
+    of a step time.
+    """
+    if deployment.engine is not None:
+        return deployment.engine.speedup_error(deployment.hardware, deployment.target)
+    return relative_error(deployment.hardware)
+
+
+def step_error(deployment: Deployment) -> float:
+    """Relative uncertainty of a step time of a deployment, as `deployment_error`. [0-1]"""
+    if deployment.engine is not None:
+        return deployment.engine.step_error(deployment.hardware, deployment.target)
+    return relative_error(deployment.hardware)
 
 
 def relative_error(hardware: HardwareProfile) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.planning.search import GAMMAS
 from magicdec.costmodel.planning.sweep import Sweep, policy_table, sweep
 
@@ -32,11 +31,12 @@ def explore(
     acceptance_by_position: Sequence[float] | None = None,
     num_gpus: int = 1,
     tensor_parallel: int | None = None,
-    verify_kernel: str = VERIFY_KERNELS[0],
+    verify_kernel: str | None = None,
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
     draft_kv_dtype: str | None = None,
     draft_weight_dtype: str | None = None,
+    engine: str | None = None,
 ) -> SpeedupMap:
     """Map the best strategy and its speedup over batch size and context length.
 
@@ -46,6 +46,7 @@ def explore(
             tokens as far as the model supports them. [sequences, tokens]
         draft, kv_policy, kv_budget, gamma, max_tpot_s, acceptance_rate, acceptance_by_position: As in `plan`.
         num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype, draft_kv_dtype, draft_weight_dtype: As in `plan`.
+        engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
 
     Raises:
         InputError: A name is unknown, or values contradict one another.
@@ -60,6 +61,7 @@ def explore(
         num_gpus=num_gpus,
         tensor_parallel=tensor_parallel,
         verify_kernel=verify_kernel,
+        engine=engine,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )

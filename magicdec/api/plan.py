@@ -10,7 +10,6 @@ import numpy as np
 
 from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.models.transformer import TransformerConfig
-from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.planning.search import GAMMAS, Candidate, candidates, rank
 from magicdec.costmodel.plans.plan import (
     Plan,
@@ -61,11 +60,12 @@ def plan(
     acceptance_by_position: Sequence[float] | None = None,
     num_gpus: int = 1,
     tensor_parallel: int | None = None,
-    verify_kernel: str = VERIFY_KERNELS[0],
+    verify_kernel: str | None = None,
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
     draft_kv_dtype: str | None = None,
     draft_weight_dtype: str | None = None,
+    engine: str | None = None,
 ) -> PlanResult:
     """Choose draft, KV policy, KV budget and gamma for a workload, under memory and latency limits.
 
@@ -88,6 +88,7 @@ def plan(
         acceptance_rate, acceptance_by_position: Given instead of looked up. [0-1]
         num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype: As in `predict`.
         draft_kv_dtype, draft_weight_dtype: Narrower types of one more self draft, which reads the whole KV cache.
+        engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
 
     Raises:
         InputError: A name is unknown, values contradict one another, or no strategy fits in memory and holds the limits.
@@ -117,6 +118,7 @@ def plan(
         num_gpus=num_gpus,
         tensor_parallel=tensor_parallel,
         verify_kernel=verify_kernel,
+        engine=engine,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )

@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike
 
 from magicdec.costmodel.base.arrays import as_floats, check_grid
 from magicdec.costmodel.base.errors import bad
-from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.planning.best_gamma import evaluate_best_gamma
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import GridInputs, evaluate_grid
@@ -35,12 +34,13 @@ def predict(
     mean_acceptance_length: ArrayLike | None = None,
     num_gpus: int = 1,
     tensor_parallel: int | None = None,
-    verify_kernel: str = VERIFY_KERNELS[0],
+    verify_kernel: str | None = None,
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
     draft_kv_dtype: str | None = None,
     draft_weight_dtype: str | None = None,
     draft_tensor_parallel: int | None = None,
+    engine: str | None = None,
 ) -> Prediction:
     """Predict step times, speedup and memory; array arguments broadcast to a grid.
 
@@ -59,10 +59,12 @@ def predict(
         mean_acceptance_length: Tokens per round, bonus token included, instead of a rate; needs `gamma`. [tokens]
         num_gpus: GPUs in all.
         tensor_parallel: GPUs that share one replica of the target; None for all.
-        verify_kernel: How verification attention reads the KV cache, one of `VERIFY_KERNELS`.
+        verify_kernel: How verification attention reads the KV cache, one of `VERIFY_KERNELS`; None for the
+            engine's own.
         weight_dtype, kv_dtype: Narrower types of the target's matrices and KV cache: fp8, int8 or int4.
         draft_kv_dtype, draft_weight_dtype: Narrower types that a self draft reads.
         draft_tensor_parallel: GPUs that share a draft model; None for as many as it has KV heads, up to the target's.
+        engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
 
     Raises:
         InputError: A name is unknown, a value is out of its range, or values contradict one another.
@@ -114,6 +116,7 @@ def predict(
         num_gpus=num_gpus,
         tensor_parallel=tensor_parallel,
         verify_kernel=verify_kernel,
+        engine=engine,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )

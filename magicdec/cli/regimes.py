@@ -32,7 +32,8 @@ def regimes(
     speedup: float,
     weight_dtype: str | None,
     kv_dtype: str | None,
-    verify_kernel: str,
+    verify_kernel: str | None,
+    engine: str | None,
     as_json: bool,
     output: str | None,
 ) -> None:
@@ -55,6 +56,7 @@ def regimes(
         num_gpus=num_gpus,
         tensor_parallel=tensor_parallel,
         verify_kernel=verify_kernel,
+        engine=engine,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from magicdec.costmodel.engines.catalog import find_engine
 from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES
 from magicdec.costmodel.speculation.deployment import Deployment
@@ -37,9 +38,10 @@ def resolve_scenario(
     *,
     num_gpus: int = 1,
     tensor_parallel: int | None = None,
-    verify_kernel: str = VERIFY_KERNELS[0],
+    verify_kernel: str | None = None,
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
+    engine: str | None = None,
 ) -> Scenario:
     """Resolve the names of a model and a machine.
 
@@ -48,8 +50,9 @@ def resolve_scenario(
         hardware: A GPU's name, `cpu`, `local`, a profile file, or several of them separated by commas.
         num_gpus: GPUs in all.
         tensor_parallel: GPUs that share one replica of the target; None for all.
-        verify_kernel: How verification attention reads the KV cache, one of `VERIFY_KERNELS`.
+        verify_kernel: How verification attention reads the KV cache, one of `VERIFY_KERNELS`; None for how the engine does.
         weight_dtype, kv_dtype: Narrower types of the target's matrices and KV cache, of `COMPRESSED_DTYPES`.
+        engine: The serving engine, or its profile; None for the one that the machine's profile was calibrated with.
 
     Raises:
         InputError: A name is unknown, or the values do not fit together.
@@ -62,6 +65,9 @@ def resolve_scenario(
         weight_dtype=one_of("weight_dtype", weight_dtype, COMPRESSED_DTYPES),
         kv_dtype=one_of("kv_dtype", kv_dtype, COMPRESSED_DTYPES),
     )
-    kernel = one_of("verify_kernel", text("verify_kernel", verify_kernel), VERIFY_KERNELS)
-    assert kernel is not None
-    return Scenario(found, Deployment(target, profile, num_gpus, shared_by, kernel))
+    served_by = None if engine is None else find_engine(text("engine", engine))
+    kernel = one_of("verify_kernel", verify_kernel, VERIFY_KERNELS)
+    if kernel is None:
+        kernel = VERIFY_KERNELS[0] if served_by is None else served_by.terms(profile).verify_kernel
+    used = profile if served_by is None else served_by.on(profile)
+    return Scenario(found, Deployment(target, used, num_gpus, shared_by, kernel, served_by))
