@@ -91,6 +91,7 @@ class EngineProfile:
         other_model_error: The same for a kind of model without data. [ratio]
         aliases: Other names.
         uneven_split: Whether it splits a model over any number of GPUs, not only over divisors of the heads.
+        rest_dtype: What it stores the 16-bit matrices of a checkpoint in whose experts are quantised; None for 16 bits.
         evidence: The measurements behind it.
     """
 
@@ -104,6 +105,7 @@ class EngineProfile:
     other_model_error: Error = 0.15
     aliases: tuple[str, ...] = ()
     uneven_split: bool = False
+    rest_dtype: str | None = None
     evidence: tuple[Evidence, ...] = ()
 
     __pydantic_config__ = STRICT
@@ -112,6 +114,14 @@ class EngineProfile:
         """What it does on a machine; on a class that it has no terms for, what it does on those listed first."""
         kind = machine_class(hardware)
         return next((terms for terms in self.machines if kind in terms.classes), self.machines[0])
+
+    def stored(self, model: TransformerConfig) -> TransformerConfig:
+        """The model in the types that this engine stores it in."""
+        quantised = model.expert_dtype is not None and model.linear_dtype is None
+        if self.rest_dtype is None or not quantised:
+            return model
+        head = {"embedding_dtype": self.rest_dtype, "head_dtype": None if model.tied_embeddings else self.rest_dtype}
+        return replace(model.compressed(weight_dtype=self.rest_dtype), **head)
 
     def on(self, hardware: HardwareProfile) -> HardwareProfile:
         """The machine as this engine uses it: its kernel laws, with what the engine has of its own in their place.

@@ -72,7 +72,9 @@ class EngineLaw:
         draft_step_s: What a draft step takes beyond its pass: sampling, and starting a graph. [s]
         draft_sequence_s: The same for each sequence. [s]
         tree_s: What choosing a tree and its masks add to a round. [s]
+        several_rows_s: What a layer takes more in a pass of several tokens, where only passes of one token run as a graph. [s]
         state_update_s: What a layer with a recurrent state takes more than the traffic of its state. [s]
+        state_verify_s: What such a layer takes more where a sequence has several tokens, each with a state to go back to. [s]
         expert_layers: What routing adds to an expert layer, in layer overheads. [layers]
     """
 
@@ -89,7 +91,9 @@ class EngineLaw:
     draft_step_s: Annotated[float, Limits(ge=0.0, le=1e-1)] = 0.0
     draft_sequence_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
     tree_s: Annotated[float, Limits(ge=0.0, le=1e-1)] = 0.0
+    several_rows_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
     state_update_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
+    state_verify_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
     expert_layers: Annotated[float, Limits(ge=0.0, le=10.0)] = 1.0
 
     __pydantic_config__ = STRICT

@@ -104,7 +104,11 @@ def step_time(
         kernels = cost.num_state_layers * STATE_KERNELS
         kv_s = kv_s + selection_s(cost.state, hardware, dtype, 0)
         overhead_s = overhead_s + kernels * calibration.gemm.launch_s + cost.num_state_layers * engine.state_update_s
+        if engine.state_verify_s:
+            overhead_s = overhead_s + np.where(cost.query_len > 1, cost.num_state_layers * engine.state_verify_s, 0.0)
     layers = cost.num_layers + engine.expert_layers * cost.num_expert_layers
+    if engine.several_rows_s:
+        overhead_s = overhead_s + np.where(cost.products[0].rows > 1, layers * engine.several_rows_s, 0.0)
     one_s = allreduce_s(calibration.allreduce, cost.allreduce_bytes, tensor_parallel, peak.interconnect_bandwidth_bytes_per_s)
     return StepTime(
         compute_s=compute_s,

@@ -143,7 +143,7 @@ def model_of(row: Cells) -> str:
     if "quantised" in cell(row, "model"):
         quant = quant or "Q4_K_M"
     quant = quant.partition("/")[0].replace("UD-", "")
-    return name if not quant or quant.lower() in ("bf16", "fp16", "bfloat16", "float16", "none") else f"{name}-{quant}"
+    return name if not quant or quant.lower() == "none" else f"{name}-{quant}"
 
 
 def is_plain(row: Cells) -> bool:

@@ -20,6 +20,7 @@ from .columns import Cells, cell, first, hardware_of, model_of, whole
 
 USUAL_CONTEXT = 1000  # where a file does not say: short questions and their answers [tokens]
 WEIGHTS_SHARE = 0.85  # of the memory that weights may take, where a file does not say how many GPUs there were
+GGUF_TYPES, GGUF_SHARE = ("Q4_K_M", "IQ4_XS", "Q3_K_M", "IQ3_S", "Q2_K"), 0.92
 GGUF = re.compile(r"(?i)\b(?:i?q\d(?:_[a-z0-9]+)*|mxfp4)\b")
 
 
@@ -69,11 +70,30 @@ def setting_of(row: Cells, said: Mapping[str, str], *, window: bool) -> Setting:
 def _scenario(model: str, hardware: str, gpus: int, split: str, engine: str | None) -> Scenario:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if engine == "llama.cpp":
+            model = _gguf_type(model, hardware, max(gpus, 1))
         if not gpus:
             gpus = _fewest(find_model(model).config, hardware)
         if split == "layer" and gpus > 1:
             return resolve_scenario(model, ",".join([hardware] * gpus), engine=engine)
         return resolve_scenario(model, hardware, num_gpus=gpus, engine=engine)
+
+
+def _gguf_type(model: str, hardware: str, gpus: int) -> str:
+    """The model in the type that a file for llama.cpp has: of four bits and fewer the widest that fits, if no type is named."""
+    vague = re.sub(r"(?i)-q4$", "", model)
+    if vague == model and (GGUF.search(model.replace("-", " ")) or find_model(model).config.linear_dtype is not None):
+        return model
+    if re.search(r"(?i)-(?:bf16|f16|iq\d\w*|ud-\w+)$", vague) or model.endswith(" in 16 bits"):
+        return model
+    room = GGUF_SHARE * resolve_profile(hardware).peak.memory_bytes * gpus
+    types = [f"{vague}-{name}" for name in GGUF_TYPES]
+    return next((name for name in types if _read_bytes(find_model(name).config) <= room), types[-1])
+
+
+def _read_bytes(model: TransformerConfig) -> float:
+    """Size of the matrices; the embedding stays in the memory of the host. [bytes]"""
+    return sum(matrix.bytes for matrix in model.matrices())
 
 
 def _fewest(model: TransformerConfig, hardware: str) -> int:

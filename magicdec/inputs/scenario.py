@@ -61,11 +61,12 @@ def resolve_scenario(
     num_gpus = whole_number("num_gpus", num_gpus)
     check_layer_split(profile, num_gpus)
     shared_by = num_gpus if tensor_parallel is None else whole_number("tensor_parallel", tensor_parallel)
-    target = executed(found.config, profile, shared_by).compressed(
+    served_by = None if engine is None else find_engine(text("engine", engine))
+    stored = found.config if served_by is None else served_by.stored(found.config)
+    target = executed(stored, profile, shared_by).compressed(
         weight_dtype=one_of("weight_dtype", weight_dtype, COMPRESSED_DTYPES),
         kv_dtype=one_of("kv_dtype", kv_dtype, COMPRESSED_DTYPES),
     )
-    served_by = None if engine is None else find_engine(text("engine", engine))
     kernel = one_of("verify_kernel", verify_kernel, VERIFY_KERNELS)
     if kernel is None:
         kernel = VERIFY_KERNELS[0] if served_by is None else served_by.terms(profile).verify_kernel
