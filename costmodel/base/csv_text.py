@@ -14,7 +14,9 @@ from .names import is_name
 MAX_COLUMNS = 1000
 
 
-def read_csv(path: str, what: str, required: Sequence[str] = (), *, loose: bool = False) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def read_csv(
+    path: str, what: str, required: Sequence[str] = (), *, loose: bool = False
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Read a CSV file.
 
     Args:

@@ -93,7 +93,8 @@ def parse_engine(text: str, *, where: str) -> EngineProfile:
 def _shipped(raw: dict[str, Any]) -> EngineProfile:
     machines = tuple(_terms(terms) for terms in raw.pop("machines"))
     evidence = tuple(
-        Evidence(**{**one, **{key: tuple(one[key]) for key in ("machines", "models", "weights")}}) for one in raw.pop("evidence", ())
+        Evidence(**{**one, **{key: tuple(one[key]) for key in ("machines", "models", "weights")}})
+        for one in raw.pop("evidence", ())
     )
     lists = {key: tuple(raw.pop(key, ())) for key in ("drafts", "aliases")}
     return EngineProfile(**raw, **lists, machines=machines, evidence=evidence)

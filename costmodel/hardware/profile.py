@@ -16,6 +16,7 @@ from ..kernels.quantised import QuantisedLaw
 from .defaults import Interconnect, default_allreduce, default_attention
 
 FitPart = Literal["gemm", "attention", "allreduce", "engine"]
+HOST_SEQUENCES = 8  # sequences beyond which the work of the host grows no more: it is done for all at once
 SIXTEEN_BITS = ("bfloat16", "float16")
 # Dtypes a product may be computed in, by weight dtype, fastest first; 16 bits for any packed type. A dtype without a rate of its
 # own is upcast.
@@ -68,9 +69,11 @@ class EngineLaw:
         copy_efficiency: Share of the memory bandwidth at which a draft copies the KV entries that it selects; 0 if not measured:
             then copies cost nothing. [0-1]
         verify_wait: Share of the verification time that passes before the next draft step starts, waiting for slower GPUs. [0-1]
-        sequence_s: Scheduling and sampling for each sequence: in a plain step, and in a round. [s]
+        round_sequence_s: What a round takes more for each sequence, up to `HOST_SEQUENCES`. [s]
         draft_step_s: What a draft step takes beyond its pass: sampling, and starting a graph. [s]
-        draft_sequence_s: The same for each sequence. [s]
+        draft_sequence_s: The same for each sequence, up to `HOST_SEQUENCES`. [s]
+        server_step_s: What a server adds to a step or round: scheduling and sampling that the next step waits for. [s]
+        server_token_s: What it adds for each output token: text, streaming, and its share of reading prompts. [s]
         tree_s: What choosing a tree and its masks add to a round. [s]
         several_rows_s: What a layer takes more in a pass of several tokens, where only passes of one token run as a graph. [s]
         state_update_s: What a layer with a recurrent state takes more than the traffic of its state. [s]
@@ -87,7 +90,9 @@ class EngineLaw:
     cold_pass_s: Annotated[float, Limits(ge=0.0, le=1e-1)] = 0.0
     copy_efficiency: Annotated[float, Limits(ge=0.0, le=1.0)] = 0.0
     verify_wait: Annotated[float, Limits(ge=0.0, le=0.2)] = 0.0
-    sequence_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
+    round_sequence_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
+    server_step_s: Annotated[float, Limits(ge=0.0, le=1e-1)] = 0.0
+    server_token_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
     draft_step_s: Annotated[float, Limits(ge=0.0, le=1e-1)] = 0.0
     draft_sequence_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
     tree_s: Annotated[float, Limits(ge=0.0, le=1e-1)] = 0.0

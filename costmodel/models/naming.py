@@ -42,7 +42,15 @@ ENDINGS: tuple[tuple[str, str], ...] = (
     (r"bf16|f16|fp16|bfloat16|float16", "16"),
 )
 # What llama.cpp stores the head in, where it is not a mix.
-GGML_HEADS = {"q8_0": "q8_0", "q6_k": "q6_k", "q4_0": "q6_k", "q5_0": "q6_k", "iq4_xs": "q6_k", "iq4_nl": "q6_k", "q2_k": "q6_k"} | {
+GGML_HEADS = {
+    "q8_0": "q8_0",
+    "q6_k": "q6_k",
+    "q4_0": "q6_k",
+    "q5_0": "q6_k",
+    "iq4_xs": "q6_k",
+    "iq4_nl": "q6_k",
+    "q2_k": "q6_k",
+} | {
     "iq3_s": "q6_k",
     "iq2_s": "q5_k",
 }
@@ -108,6 +116,11 @@ def spelling(name: str) -> str:
     name = re.sub(r"[^a-z0-9.]+", "-", name.lower().rsplit("/", 1)[-1]).strip("-")
     name = re.sub(r"-(instruct|chat|hf|base|it)\b", "", name).removeprefix("meta-").removesuffix("-v1.0")
     return name.replace("-", "")
+
+
+def base_name(name: str) -> str:
+    """The name of a model without quantisation and differences of spelling; other names are left as they are."""
+    return _parts(name)[0]
 
 
 def meaning(name: str, known: Iterable[str]) -> Meaning | None:

@@ -29,6 +29,7 @@ class Deployment:
         verify_kernel: How the attention of verification reads the KV cache.
         engine: The serving engine; None for the one that the profile was calibrated with. `hardware` is then the machine as
             this engine uses it.
+        task: What is generated, for acceptance that depends on it; None for a mean over tasks.
 
     Raises:
         InputError: `tensor_parallel` does not divide the number of GPUs, or the heads of the target.
@@ -40,6 +41,7 @@ class Deployment:
     tensor_parallel: int = 1
     verify_kernel: VerifyKernel = "shared_kv_splitkv"
     engine: EngineProfile | None = None
+    task: str | None = None
 
     def __post_init__(self) -> None:
         expected = ""

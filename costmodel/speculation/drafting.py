@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..hardware.profile import HOST_SEQUENCES
 from ..models.transformer import TransformerConfig
 from ..passes.forward import Array
 from ..passes.roofline import NO_TIME, StepTime
@@ -43,9 +44,15 @@ def drafting_time(
     elif draft.tree is not None:
         queries = np.asarray(float(draft.tree.width))
     step = deployment.pass_time(
-        batch_size, queries, context_len, kv_budget=kv_budget, model=network, gpus=draft.gpus(deployment.tensor_parallel), cold=False
+        batch_size,
+        queries,
+        context_len,
+        kv_budget=kv_budget,
+        model=network,
+        gpus=draft.gpus(deployment.tensor_parallel),
+        cold=False,
     )
-    added_s = engine.draft_step_s + batch_size * engine.draft_sequence_s
+    added_s = engine.draft_step_s + np.minimum(batch_size, HOST_SEQUENCES) * engine.draft_sequence_s
     if np.any(added_s):
         step = replace(step, overhead_s=step.overhead_s + added_s)
     if not draft.one_pass:

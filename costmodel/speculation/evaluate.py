@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Required, TypedDict
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from ..base.arrays import as_floats, check_grid
 from ..base.errors import InputError, Problem, bad
-from ..hardware.profile import HardwareProfile
+from ..hardware.profile import HOST_SEQUENCES, HardwareProfile
 from ..models.transformer import TransformerConfig
 from ..passes.forward import Array, BoolArray, whole_power
 from ..passes.roofline import StepTime
@@ -118,7 +118,8 @@ class Evaluation:
         """Speedup with the acceptance rate shifted by its uncertainty: down for -1, up for 1. [ratio]"""
         r = self.round
         shifted = np.clip(self.acceptance_rate + side * self.acceptance_error, 0.0, 1.0)
-        change = mean_acceptance_length(r.gamma, shifted) / mean_acceptance_length(r.gamma, self.acceptance_rate)
+        decay = self.acceptance.curve.decay if self.acceptance else 1.0
+        change = mean_acceptance_length(r.gamma, shifted, decay) / mean_acceptance_length(r.gamma, self.acceptance_rate, decay)
         length = np.minimum(r.mean_acceptance_length * np.where(np.isnan(change), 1.0, change), r.gamma + 1)
         return np.where(r.gamma > 0, length * r.target_step_s / r.round_s, 1.0)
 
@@ -175,8 +176,6 @@ def evaluate_grid(
     s = mix.mean(s)
     engine = deployment.hardware.calibration.engine
     target, verify = deployment.pass_time(b, 1, s), deployment.pass_time(b, verified_tokens(draft, g), s)
-    if engine.sequence_s:
-        target = replace(target, overhead_s=target.overhead_s + b * engine.sequence_s)
     network, gpus = draft.network(deployment.target), draft.gpus(deployment.tensor_parallel)
     drafting = drafting_time(deployment, draft, network, batch_size=b, context_len=s, gamma=g, kv_budget=draft_read)
     select_s = np.zeros(())
@@ -218,7 +217,7 @@ def evaluate_grid(
             select_step_s=select_s,
             first_draft_s=first_s,
             overhead_s=engine.round_overhead_s
-            + b * engine.sequence_s
+            + np.minimum(b, HOST_SEQUENCES) * engine.round_sequence_s
             + (engine.tree_s if draft.tree else 0.0)
             + deployment.copy_s(copied_bytes(draft, network, b, draft_read, s, length, output_len)),
         ),
@@ -318,9 +317,9 @@ def _look_up_acceptance(
     """Rate, mean acceptance length and the curve they come from; NaN if no curve matches the draft."""
     if not draft.drafts or not g.any():
         return np.array(np.nan), np.ones(()), None
-    estimate = find_curve(curves, deployment.target.name, draft)
+    estimate = find_curve(curves, deployment.target.name, draft, deployment.task)
     if estimate is None:
         return np.array(np.nan), np.where(g > 0, np.nan, 1.0), None
     rate = estimate.curve.rate(np.minimum(mix.spread(k), mix.contexts), mix.contexts)
-    length = mix.mean(mean_acceptance_length(mix.spread(g), rate))
+    length = mix.mean(mean_acceptance_length(mix.spread(g), rate, estimate.curve.decay))
     return np.where(g > 0, mix.mean(rate), np.nan), length, estimate

@@ -37,6 +37,7 @@ def explore(
     draft_kv_dtype: str | None = None,
     draft_weight_dtype: str | None = None,
     engine: str | None = None,
+    task: str | None = None,
 ) -> SpeedupMap:
     """Map the best strategy and its speedup over batch size and context length.
 
@@ -47,6 +48,7 @@ def explore(
         draft, kv_policy, kv_budget, gamma, max_tpot_s, acceptance_rate, acceptance_by_position: As in `plan`.
         num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype, draft_kv_dtype, draft_weight_dtype: As in `plan`.
         engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
+        task: What is generated: code, chat, prose, reasoning or summary; None for a mean over tasks.
 
     Raises:
         InputError: A name is unknown, or values contradict one another.
@@ -62,6 +64,7 @@ def explore(
         tensor_parallel=tensor_parallel,
         verify_kernel=verify_kernel,
         engine=engine,
+        task=task,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )

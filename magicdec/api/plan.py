@@ -66,6 +66,7 @@ def plan(
     draft_kv_dtype: str | None = None,
     draft_weight_dtype: str | None = None,
     engine: str | None = None,
+    task: str | None = None,
 ) -> PlanResult:
     """Choose draft, KV policy, KV budget and gamma for a workload, under memory and latency limits.
 
@@ -89,6 +90,7 @@ def plan(
         num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype: As in `predict`.
         draft_kv_dtype, draft_weight_dtype: Narrower types of one more self draft, which reads the whole KV cache.
         engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
+        task: What is generated: code, chat, prose, reasoning or summary; None for a mean over tasks.
 
     Raises:
         InputError: A name is unknown, values contradict one another, or no strategy fits in memory and holds the limits.
@@ -119,6 +121,7 @@ def plan(
         tensor_parallel=tensor_parallel,
         verify_kernel=verify_kernel,
         engine=engine,
+        task=task,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )

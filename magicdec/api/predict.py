@@ -41,6 +41,7 @@ def predict(
     draft_weight_dtype: str | None = None,
     draft_tensor_parallel: int | None = None,
     engine: str | None = None,
+    task: str | None = None,
 ) -> Prediction:
     """Predict step times, speedup and memory; array arguments broadcast to a grid.
 
@@ -65,6 +66,7 @@ def predict(
         draft_kv_dtype, draft_weight_dtype: Narrower types that a self draft reads.
         draft_tensor_parallel: GPUs that share a draft model; None for as many as it has KV heads, up to the target's.
         engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
+        task: What is generated: code, chat, prose, reasoning or summary; None for a mean over tasks.
 
     Raises:
         InputError: A name is unknown, a value is out of its range, or values contradict one another.
@@ -117,6 +119,7 @@ def predict(
         tensor_parallel=tensor_parallel,
         verify_kernel=verify_kernel,
         engine=engine,
+        task=task,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )

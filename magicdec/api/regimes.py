@@ -44,6 +44,7 @@ def regimes(
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
     engine: str | None = None,
+    task: str | None = None,
 ) -> Regimes:
     """Find ridge points, bottlenecks, the critical context, the acceptance each budget needs, and when drafts overtake.
 
@@ -57,6 +58,7 @@ def regimes(
         speedup: Wanted, for the budgets. [ratio]
         num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype: As in `predict`.
         engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
+        task: What is generated: code, chat, prose, reasoning or summary; None for a mean over tasks.
 
     Raises:
         InputError: A name is unknown, or a value is out of its range.
@@ -72,6 +74,7 @@ def regimes(
         tensor_parallel=tensor_parallel,
         verify_kernel=verify_kernel,
         engine=engine,
+        task=task,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )

@@ -126,7 +126,9 @@ gpu_options = options(
     click.option("--num-gpus", type=TOKENS, default=1, show_default=True, help="Total number of GPUs."),
     click.option("--tensor-parallel", type=TOKENS, help="GPUs that share one replica.  [default: all]"),
 )
-ENGINE_HELP = "vllm, sglang, tensorrt-llm, llama.cpp, transformers, paper, magicdec, or an engine profile.  [default: the machine's own]"
+ENGINE_HELP = (
+    "vllm, sglang, tensorrt-llm, llama.cpp, transformers, paper, magicdec, or an engine profile.  [default: the machine's own]"
+)
 HARDWARE_HELP = "A GPU (see `magicdec profiles`), `local` or `cpu` (of this machine), a profile file, or several, with commas."
 MODEL_HELP = "`reference`, a model's name or Hub id, a config.json, GGUF file or checkpoint directory."
 model_option = click.option("--model", help=MODEL_HELP)
@@ -147,9 +149,10 @@ type_options = options(
     click.option("--kv-dtype", help="Target KV cache in fp8, int8 or int4."),
     click.option(
         "--verify-kernel",
-        help="How verification reads the KV cache: shared_kv_splitkv, shared_kv_no_split or per_token.  [default: as the engine does]",
+        help="How verification reads the KV cache: shared_kv_splitkv, shared_kv_no_split or per_token.  [default: the engine's]",
     ),
     click.option("--engine", help=ENGINE_HELP),
+    click.option("--task", help="What is generated: code, chat, prose, reasoning or summary.  [default: a mean over tasks]"),
 )
 draft_type_options = options(
     click.option("--draft-kv-dtype", help="KV cache that a self draft reads, in fp8, int8 or int4."),

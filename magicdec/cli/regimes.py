@@ -34,6 +34,7 @@ def regimes(
     kv_dtype: str | None,
     verify_kernel: str | None,
     engine: str | None,
+    task: str | None,
     as_json: bool,
     output: str | None,
 ) -> None:
@@ -57,6 +58,7 @@ def regimes(
         tensor_parallel=tensor_parallel,
         verify_kernel=verify_kernel,
         engine=engine,
+        task=task,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from magicdec.costmodel.base.errors import InputError, bad
+from magicdec.costmodel.plans.strategy import DraftKind
+from magicdec.costmodel.speculation.acceptance import find_curve, mean_acceptance_length, published_curves
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import Evaluation, deployment_error, evaluate_grid, step_error
 
 from .columns import (
     FORWARD,
     KERNEL,
+    NAMES,
     PLAIN_RATES,
     RATES,
     SPECULATIVE_RATES,
@@ -22,16 +28,24 @@ from .columns import (
     cell,
     first,
     is_plain,
+    model_of,
     number,
     said_by_name,
     tokens_per_round,
     whole,
 )
 from .kernels import kernel_time
-from .settings import Setting, draft_of, setting_of
+from .settings import Setting, draft_of, setting_of, task_of
 
-# Columns that differ between the rows of one comparison: decoding without and with drafts of several lengths.
-VARIED = ("gamma", "draft", "topk", "tree_tokens", "tokens_per_round", "rate", "share", "kv_ratio", "kv_budget", "query_len")
+RATIOS = (
+    "speedup",
+    "measured_speedup",
+    "speedup_pct",
+    "round_cost_in_decode_steps",
+    "speedup_per_token_over_one",
+    "ratio_to_one_token_step",
+)
+MEASURED_COLUMNS = {*RATES, *PLAIN_RATES, *SPECULATIVE_RATES, *STEPS, *FORWARD, *KERNEL, *TASK_COLUMNS, *RATIOS}
 BEST_GAMMAS = tuple(range(1, 13))
 
 
@@ -124,6 +138,9 @@ def _priced(row: Cells, said: Mapping[str, str], window: bool, plain_rate: float
 
 
 def _price(found: PricedRow, row: Cells, said: Mapping[str, str], window: bool, plain_rate: float | None) -> None:
+    if not set(row) & MEASURED_COLUMNS:
+        _price_acceptance(found, row)
+        return
     setting = setting_of(row, said, window=window)
     deployment = setting.scenario.deployment
     found.engine = deployment.engine.name if deployment.engine else ""
@@ -167,6 +184,23 @@ def _price(found: PricedRow, row: Cells, said: Mapping[str, str], window: bool, 
         found.columns["predicted_optimal_gamma"] = str(_best_gamma(setting, best, budget))
 
 
+def _price_acceptance(found: PricedRow, row: Cells) -> None:
+    """Tokens per round alone, by what the library knows of such drafts and tasks."""
+    gamma, length = whole(row, "gamma"), first(row, NAMES["tokens_per_round"])
+    if gamma is None or length is None:
+        raise bad("tokens per round", "", "tokens per round beside gamma: nothing else here is predicted", "nothing")
+    name, text = model_of(row), cell(row, "draft").lower()
+    kind: DraftKind = "mtp" if "mtp" in text else "ngram" if "ngram" in text else "eagle3"
+    estimate = find_curve(published_curves(), name, Draft(kind), task_of(row))
+    if estimate is None:
+        raise bad("draft", "", "a draft with known acceptance", repr(text))
+    rate, wide = float(estimate.curve.rate(1.0, 2000.0)), float(np.asarray(estimate.uncertainty(1.0, 2000.0)))
+    predicted = float(mean_acceptance_length(gamma, rate, estimate.curve.decay))
+    upper = float(mean_acceptance_length(gamma, min(1.0, rate + wide), estimate.curve.decay))
+    found.columns["predicted_mean_acceptance_length"] = written(predicted)
+    found.compared.append(Compared("tokens per round", length, predicted, upper / predicted - 1))
+
+
 def _add_round(
     found: PricedRow,
     row: Cells,
@@ -180,19 +214,27 @@ def _add_round(
     r, batch, deployment = evaluation.round, setting.batch_size, setting.scenario.deployment
     step_s, round_s, length = float(r.target_step_s), float(r.round_s), float(r.mean_acceptance_length)
     steps, ratios = step_error(deployment), deployment_error(deployment)
+    speedup_here = float(r.speedup)
+    if row.get("concurrency", "").strip() and deployment.engine is not None:
+        server = deployment.hardware.calibration.engine
+        step_s += server.server_step_s + batch * server.server_token_s
+        round_s += server.server_step_s + batch * server.server_token_s * length
+        speedup_here = step_s * length / round_s
+    low, high = speedup_here / float(r.speedup) * np.array([float(evaluation.speedup_low), float(evaluation.speedup_high)])
     found.columns |= {
         "predicted_target_step_s": written(step_s),
         "predicted_verify_step_s": written(float(r.verify_step_s)),
         "predicted_gamma_draft_step_s": written(float(r.gamma_draft_step_s)),
         "predicted_mean_acceptance_length": written(length),
-        "predicted_speculative_tpot_s": written(float(r.speculative_tpot_s)),
+        "predicted_speculative_tpot_s": written(round_s / length),
         "predicted_tok_s": written(batch * length / round_s),
-        "predicted_speedup": written(float(r.speedup)),
-        "predicted_speedup_low": written(float(evaluation.speedup_low)),
-        "predicted_speedup_high": written(float(evaluation.speedup_high)),
+        "predicted_speedup": written(speedup_here),
+        "predicted_speedup_low": written(float(low)),
+        "predicted_speedup_high": written(float(high)),
         "bound": str(evaluation.target.bound),
         "fits_in_memory": str(bool(evaluation.fits_in_memory)).lower(),
     }
+    served = "ttft" in " ".join(row)  # rates of whole requests, prompts included
     here, unspeculated = first(row, RATES), first(row, PLAIN_RATES)
     speculative = first(row, SPECULATIVE_RATES)
     if plain:
@@ -200,11 +242,13 @@ def _add_round(
     elif here is not None:
         speculative = here
     plain_rate = unspeculated if unspeculated is not None else plain_rate
-    if unspeculated is not None:
+    if unspeculated is not None and not ("isl" in row and served):
         found.compared.append(Compared("plain rate", unspeculated, batch / step_s, steps))
     measured_step = first(row, STEPS)
     if measured_step is not None:
         found.compared.append(Compared("step", measured_step, step_s, steps))
+    if (said := re.search(r"TPOT ([0-9.]+) ms", row.get("acceptance_note", ""))) is not None:
+        found.compared.append(Compared("step", float(said[1]) * 1e-3, step_s, steps))
     step_beside = number(row, "decode_step_ms")
     if step_beside is not None:
         found.compared.append(Compared("step", step_beside * 1e-3, step_s, steps))
@@ -220,8 +264,8 @@ def _add_round(
     if speculative is not None and plain_rate is not None and speedup is None:
         speedup = speculative / plain_rate
     if speedup is not None:
-        found.compared.append(Compared("speedup", speedup, float(r.speedup), ratios))
-        found.rounds[int(r.gamma)] = (speedup, float(r.speedup))
+        found.compared.append(Compared("speedup", speedup, speedup_here, ratios))
+        found.rounds[int(r.gamma)] = (speedup, speedup_here)
 
 
 def _price_pass(found: PricedRow, row: Cells, setting: Setting, queries: int | None) -> None:
@@ -260,8 +304,6 @@ def _price_pass(found: PricedRow, row: Cells, setting: Setting, queries: int | N
 
 def _best_gamma(setting: Setting, draft: Draft, budget: float) -> int:
     """The best draft length by the acceptance that the library knows of such drafts."""
-    import numpy as np
-
     from magicdec.costmodel.planning.best_gamma import evaluate_best_gamma
 
     found = evaluate_best_gamma(
@@ -295,5 +337,3 @@ def _best_gammas(found: Sequence[PricedRow]) -> None:
 def written(value: float) -> str:
     """Six significant digits; empty where unknown."""
     return "" if math.isnan(value) else f"{value:.6g}"
-
-

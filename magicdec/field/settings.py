@@ -20,6 +20,25 @@ from .columns import Cells, cell, first, hardware_of, model_of, whole
 
 USUAL_CONTEXT = 1000  # where a file does not say: short questions and their answers [tokens]
 WEIGHTS_SHARE = 0.85  # of the memory that weights may take, where a file does not say how many GPUs there were
+TASK_WORDS = (
+    ("code", "code"),
+    ("coding", "code"),
+    ("humaneval", "code"),
+    ("swe", "code"),
+    ("gsm8k", "reasoning"),
+    ("math", "reasoning"),
+    ("gpqa", "reasoning"),
+    ("aime", "reasoning"),
+    ("reason", "reasoning"),
+    ("mt_bench", "chat"),
+    ("mtbench", "chat"),
+    ("chat", "chat"),
+    ("cnn", "summary"),
+    ("summ", "summary"),
+    ("financeqa", "summary"),
+    ("prose", "prose"),
+)
+LONG_PROMPT = 3000  # where prompts are timed beside the answer, they are documents [tokens]
 GGUF_TYPES, GGUF_SHARE = ("Q4_K_M", "IQ4_XS", "Q3_K_M", "IQ3_S", "Q2_K"), 0.92
 GGUF = re.compile(r"(?i)\b(?:i?q\d(?:_[a-z0-9]+)*|mxfp4)\b")
 
@@ -62,8 +81,21 @@ def setting_of(row: Cells, said: Mapping[str, str], *, window: bool) -> Setting:
     else:
         gpus = whole(row, "num_gpus") or 0
     scenario = _scenario(model, hardware, gpus, cell(row, "split"), engine)
+    task = task_of(row)
+    if task is not None:
+        scenario = replace(scenario, deployment=replace(scenario.deployment, task=task))
+    if "concurrency" in row and not cell(row, "batch"):
+        raise bad("concurrency", "", "the number of requests that were served at once", "nothing")
     context = None if window and not row.get("prompt_len") else whole(row, "context")
     return Setting(scenario, whole(row, "batch") or 1, USUAL_CONTEXT if context is None else context)
+
+
+def task_of(row: Cells) -> str | None:
+    """What a row generated, one of the tasks that acceptance is known for; None if it does not say."""
+    text = row.get("task", "").lower()
+    found = next((task for fragment, task in TASK_WORDS if fragment in text), None)
+    long_prompt = (whole(row, "context") or 0) >= LONG_PROMPT and any(name.startswith("ttft") for name in row)
+    return found or ("summary" if long_prompt else None)
 
 
 @lru_cache(maxsize=512)
@@ -153,5 +185,3 @@ def block_head(target: TransformerConfig) -> TransformerConfig:
     """
     layer = prediction_head(target, "eagle3")
     return replace(layer, name=f"{target.name} block head", num_layers=5, vocab_size=target.vocab_size)
-
-

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from magicdec.costmodel.engines.catalog import find_engine
 from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES
+from magicdec.costmodel.speculation.acceptance import TASKS
 from magicdec.costmodel.speculation.deployment import Deployment
 
 from .checks import one_of, text, whole_number
@@ -42,6 +43,7 @@ def resolve_scenario(
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
     engine: str | None = None,
+    task: str | None = None,
 ) -> Scenario:
     """Resolve the names of a model and a machine.
 
@@ -53,6 +55,7 @@ def resolve_scenario(
         verify_kernel: How verification attention reads the KV cache, one of `VERIFY_KERNELS`; None for how the engine does.
         weight_dtype, kv_dtype: Narrower types of the target's matrices and KV cache, of `COMPRESSED_DTYPES`.
         engine: The serving engine, or its profile; None for the one that the machine's profile was calibrated with.
+        task: What is generated, one of `TASKS`; None for a mean over tasks.
 
     Raises:
         InputError: A name is unknown, or the values do not fit together.
@@ -71,4 +74,4 @@ def resolve_scenario(
     if kernel is None:
         kernel = VERIFY_KERNELS[0] if served_by is None else served_by.terms(profile).verify_kernel
     used = profile if served_by is None else served_by.on(profile)
-    return Scenario(found, Deployment(target, used, num_gpus, shared_by, kernel, served_by))
+    return Scenario(found, Deployment(target, used, num_gpus, shared_by, kernel, served_by, one_of("task", task, TASKS)))
