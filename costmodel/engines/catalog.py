@@ -96,7 +96,7 @@ def _shipped(raw: dict[str, Any]) -> EngineProfile:
         Evidence(**{**one, **{key: tuple(one[key]) for key in ("machines", "models", "weights")}})
         for one in raw.pop("evidence", ())
     )
-    lists = {key: tuple(raw.pop(key, ())) for key in ("drafts", "aliases")}
+    lists: dict[str, Any] = {key: tuple(raw.pop(key, ())) for key in ("drafts", "aliases")}
     return EngineProfile(**raw, **lists, machines=machines, evidence=evidence)
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from ..base.records import STRICT, Limits, NotNegative
 from ..hardware.profile import EngineLaw, HardwareProfile
+from ..kernels.attention import AttentionLaw
+from ..kernels.collectives import AllreduceLaw
+from ..kernels.gemm import GemmLaw
 from ..kernels.quantised import QuantisedLaw
 from ..models.transformer import TransformerConfig
 from ..passes.roofline import VerifyKernel
 from ..plans.strategy import DraftKind
 from .machines import MACHINE_TITLES, MachineClass, machine_class
 
+LawT = TypeVar("LawT", AttentionLaw, GemmLaw, AllreduceLaw)
 Error = Annotated[float, Limits(ge=0.0, le=3.0)]
 
 
@@ -66,10 +71,10 @@ class MachineTerms:
     kernel: str = ""
     step_error: Error = 0.25
     speedup_error: Error = 0.25
-    gemm: dict[str, float] = field(default_factory=dict)
-    attention: dict[str, float] = field(default_factory=dict)
-    verify_attention: dict[str, float] = field(default_factory=dict)
-    allreduce: dict[str, float] = field(default_factory=dict)
+    gemm: dict[str, float | int | bool] = field(default_factory=dict)
+    attention: dict[str, float | int | bool] = field(default_factory=dict)
+    verify_attention: dict[str, float | int | bool] = field(default_factory=dict)
+    allreduce: dict[str, float | int | bool] = field(default_factory=dict)
     quantised: QuantisedLaw | None = None
     table_kernels: bool = True
 
@@ -120,8 +125,8 @@ class EngineProfile:
         quantised = model.expert_dtype is not None and model.linear_dtype is None
         if self.rest_dtype is None or not quantised:
             return model
-        head = {"embedding_dtype": self.rest_dtype, "head_dtype": None if model.tied_embeddings else self.rest_dtype}
-        return replace(model.compressed(weight_dtype=self.rest_dtype), **head)
+        head = None if model.tied_embeddings else self.rest_dtype
+        return replace(model.compressed(weight_dtype=self.rest_dtype), embedding_dtype=self.rest_dtype, head_dtype=head)
 
     def on(self, hardware: HardwareProfile) -> HardwareProfile:
         """The machine as this engine uses it: its kernel laws, with what the engine has of its own in their place.
@@ -131,17 +136,17 @@ class EngineProfile:
         """
         terms, known = self.terms(hardware), hardware.calibration
         attention = known.table_attention if terms.table_kernels and known.table_attention is not None else known.attention
-        attention = replace(attention, **terms.attention)
-        verify = replace(attention, **terms.verify_attention) if terms.verify_attention else None
+        attention = changed(attention, terms.attention)
+        verify = changed(attention, terms.verify_attention) if terms.verify_attention else None
         engine = terms.engine
         if "," in hardware.name:  # a list of devices: handing over between them is part of their calibration
             engine = replace(engine, step_overhead_s=engine.step_overhead_s + known.engine.step_overhead_s)
         calibration = replace(
             known,
-            gemm=replace(known.gemm, **terms.gemm),
+            gemm=changed(known.gemm, terms.gemm),
             attention=attention,
             verify_attention=verify,
-            allreduce=replace(known.allreduce, **terms.allreduce),
+            allreduce=changed(known.allreduce, terms.allreduce),
             engine=engine,
             quantised=terms.quantised,
         )
@@ -159,6 +164,19 @@ class EngineProfile:
         other_class = machine_class(hardware) not in {kind for terms in self.machines for kind in terms.classes}
         other_model = bool(self.evidence) and model_kind(model) not in {kind for one in self.evidence for kind in one.models}
         return self.other_class_error * other_class + self.other_model_error * other_model
+
+    def provenance(self, hardware: HardwareProfile, model: TransformerConfig) -> str:
+        """Where its numbers come from, and what here is unlike that; a clause for people."""
+        terms = self.terms(hardware)
+        steps = [one for one in self.evidence if hardware.name in one.machines] or list(self.evidence)
+        data = f"fitted to {steps[0].data}" if steps else "no measurements of its own: overheads assumed"
+        kernel = f", verification by {terms.kernel}" if terms.kernel else ""
+        unlike = self.differences(hardware, model)
+        left_out = (
+            f"; nine tenths of what was left out within {terms.step_error:.0%} (steps) and {terms.speedup_error:.0%} (speedups)"
+        )
+        wider = f"; {' and '.join(unlike)}: intervals are wider" if unlike else ""
+        return f"{data}{kernel}{left_out}{wider}"
 
     def differences(self, hardware: HardwareProfile, model: TransformerConfig) -> tuple[str, ...]:
         """What is unlike all measurements behind this profile, in words: the class of the machine, the kind of model."""
@@ -181,3 +199,8 @@ MODEL_TITLES = {
 def model_kind(model: TransformerConfig) -> str:
     """What sets a model apart for an engine, one of `MODEL_TITLES`."""
     return "experts" if model.num_expert_layers else "recurrent" if model.recurrents else "dense"
+
+
+def changed(law: LawT, values: Mapping[str, Any]) -> LawT:
+    """A law with other values of some parameters."""
+    return replace(law, **values)

@@ -52,6 +52,15 @@ class Peak:
     l2_cache_bytes: float
     interconnect: Interconnect = "fabric"
 
+    @property
+    def digest(self) -> str:
+        """Hash of the figures, to sixteen hexadecimal digits: a calibration belongs to one."""
+        import hashlib  # slow to import
+
+        rates = ",".join(f"{dtype}={rate:.6g}" for dtype, rate in sorted(self.flop_per_s.items()))
+        figures = (self.memory_bandwidth_bytes_per_s, self.interconnect_bandwidth_bytes_per_s, self.num_sms, self.l2_cache_bytes)
+        return hashlib.sha256(f"{rates};{';'.join(f'{x:.6g}' for x in figures)}".encode()).hexdigest()[:16]
+
 
 @dataclass(frozen=True)
 class EngineLaw:
@@ -118,6 +127,10 @@ class Fit:
         large_mean_error: `attention` only: mean error of calls that read at least 64 MB, with at least 4096 entries per
             sequence. [0-1]
         benchmark: Parameters that describe only the benchmark, such as its L2 cache hits; predictions do not use them.
+        engine: `engine` only: what ran the measured passes.
+        model_kinds: `engine` only: kinds of models that were measured, of `MODEL_KINDS`; empty if that was not recorded.
+        weight_dtypes: `engine` only: types of their weights.
+        parallel: `engine` only: numbers of GPUs that shared a model.
     """
 
     part: FitPart
@@ -130,6 +143,10 @@ class Fit:
     date: str
     large_mean_error: NotNegative | None = None
     benchmark: dict[str, float] = field(default_factory=dict)
+    engine: str = ""
+    model_kinds: tuple[str, ...] = ()
+    weight_dtypes: tuple[str, ...] = ()
+    parallel: tuple[int, ...] = ()
 
     __pydantic_config__ = STRICT
 
@@ -147,6 +164,7 @@ class Calibration:
         verify_attention: Attention with several queries per sequence, where an engine has another kernel for it.
         table_attention: Attention law fitted to kernel tables, if the measured engine uses a different kernel.
         fits: Origin of the numbers; empty for defaults.
+        peaks: `Peak.digest` of the figures that they were fitted with; empty if that was not recorded.
     """
 
     gemm: GemmLaw = field(default_factory=GemmLaw)
@@ -157,6 +175,7 @@ class Calibration:
     verify_attention: AttentionLaw | None = None
     table_attention: AttentionLaw | None = None
     fits: tuple[Fit, ...] = ()
+    peaks: str = ""
 
     __pydantic_config__ = STRICT
 
@@ -207,11 +226,18 @@ class HardwareProfile:
     @property
     def calibrated(self) -> bool:
         """True if at least the kernels were measured; otherwise predictions use default efficiencies."""
-        return bool(self.calibration.fits)
+        return bool(self.calibration.fits) and self.fits_its_peaks
+
+    @property
+    def fits_its_peaks(self) -> bool:
+        """False if the calibration was made with other figures than those of this profile: of a copy that was changed."""
+        return self.calibration.peaks in ("", self.peak.digest)
 
     @property
     def provenance(self) -> str:
         """One sentence on how the profile was calibrated."""
+        if not self.fits_its_peaks:
+            return "its calibration was fitted with other peaks than it has: taken as not calibrated"
         engine, attention = self.calibration.fit_of("engine"), self.calibration.fit_of("attention")
         if engine is not None:
             return f"calibrated on {engine.data}: mean error {engine.mean_error:.1%}, worst {engine.worst_error:.0%}"

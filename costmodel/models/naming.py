@@ -188,7 +188,7 @@ def applied(config: TransformerConfig, meant: Meaning, name: str) -> tuple[Trans
             changed = _mixed(changed)
             text += ", half of the down-projections and the head in q6_k; the file itself has the exact sizes"
         elif dtype in GGML_HEADS:
-            changed = replace(changed, **_head_types(changed, GGML_HEADS[dtype]))
+            changed = _with_head(changed, GGML_HEADS[dtype])
             text += f", the head in {GGML_HEADS[dtype]}"
     if meant.max_context_len is not None:
         changed = replace(changed, max_context_len=meant.max_context_len)
@@ -215,11 +215,11 @@ def _mixed(config: TransformerConfig) -> TransformerConfig:
         if group.count // 2 and names:
             groups += [replace(group, count=group.count // 2, stored=wide)]
         groups += [replace(group, count=group.count - (group.count // 2 if names else 0))]
-    return replace(config, groups=tuple(groups), **_head_types(config, "q6_k"))
+    return _with_head(replace(config, groups=tuple(groups)), "q6_k")
 
 
-def _head_types(config: TransformerConfig, dtype: str) -> dict[str, str | None]:
-    """Types of embedding and head as llama.cpp stores them: a tied one in that of the head."""
+def _with_head(config: TransformerConfig, dtype: str) -> TransformerConfig:
+    """The model with embedding and head as llama.cpp stores them: a tied embedding in the type of the head."""
     if config.tied_embeddings:
-        return {"embedding_dtype": dtype}
-    return {"embedding_dtype": config.linear_dtype, "head_dtype": dtype}
+        return replace(config, embedding_dtype=dtype)
+    return replace(config, embedding_dtype=config.linear_dtype, head_dtype=dtype)

@@ -8,13 +8,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..base.errors import bad
-from ..engines.profile import EngineProfile
+from ..engines.profile import MODEL_TITLES, EngineProfile, model_kind
 from ..hardware.profile import HardwareProfile
 from ..models.transformer import TransformerConfig
 from ..passes.forward import Array, forward_cost
 from ..passes.prefill import ttft_s
 from ..passes.roofline import StepTime, VerifyKernel, selection_s, step_time
 from .drafts import Draft, select_kernels, selection_work
+
+# How much wider intervals get where a calibration has nothing of the kind: about the mean error of what was left out in turn,
+# among models of SGLang and llama.cpp (docs/accuracy.md); of parallel degrees, the error of all-reduces in public tables.
+UNLIKE_ERRORS = {"dense": 0.05, "experts": 0.08, "recurrent": 0.1, "types": 0.06, "parallel": 0.03}
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,32 @@ class Deployment:
     def _splits_a_kv_head(self) -> bool:
         heads = self.target.num_kv_heads
         return bool(self.target.latent is None and heads % self.tensor_parallel and self.tensor_parallel % heads)
+
+    @property
+    def unlike_calibration(self) -> dict[str, float]:
+        """What is unlike the passes that the profile was calibrated on, in words, and how much wider it makes intervals. [ratio]"""
+        fit = self.hardware.calibration.fit_of("engine")
+        if self.engine is not None or fit is None or not fit.model_kinds:
+            return {}
+        found, kind, target = {}, model_kind(self.target), self.target
+        if kind not in fit.model_kinds:
+            found[MODEL_TITLES[kind]] = UNLIKE_ERRORS[kind]
+        wide = {dtype for dtype in (target.linear_dtype, target.expert_dtype) if dtype is not None} or {target.dtype}
+        if other := sorted(wide - set(fit.weight_dtypes)):
+            found[f"weights in {' and '.join(other)}"] = UNLIKE_ERRORS["types"]
+        if self.tensor_parallel not in fit.parallel:
+            gpus = f"{self.tensor_parallel} GPU{'s' if self.tensor_parallel > 1 else ''}"
+            found[f"{gpus} a replica"] = UNLIKE_ERRORS["parallel"]
+        return found
+
+    @property
+    def provenance(self) -> str:
+        """One sentence on where the step times come from, and what here is unlike it."""
+        if self.engine is not None:
+            return f"{self.hardware.name} under {self.engine.title}: {self.engine.provenance(self.hardware, self.target)}"
+        text = f"{self.hardware.name}: {self.hardware.provenance}"
+        unlike = self.unlike_calibration
+        return f"{text}; none of it is of {' or '.join(unlike)}: intervals are wider" if unlike else text
 
     @property
     def replicas(self) -> int:

@@ -272,22 +272,22 @@ def deployment_error(deployment: Deployment) -> float:
     """
     if deployment.engine is not None:
         return deployment.engine.speedup_error(deployment.hardware, deployment.target)
-    return relative_error(deployment.hardware)
+    return relative_error(deployment.hardware) + sum(deployment.unlike_calibration.values())
 
 
 def step_error(deployment: Deployment) -> float:
     """Relative uncertainty of a step time of a deployment, as `deployment_error`. [0-1]"""
     if deployment.engine is not None:
         return deployment.engine.step_error(deployment.hardware, deployment.target)
-    return relative_error(deployment.hardware)
+    return deployment_error(deployment)
 
 
 def relative_error(hardware: HardwareProfile) -> float:
     """Relative uncertainty of a step time: at least twice the mean residual of the profile's own fit. [0-1]"""
     engine = hardware.calibration.fit_of("engine")
-    if engine is not None:
-        return 2 * max(engine.mean_error, OTHER_MODEL_ERROR)
-    return KERNELS_ONLY_ERROR if hardware.calibrated else UNCALIBRATED_ERROR
+    if not hardware.calibrated:
+        return UNCALIBRATED_ERROR
+    return KERNELS_ONLY_ERROR if engine is None else 2 * max(engine.mean_error, OTHER_MODEL_ERROR)
 
 
 def _given_acceptance(

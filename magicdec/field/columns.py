@@ -129,7 +129,8 @@ def first(row: Cells, names: tuple[str, ...] | dict[str, float]) -> float | None
 
 def said_by_name(path: str | Path) -> dict[str, str]:
     """What the name of a file says of machine and engine."""
-    stem, found = Path(path).stem.lower().replace("-", "_"), {}
+    stem = Path(path).stem.lower().replace("-", "_")
+    found: dict[str, str] = {}
     for fragment, said in FILE_NAMES:
         if fragment in stem:
             found = {**said, **found}

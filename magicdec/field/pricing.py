@@ -187,6 +187,9 @@ def _price(found: PricedRow, row: Cells, said: Mapping[str, str], window: bool, 
 def _price_acceptance(found: PricedRow, row: Cells) -> None:
     """Tokens per round alone, by what the library knows of such drafts and tasks."""
     gamma, length = whole(row, "gamma"), first(row, NAMES["tokens_per_round"])
+    position, survival = whole({"gamma": row.get("position", "")}, "gamma"), number(row, "survival_over_all_positions")
+    if position is not None and survival:
+        gamma, length = position, survival
     if gamma is None or length is None:
         raise bad("tokens per round", "", "tokens per round beside gamma: nothing else here is predicted", "nothing")
     name, text = model_of(row), cell(row, "draft").lower()
@@ -197,6 +200,12 @@ def _price_acceptance(found: PricedRow, row: Cells) -> None:
     rate, wide = float(estimate.curve.rate(1.0, 2000.0)), float(np.asarray(estimate.uncertainty(1.0, 2000.0)))
     predicted = float(mean_acceptance_length(gamma, rate, estimate.curve.decay))
     upper = float(mean_acceptance_length(gamma, min(1.0, rate + wide), estimate.curve.decay))
+    if position is not None:  # the share of rounds that accept so many tokens: what the last position adds to the mean
+        before = [float(mean_acceptance_length(gamma - 1, x, estimate.curve.decay)) for x in (rate, min(1.0, rate + wide))]
+        predicted, upper = predicted - before[0], upper - before[1]
+        found.columns["predicted_ratio"] = written(predicted)
+        found.compared.append(Compared("accepted so far", length, predicted, upper / predicted - 1))
+        return
     found.columns["predicted_mean_acceptance_length"] = written(predicted)
     found.compared.append(Compared("tokens per round", length, predicted, upper / predicted - 1))
 
