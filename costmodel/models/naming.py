@@ -202,6 +202,8 @@ def applied(config: TransformerConfig, meant: Meaning, name: str) -> tuple[Trans
 
 def _usual_type(config: TransformerConfig) -> str:
     dtype = config.expert_dtype or config.linear_dtype
+    if dtype is None:  # types may be stored matrix by matrix
+        dtype = next((kind for group in config.groups for _, kind in group.stored if kind not in ("bfloat16", "float16")), None)
     return "16" if dtype in (None, "bfloat16", "float16") else dtype
 
 

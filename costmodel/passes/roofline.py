@@ -129,7 +129,7 @@ def _products_s(products: Products, hardware: HardwareProfile) -> tuple[Array, A
             flop=products.flop / layers,
             moved_bytes=products.bytes / layers,
             vector_flop_per_s=hardware.peak.flop_per_s["float32"],
-            matrix_flop_per_s=hardware.flop_per_s(products.matrix.dtype),
+            matrix_flop_per_s=hardware.flop_per_s("int8"),  # batched kernels multiply unpacked integers
             bytes_per_s=hardware.peak.memory_bandwidth_bytes_per_s,
         )
         exposed_s, read_s, launch_s = (layers * part for part in few)

@@ -192,6 +192,7 @@ class Plan:
         serving: Prediction for whole requests.
         runner_up: Best strategy of another draft family.
         policy: Strategies for other batch sizes and contexts.
+        engine: The serving engine that it was priced for; None for the one that the profile was calibrated with.
         notes: Sentences for people.
     """
 
@@ -205,6 +206,7 @@ class Plan:
     serving: PredictedServing | None = None
     runner_up: RunnerUp | None = None
     policy: PolicyTable | None = None
+    engine: str | None = None
     notes: list[str] = field(default_factory=list)
 
     __pydantic_config__ = STRICT

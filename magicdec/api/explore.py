@@ -38,6 +38,7 @@ def explore(
     draft_weight_dtype: str | None = None,
     engine: str | None = None,
     task: str | None = None,
+    quant: str | None = None,
 ) -> SpeedupMap:
     """Map the best strategy and its speedup over batch size and context length.
 
@@ -49,6 +50,7 @@ def explore(
         num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype, draft_kv_dtype, draft_weight_dtype: As in `plan`.
         engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
         task: What is generated: code, chat, prose, reasoning or summary; None for a mean over tasks.
+        quant: Quantisation of the weights, as files are named: Q4_K_M, AWQ, NVFP4; None for what the name says.
 
     Raises:
         InputError: A name is unknown, or values contradict one another.
@@ -65,6 +67,7 @@ def explore(
         verify_kernel=verify_kernel,
         engine=engine,
         task=task,
+        quant=quant,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.serving import serving
 
 from ..inputs.checks import finite, flag, names, one_of, probabilities, some_names, text, whole_number, whole_numbers
+from ..inputs.engines import check_engine
 from ..inputs.names import executed
 from ..inputs.plan_search import OBJECTIVES, PlanSearch
 from ..inputs.scenario import Scenario, resolve_scenario
@@ -67,13 +69,14 @@ def plan(
     draft_weight_dtype: str | None = None,
     engine: str | None = None,
     task: str | None = None,
+    quant: str | None = None,
 ) -> PlanResult:
     """Choose draft, KV policy, KV budget and gamma for a workload, under memory and latency limits.
 
     Args:
         model: `reference`, a built-in name, a config.json or a checkpoint directory.
         hardware: A GPU's name, `cpu`, `local`, a profile file, or several of them separated by commas.
-        batch_size: Sequences decoded together; several to choose from.
+        batch_size: Sequences decoded together; several to choose from; None with an `engine` for one.
         context_len: Prompt length, per sequence. [tokens]
         output_len: New tokens per sequence; None for 128. [tokens]
         trace: Requests of mixed lengths, or a CSV or JSON file of them, instead of the two lengths.
@@ -91,6 +94,7 @@ def plan(
         draft_kv_dtype, draft_weight_dtype: Narrower types of one more self draft, which reads the whole KV cache.
         engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
         task: What is generated: code, chat, prose, reasoning or summary; None for a mean over tasks.
+        quant: Quantisation of the weights, as files are named: Q4_K_M, AWQ, NVFP4; None for what the name says.
 
     Raises:
         InputError: A name is unknown, values contradict one another, or no strategy fits in memory and holds the limits.
@@ -111,7 +115,7 @@ def plan(
     context_len = None if context_len is None else whole_number("context_len", context_len)
     output_len = DEFAULT_OUTPUT_LEN if output_len is None else whole_number("output_len", output_len)
     finite("gpu_price", gpu_price, "dollars per GPU and hour")
-    sizes = whole_numbers("batch_size", batch_size)
+    sizes = whole_numbers("batch_size", batch_size) or ((1,) if engine is not None and context_len and not sweep else ())
     if not flag("sweep", sweep) and (not sizes or context_len is None):
         raise bad("context_len" if sizes else "batch_size", "", "a value, or `sweep` for the whole map", "nothing")
     scenario = resolve_scenario(
@@ -122,6 +126,7 @@ def plan(
         verify_kernel=verify_kernel,
         engine=engine,
         task=task,
+        quant=quant,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )
@@ -175,6 +180,7 @@ def make_plan(
     """
     deployment = scenario.deployment
     drafts = search.resolve_drafts(deployment)
+    check_engine(deployment.engine, drafts)
     considered = candidates(
         deployment,
         drafts,
@@ -213,8 +219,13 @@ def make_plan(
         serving=_predicted_serving(deployment, best, chosen, trace),
         runner_up=(RunnerUp(strategy=runner_up.strategy, predicted_speedup=runner_up.speedup) if runner_up else None),
         policy=speedup_map.policy if speedup_map else None,
+        engine=deployment.engine.name if deployment.engine else None,
         notes=[*notes, *_trace_notes(trace, deployment.target)],
     )
+    if deployment.engine is not None:
+        from ..render.engine_notes import engine_notes
+
+        made = replace(made, notes=[*engine_notes(deployment, best, chosen, made, drafts), *made.notes])
     return PlanResult(made, tuple(ranked), tuple(considered), runner_up, speedup_map, search.max_tpot_s, gpu_price)
 
 

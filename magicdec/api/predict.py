@@ -14,6 +14,7 @@ from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import GridInputs, evaluate_grid
 
 from ..inputs.checks import probabilities, quantities, text
+from ..inputs.engines import check_engine
 from ..inputs.names import DEFAULT_KV_BUDGET, find_draft
 from ..inputs.scenario import Scenario, resolve_scenario
 from ..results.prediction import Prediction
@@ -42,6 +43,7 @@ def predict(
     draft_tensor_parallel: int | None = None,
     engine: str | None = None,
     task: str | None = None,
+    quant: str | None = None,
 ) -> Prediction:
     """Predict step times, speedup and memory; array arguments broadcast to a grid.
 
@@ -67,6 +69,7 @@ def predict(
         draft_tensor_parallel: GPUs that share a draft model; None for as many as it has KV heads, up to the target's.
         engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
         task: What is generated: code, chat, prose, reasoning or summary; None for a mean over tasks.
+        quant: Quantisation of the weights, as files are named: Q4_K_M, AWQ, NVFP4; None for what the name says.
 
     Raises:
         InputError: A name is unknown, a value is out of its range, or values contradict one another.
@@ -120,6 +123,7 @@ def predict(
         verify_kernel=verify_kernel,
         engine=engine,
         task=task,
+        quant=quant,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )
@@ -132,6 +136,7 @@ def predict(
         weight_dtype=draft_weight_dtype,
         tensor_parallel=draft_tensor_parallel,
     )
+    check_engine(scenario.deployment.engine, [found])
     if kv_budget is not None and found.drafts and not found.sparse:
         raise bad("kv_budget", "", "a draft that reads part of its KV cache beside it", found.strategy(1, 1).draft_text)
     return evaluate(

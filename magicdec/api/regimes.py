@@ -45,6 +45,7 @@ def regimes(
     kv_dtype: str | None = None,
     engine: str | None = None,
     task: str | None = None,
+    quant: str | None = None,
 ) -> Regimes:
     """Find ridge points, bottlenecks, the critical context, the acceptance each budget needs, and when drafts overtake.
 
@@ -59,6 +60,7 @@ def regimes(
         num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype: As in `predict`.
         engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
         task: What is generated: code, chat, prose, reasoning or summary; None for a mean over tasks.
+        quant: Quantisation of the weights, as files are named: Q4_K_M, AWQ, NVFP4; None for what the name says.
 
     Raises:
         InputError: A name is unknown, or a value is out of its range.
@@ -75,6 +77,7 @@ def regimes(
         verify_kernel=verify_kernel,
         engine=engine,
         task=task,
+        quant=quant,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )

@@ -152,6 +152,9 @@ type_options = options(
         help="How verification reads the KV cache: shared_kv_splitkv, shared_kv_no_split or per_token.  [default: the engine's]",
     ),
     click.option("--engine", help=ENGINE_HELP),
+    click.option(
+        "--quant", help="Quantisation of the weights, as files are named: Q4_K_M, AWQ, NVFP4.  [default: as the name says]"
+    ),
     click.option("--task", help="What is generated: code, chat, prose, reasoning or summary.  [default: a mean over tasks]"),
 )
 draft_type_options = options(

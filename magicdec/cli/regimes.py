@@ -35,6 +35,7 @@ def regimes(
     verify_kernel: str | None,
     engine: str | None,
     task: str | None,
+    quant: str | None,
     as_json: bool,
     output: str | None,
 ) -> None:
@@ -59,6 +60,7 @@ def regimes(
         verify_kernel=verify_kernel,
         engine=engine,
         task=task,
+        quant=quant,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )

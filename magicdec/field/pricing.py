@@ -224,6 +224,8 @@ def _add_round(
     step_s, round_s, length = float(r.target_step_s), float(r.round_s), float(r.mean_acceptance_length)
     steps, ratios = step_error(deployment), deployment_error(deployment)
     speedup_here = float(r.speedup)
+    if not math.isnan(speedup_here):  # acceptance that the row does not give has an uncertainty of its own
+        ratios = max(ratios, float(evaluation.speedup_high) / speedup_here - 1, speedup_here / float(evaluation.speedup_low) - 1)
     if row.get("concurrency", "").strip() and deployment.engine is not None:
         server = deployment.hardware.calibration.engine
         step_s += server.server_step_s + batch * server.server_token_s

@@ -44,6 +44,7 @@ def resolve_scenario(
     kv_dtype: str | None = None,
     engine: str | None = None,
     task: str | None = None,
+    quant: str | None = None,
 ) -> Scenario:
     """Resolve the names of a model and a machine.
 
@@ -56,11 +57,13 @@ def resolve_scenario(
         weight_dtype, kv_dtype: Narrower types of the target's matrices and KV cache, of `COMPRESSED_DTYPES`.
         engine: The serving engine, or its profile; None for the one that the machine's profile was calibrated with.
         task: What is generated, one of `TASKS`; None for a mean over tasks.
+        quant: Quantisation of the weights, as its files are named: Q4_K_M, AWQ, NVFP4; None for what the name says.
 
     Raises:
         InputError: A name is unknown, or the values do not fit together.
     """
-    found, profile = find_model(model), find_hardware(hardware)
+    named = model if quant is None else f"{text('model', model)}-{text('quant', quant)}"
+    found, profile = find_model(named), find_hardware(hardware)
     num_gpus = whole_number("num_gpus", num_gpus)
     check_layer_split(profile, num_gpus)
     shared_by = num_gpus if tensor_parallel is None else whole_number("tensor_parallel", tensor_parallel)
