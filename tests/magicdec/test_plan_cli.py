@@ -28,7 +28,7 @@ def test_a_plan_in_json_is_the_plan_file(tmp_path: Path) -> None:
     assert yaml.safe_load(file.read_text()) == document
     assert set(document) == {
         *("schema_version", "workload", "hardware", "target", "draft", "strategy"),
-        *("prediction", "serving", "runner_up", "policy", "notes"),
+        *("prediction", "serving", "runner_up", "policy", "engine", "notes"),
     }
     assert document["workload"] == {"batch_size": 64, "context_len": 32_000, "output_len": 128}
     prediction = document["prediction"]
@@ -166,7 +166,7 @@ def test_a_prediction_of_unknown_acceptance_says_what_pays() -> None:
 
 def test_a_borrowed_acceptance_is_said_and_widens_the_interval() -> None:
     borrowed = answered(*PREDICT, "--draft", "mtp", "--gamma", "1")
-    assert any("assumed equal to that of DeepSeek-V3" in note for note in borrowed["notes"])
+    assert any("assumed equal to that of Qwen3.8-27B" in note for note in borrowed["notes"])
     rate = str(borrowed["acceptance_rate"])
     given = answered(*PREDICT, "--draft", "mtp", "--gamma", "1", "--acceptance-rate", rate)
     assert borrowed["predicted_speedup_low"] < given["predicted_speedup_low"]
