@@ -12,7 +12,7 @@ from ..kernels.attention import AttentionLaw
 from ..kernels.collectives import AllreduceLaw
 from ..kernels.gemm import GemmLaw
 from ..kernels.quantised import QuantisedLaw
-from ..models.transformer import TransformerConfig
+from ..models.transformer import MODEL_TITLES, TransformerConfig, model_kind
 from ..passes.roofline import VerifyKernel
 from ..plans.strategy import DraftKind
 from .machines import MACHINE_TITLES, MachineClass, machine_class
@@ -187,18 +187,6 @@ class EngineProfile:
         if self.evidence and not any(model_kind(model) in one.models for one in self.evidence):
             found.append(f"none of {MODEL_TITLES[model_kind(model)]}")
         return tuple(found)
-
-
-MODEL_TITLES = {
-    "dense": "dense models",
-    "experts": "mixtures of experts",
-    "recurrent": "models with recurrent layers",
-}
-
-
-def model_kind(model: TransformerConfig) -> str:
-    """What sets a model apart for an engine, one of `MODEL_TITLES`."""
-    return "experts" if model.num_expert_layers else "recurrent" if model.recurrents else "dense"
 
 
 def changed(law: LawT, values: Mapping[str, Any]) -> LawT:

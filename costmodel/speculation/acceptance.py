@@ -303,9 +303,12 @@ class AcceptanceEstimate:
         return f"acceptance measured on {origin}" if self.measured_here else f"acceptance assumed equal to that of {origin}"
 
 
-def same_model(one: str, other: str) -> bool:
-    """Whether two names differ in nothing but spelling and quantisation."""
-    return one == other or _base_name(one) == _base_name(other)
+def _measured_on(curve: AcceptanceCurve, target: str) -> bool:
+    """Whether a curve is of this target; curves by task hold for any spelling and quantisation of its name."""
+    if curve.target == target:
+        return True
+    by_task = curve.task == "mix" or curve.task in TASKS
+    return by_task and curve.draft_kind != "self" and _base_name(curve.target) == _base_name(target)
 
 
 @cache
@@ -333,7 +336,7 @@ def find_curve(curves: Sequence[AcceptanceCurve], target: str, draft: Draft, tas
     model = draft.model.name if draft.model else None
     wanted = [curve for curve in kind if curve.task == (task or "mix")]
     kind = [*wanted, *(curve for curve in kind if curve not in wanted)]
-    own = [curve for curve in kind if same_model(curve.target, target) and curve.draft_model == model]
+    own = [curve for curve in kind if _measured_on(curve, target) and curve.draft_model == model]
     if task is not None and not any(curve.task == task for curve in own):
         own = [curve for curve in own if curve.task not in TASKS]
     if not kind:

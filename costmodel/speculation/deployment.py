@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..base.errors import bad
-from ..engines.profile import MODEL_TITLES, EngineProfile, model_kind
 from ..hardware.profile import HardwareProfile
-from ..models.transformer import TransformerConfig
+from ..models.transformer import MODEL_TITLES, TransformerConfig, model_kind
 from ..passes.forward import Array, forward_cost
 from ..passes.prefill import ttft_s
 from ..passes.roofline import StepTime, VerifyKernel, selection_s, step_time
 from .drafts import Draft, select_kernels, selection_work
+
+if TYPE_CHECKING:
+    from ..engines.profile import EngineProfile  # slow to import, and seldom needed
 
 # How much wider intervals get where a calibration has nothing of the kind: about the mean error of what was left out in turn,
 # among models of SGLang and llama.cpp (docs/accuracy.md); of parallel degrees, the error of all-reduces in public tables.

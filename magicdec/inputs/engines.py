@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from magicdec.costmodel.base.errors import bad
-from magicdec.costmodel.engines.catalog import builtin_engine, engine_files
-from magicdec.costmodel.engines.profile import EngineProfile
 from magicdec.costmodel.speculation.drafts import Draft
+
+if TYPE_CHECKING:
+    from magicdec.costmodel.engines.profile import EngineProfile
 
 
 def check_engine(engine: EngineProfile | None, drafts: Sequence[Draft]) -> None:
@@ -19,6 +21,8 @@ def check_engine(engine: EngineProfile | None, drafts: Sequence[Draft]) -> None:
     kinds = [draft.kind for draft in drafts if draft.drafts]
     if engine is None or not kinds or any(kind in engine.drafts for kind in kinds):
         return
+    from magicdec.costmodel.engines.catalog import builtin_engine, engine_files
+
     others = [name for name in engine_files() if set(kinds) & set(builtin_engine(name).drafts)]
     hint = f"{', '.join(others)} would run it" if others else "no engine known here runs it"
     raise bad(

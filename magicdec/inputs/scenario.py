@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from magicdec.costmodel.engines.catalog import find_engine
 from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES
 from magicdec.costmodel.speculation.acceptance import TASKS
@@ -13,6 +13,9 @@ from magicdec.costmodel.speculation.deployment import Deployment
 from .checks import one_of, text, whole_number
 from .machines import check_layer_split
 from .names import Model, executed, find_hardware, find_model
+
+if TYPE_CHECKING:
+    from magicdec.costmodel.engines.profile import EngineProfile
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def resolve_scenario(
     num_gpus = whole_number("num_gpus", num_gpus)
     check_layer_split(profile, num_gpus)
     shared_by = num_gpus if tensor_parallel is None else whole_number("tensor_parallel", tensor_parallel)
-    served_by = None if engine is None else find_engine(text("engine", engine))
+    served_by = None if engine is None else _engine(engine)
     stored = found.config if served_by is None else served_by.stored(found.config)
     target = executed(stored, profile, shared_by).compressed(
         weight_dtype=one_of("weight_dtype", weight_dtype, COMPRESSED_DTYPES),
@@ -78,3 +81,9 @@ def resolve_scenario(
         kernel = VERIFY_KERNELS[0] if served_by is None else served_by.terms(profile).verify_kernel
     used = profile if served_by is None else served_by.on(profile)
     return Scenario(found, Deployment(target, used, num_gpus, shared_by, kernel, served_by, one_of("task", task, TASKS)))
+
+
+def _engine(name: str) -> EngineProfile:
+    from magicdec.costmodel.engines.catalog import find_engine  # slow to import, and seldom needed
+
+    return find_engine(text("engine", name))
