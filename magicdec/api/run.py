@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.base.errors import bad, called
 from magicdec.costmodel.base.records import to_document
 from magicdec.costmodel.plans.measurement import load_measurements, render_measurement
 from magicdec.costmodel.plans.plan import Plan
@@ -86,7 +86,7 @@ def run(
     model_dir, draft_dir = optional_text("model_dir", model_dir), optional_text("draft_dir", draft_dir)
     measurements, output = optional_text("measurements", measurements), optional_text("output", output)
     limit = made.workload.output_len if max_new_tokens is None else whole_number("max_new_tokens", max_new_tokens)
-    with process_group(device) as ranks:
+    with called("plan", str(plan) if isinstance(plan, str | Path) else "plan"), process_group(device) as ranks:
         texts = ranks.broadcast(_prompt_texts(prompts) if ranks.is_rank0 else [])
         models = load_models(made, model_dir=model_dir, draft_dir=draft_dir, device=device, ranks=ranks)
         if measurements is not None and ranks.is_rank0:
