@@ -166,6 +166,8 @@ def evaluate_grid(
     b, s, g, k = (as_floats(name, value) for name, value in axes.items())
     check_grid({name: value for name, value in axes.items() if name != "context_len" or context_weights is None})
     _check_axes(b, s, g, k)
+    if output_len is not None and (isinstance(output_len, bool) or not isinstance(output_len, int) or output_len < 1):
+        raise bad("output_len", "", "a whole number of tokens, at least 1", repr(output_len))
     check_vocabularies(deployment.target, draft.model)
     b = np.ceil(b / deployment.replicas)  # the fullest replica determines the speed
     _check_weights(s, context_weights)

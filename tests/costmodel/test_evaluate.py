@@ -396,6 +396,12 @@ def test_an_output_length_cuts_the_last_round_and_nothing_else(deployment: Deplo
     assert (cut.round.speedup <= cut.speedup_high).all()
 
 
+@pytest.mark.parametrize("output_len", [0, 1.0, True, "64", [64], float("nan")])
+def test_an_output_length_is_a_whole_number(deployment: Deployment, output_len: Any) -> None:
+    with pytest.raises(InputError, match="output_len"):
+        evaluate_grid(deployment, STREAMING, batch_size=8, context_len=4000, gamma=3, output_len=output_len)
+
+
 def test_cold_caches_slow_passes_of_the_target_and_the_first_draft_step(deployment: Deployment) -> None:
     warm = evaluated(deployment)
     cold = evaluated(replace(deployment, hardware=with_values(deployment.hardware, {"engine.cold_pass_s": 1e-3})))
