@@ -21,7 +21,7 @@ from magicdec.executor.model.tensor_parallel import Ranks, process_group
 from ..files.completions import Completion, CompletionFile, digest
 from ..files.prompts import PromptText, check_ids, encode, plain_text, read_prompts
 from ..files.writing import append_line
-from ..inputs.checks import flag, one_of, optional_text, whole_number
+from ..inputs.checks import flag, one_of, optional_text, text, whole_number
 from ..inputs.plans import resolve_plan
 from ..results.plan import PlanResult
 from ..results.run import RunResult
@@ -76,7 +76,7 @@ def run(
     """
     made = plan.plan if isinstance(plan, PlanResult) else resolve_plan(plan)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
-    one_of("device", device, DEVICES)
+    one_of("device", text("device", device), DEVICES)
     repeats = whole_number("repeats", repeats)
     if not flag("compare", compare) and repeats > 1:
         raise bad("repeats", "", "`compare` beside it, whose turns it counts", "nothing")

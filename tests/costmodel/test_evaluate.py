@@ -396,7 +396,7 @@ def test_an_output_length_cuts_the_last_round_and_nothing_else(deployment: Deplo
     assert (cut.round.speedup <= cut.speedup_high).all()
 
 
-@pytest.mark.parametrize("output_len", [0, 1.0, True, "64", [64], float("nan")])
+@pytest.mark.parametrize("output_len", [0, 1.0, True, "64", [64], float("nan"), 10**400])
 def test_an_output_length_is_a_whole_number(deployment: Deployment, output_len: Any) -> None:
     with pytest.raises(InputError, match="output_len"):
         evaluate_grid(deployment, STREAMING, batch_size=8, context_len=4000, gamma=3, output_len=output_len)
