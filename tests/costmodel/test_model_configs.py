@@ -19,7 +19,7 @@ from magicdec.costmodel.speculation.memory import memory_of
 
 # Billions of parameters, in all and active, as names or model cards say.
 SIZES = {
-    "DeepSeek-V3.2-BF16": (671, 37),
+    "DeepSeek-V3.2": (671, 37),
     "GLM-5-FP8": (744, 40),
     "GLM-5.1-NVFP4": (744, 40),
     "GLM-5.3-FP8": (744, 40),
@@ -61,7 +61,7 @@ def raw_of(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in builtin_configs() if "source" in raw_of(name)])
+@pytest.mark.parametrize("name", [name for name in builtin_configs() if "architectures" not in raw_of(name)])
 def test_parameters_are_those_of_the_modules_of_transformers(name: str) -> None:
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     raw = raw_of(name)
@@ -71,6 +71,8 @@ def test_parameters_are_those_of_the_modules_of_transformers(name: str) -> None:
     other = {"kimi_k2": "deepseek_v3", "deepseek_ref": "deepseek_v4", "minimax_m3": "minimax_m3_vl_text", "step3p7": "step3p5"}
     model_type = text.pop("model_type", None) or "minimax_m3_vl_text"
     model_type = other.get(model_type, model_type)
+    if model_type in ("nemotron-nas", "mimo"):
+        pytest.skip("transformers does not have the family")
     if model_type == "step3p5":
         pytest.skip("transformers registers it only inside its multimodal wrapper")
     if model_type == "kimi_linear":
@@ -124,7 +126,7 @@ def test_what_a_model_is_made_of() -> None:
     nano = resolve_model("Nemotron-3-Nano-30B-A3B-BF16")
     assert [(kind.kind, layers) for kind, layers in nano.recurrents] == [("Mamba-2", 23)]
     assert sum(layers for _, layers in nano.attentions) == 6
-    ((kind, layers), *_) = resolve_model("DeepSeek-V3.2-BF16").attentions
+    ((kind, layers), *_) = resolve_model("DeepSeek-V3.2").attentions
     assert isinstance(kind, Latent)
     assert layers == 61
     assert kind.index is not None
@@ -167,7 +169,7 @@ def test_verification_writes_a_state_after_each_token_and_a_prompt_one() -> None
 
 
 def test_an_indexer_reads_every_key_and_attention_only_what_it_chose() -> None:
-    model = resolve_model("DeepSeek-V3.2-BF16")
+    model = resolve_model("DeepSeek-V3.2")
     short, long = (forward_cost(model, batch_size=1, query_len=1, context_len=tokens) for tokens in (10_000, 100_000))
     (attention, index), (far, far_index) = short.attentions, long.attentions
     assert float(attention.bytes) == float(far.bytes) == 61 * (2048 + 1) * 576 * 2
