@@ -22,10 +22,10 @@ class Index:
         weights_heads: Whether a projection weights the heads.
         vectors: Parameters of its norms.
         computed: False if the layer takes the choice of an earlier layer: no weights, no index keys, no scores.
-        key_heads: Index keys per token.
+        scored_dtype: Dtype of index keys and queries in the kernel; None for those of cache and activations.
 
     Source:
-        DeepSeek-V3.2 (arXiv 2512.02556), section 2.1.
+        DeepSeek-V3.2 (arXiv 2512.02556), section 2.1: the indexer computes in FP8, whatever the type of the cache.
     """
 
     heads: int
@@ -35,6 +35,7 @@ class Index:
     weights_heads: bool = True
     vectors: int = 0
     computed: bool = True
+    scored_dtype: str | None = "fp8"
 
     def weights(self, d_model: int) -> tuple[Weight, ...]:
         """Matrices of one layer; each GPU holds all of them."""

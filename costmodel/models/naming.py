@@ -179,6 +179,9 @@ def applied(config: TransformerConfig, meant: Meaning, name: str) -> tuple[Trans
         if dtype.startswith(("q4_k", "q5_k")):
             changed = _mixed(changed)
             text += ", half of the down-projections and the head in q6_k; the file itself has the exact sizes"
+        if changed.vision_params and dtype.startswith(("q", "iq")):
+            changed = replace(changed, vision_params=0)
+            text += "; its image encoder is a file of its own and is left out"
     if meant.max_context_len is not None:
         changed = replace(changed, max_context_len=meant.max_context_len)
         text += f", up to {meant.max_context_len:,} tokens"
