@@ -164,10 +164,8 @@ def _scores(index: Index, ratio: int, layers: int, model: TransformerConfig, sha
     """
     entries, new = shape.s / ratio, shape.q / ratio
     pairs = shape.b * (shape.q * entries + shape.q * (new + 1 / ratio) / 2)
-    if index.scored_dtype is None:
-        key_bytes, query_bytes = index.cached_width * model.kv_bytes_per_element, model.bytes_per_element
-    else:  # with a float32 scale per key
-        key_bytes, query_bytes = index.cached_width * BYTES_PER_ELEMENT[index.scored_dtype] + 4, BYTES_PER_ELEMENT[index.scored_dtype]
+    key_bytes = index.bytes_per_entry(model.kv_bytes_per_element)
+    query_bytes = model.bytes_per_element if index.scored_dtype is None else BYTES_PER_ELEMENT[index.scored_dtype]
     return AttentionWork(
         layers=layers,
         flop=layers * pairs * 2 * index.heads * index.head_dim,

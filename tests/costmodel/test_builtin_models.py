@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +62,11 @@ def test_a_built_in_model_states_its_source_and_has_the_size_of_its_name(name: s
     assert total is None or model.params == pytest.approx(total * 1e9, rel=0.03)
     counted = (model.active_params, model.active_params + model.embedding_params)  # names count the embedding or not
     assert active is None or any(count == pytest.approx(active * 1e9, rel=0.08) for count in counted)
+
+
+def test_the_documentation_lists_the_built_in_models() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "models.md").read_text(encoding="utf-8")
+    section = page.partition("## Built-in models")[2].partition("\n## ")[0]
+    rows = [line.split(" | ")[1].rstrip(" |") for line in section.splitlines() if line.startswith("| ")][1:]
+    assert sorted(name for row in rows for name in row.split(", ")) == sorted(builtin_configs())
+    assert f"\n{len(builtin_configs())} configs" in section

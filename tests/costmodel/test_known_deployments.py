@@ -11,6 +11,7 @@ import pytest
 
 from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.models.catalog import resolve_model
+from magicdec.costmodel.passes.cache import kv_bytes_per_gpu
 from magicdec.costmodel.speculation.memory import Memory, memory_of, usable_bytes
 
 PAGE = Path(__file__).parents[2] / "docs" / "accuracy.md"
@@ -65,3 +66,10 @@ def test_the_table_has_ten_deployments_and_some_that_do_not_fit() -> None:
     rows = deployments()
     assert len({row.model for row in rows}) >= 10
     assert sum(row.reported.startswith("does not fit") for row in rows) >= 3
+
+
+@pytest.mark.parametrize(("context_len", "mebibytes"), [(4096, 178), (32_768, 1074), (65_536, 2098), (131_072, 4146)])
+def test_cache_and_states_of_a_hybrid_are_those_that_llama_cpp_reports(context_len: int, mebibytes: int) -> None:
+    model = resolve_model("Qwen3.5-9B")  # https://github.com/jaylfc/taOS/issues/144
+    kept = float(kv_bytes_per_gpu(model, context_len, 1)) + model.state_bytes_per_sequence
+    assert kept / 2**20 == pytest.approx(mebibytes, abs=0.6)

@@ -23,7 +23,13 @@ SMALL = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-MIXTURE = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "decoder_sparse_step": 1, "norm_topk_prob": True}
+MIXTURE = {
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "decoder_sparse_step": 1,
+    "norm_topk_prob": True,
+}
 STATES = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,

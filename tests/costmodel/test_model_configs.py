@@ -100,6 +100,16 @@ def test_modules_that_are_left_out_of_quantisation_stay_in_16_bits() -> None:
     assert resolve_model("GLM-5.1-NVFP4").kv_dtype == "fp8"
 
 
+def test_experts_beside_an_mlp_are_quantised_where_the_mlp_is_not() -> None:
+    types = {matrix.name: matrix.dtype for matrix in resolve_model("Gemma-4-26B-A4B-NVFP4").matrices()}
+    assert (types["expert_gate_up"], types["expert_down"], types["gate_up"]) == ("nvfp4", "nvfp4", "bfloat16")
+
+
+def test_the_type_of_the_cache_may_be_a_name() -> None:
+    block = {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_scheme": "FP8"}
+    assert parse_hf_config({**raw_of("Qwen3-8B"), "quantization_config": block}, where="config.json", name="x").kv_dtype == "fp8"
+
+
 def test_a_group_of_four_bits_has_its_scale() -> None:
     model = resolve_model("DeepSeek-V4-Flash")
     (up,) = [matrix for matrix in model.matrices() if matrix.name == "expert_gate_up"]
@@ -116,10 +126,10 @@ def test_caches_of_kinds_that_grow_and_of_kinds_that_do_not() -> None:
     full, window = 5 * 2 * 2 * 512 * 2, 25 * 2 * 8 * 256 * 2
     assert float(kv_bytes_per_gpu(windows, 5000, 1)) == 5000 * full + 1024 * window
     chosen = resolve_model("GLM-5.3-FP8")
-    assert chosen.kv_bytes_per_token == (78 * 576 + 21 * 128) * 2  # every fourth layer chooses, and the first three
+    assert chosen.kv_bytes_per_token == 78 * 576 * 2 + 21 * 132  # every fourth layer chooses, and the first three
     compressed = resolve_model("DeepSeek-V4-Flash")
     entries = 43 * 128 + 21 * 4096 / 4 + 20 * 4096 / 128
-    assert float(kv_bytes_per_gpu(compressed, 4096, 1)) == (entries * 512 + 21 * 4096 / 4 * 128) * 2
+    assert float(kv_bytes_per_gpu(compressed, 4096, 1)) == entries * 512 * 2 + 21 * 4096 / 4 * 132
 
 
 def test_what_a_model_is_made_of() -> None:
@@ -175,6 +185,7 @@ def test_an_indexer_reads_every_key_and_attention_only_what_it_chose() -> None:
     assert float(attention.bytes) == float(far.bytes) == 61 * (2048 + 1) * 576 * 2
     assert (float(index.bytes), float(far_index.bytes)) == (61 * 10_001 * 132, 61 * 100_001 * 132)  # keys in FP8 with a scale each
     assert float(index.flop) == 61 * 10_001 * 2 * 64 * 128
+    assert (attention.dtype, index.dtype) == (None, "fp8")  # priced at that rate
     verified = forward_cost(model, batch_size=1, query_len=4, context_len=100_000).attentions[0]
     assert float(verified.bytes) == 61 * (4 * 2048 + 4) * 576 * 2
     assert float(verified.flop) == 4 * 61 * 2048 * 2 * 128 * (2 * 512 + 64)

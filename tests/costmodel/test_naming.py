@@ -50,7 +50,7 @@ def test_what_is_meant_is_found(typed: str, builtin: str, dtype: str) -> None:
         warnings.simplefilter("always")
         model = resolve_model(typed)
         plain = resolve_model(builtin)
-    assert (model.params, model.kv_elements_per_token(growing=False)) == (plain.params, plain.kv_elements_per_token(growing=False))
+    assert (model.params, model.attentions, model.recurrents) == (plain.params, plain.attentions, plain.recurrents)
     assert (model.expert_dtype or model.linear_dtype or model.dtype) == dtype
     for note in notes:
         assert f"{typed} is taken for {builtin}" in str(note.message)
@@ -113,3 +113,9 @@ def test_tables_name_what_exists() -> None:
     assert {dtype for _, dtype in ENDINGS} - {"16"} <= set(BYTES_PER_ELEMENT)
     for name in SAME:
         assert meaning(name, known) is not None
+
+
+def test_a_name_of_a_gguf_type_leaves_out_the_image_encoder() -> None:
+    with pytest.warns(UserWarning, match="its image encoder is a file of its own"):
+        model = resolve_model("Qwen3.5-9B-Q4_K_M")
+    assert (model.vision_params, resolve_model("Qwen3.5-9B").vision_params > 0) == (0, True)
