@@ -68,7 +68,13 @@ def test_parameters_are_those_of_the_modules_of_transformers(name: str) -> None:
     text = {**raw.get("text_config", raw)}
     text.pop("quantization_config", None)
     text.setdefault("tie_word_embeddings", raw.get("tie_word_embeddings", False))
-    other = {"kimi_k2": "deepseek_v3", "deepseek_ref": "deepseek_v4", "minimax_m3": "minimax_m3_vl_text", "step3p7": "step3p5"}
+    other = {
+        "kimi_k2": "deepseek_v3",
+        "deepseek_ref": "deepseek_v4",
+        "minimax_m3": "minimax_m3_vl_text",
+        "step3p7": "step3p5",
+        "exaone4_5_text": "exaone4",
+    }
     model_type = text.pop("model_type", None) or "minimax_m3_vl_text"
     model_type = other.get(model_type, model_type)
     if model_type in ("nemotron-nas", "mimo"):
