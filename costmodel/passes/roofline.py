@@ -147,7 +147,7 @@ def _attention_s(
         flop=work.flop / work.layers,
         kv_bytes=work.bytes / work.layers * reads,
         query_bytes=work.query_bytes / work.layers,
-        flop_per_s=hardware.flop_per_s(dtype),
+        flop_per_s=hardware.flop_per_s(work.dtype or dtype),
         bytes_per_s=hardware.peak.memory_bandwidth_bytes_per_s,
         num_sms=hardware.peak.num_sms,
         may_split=(work.query_len <= 1) | (verify_kernel != "shared_kv_no_split"),
