@@ -36,6 +36,7 @@ COMMANDS = {
     "calibrate": "calibrate",
     "acceptance": "acceptance",
     "validate": "validate",
+    "import": "importing",
     "report": "report",
     "profiles": "listings",
     "models": "listings",
@@ -58,7 +59,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"magicdec.cli.{COMMANDS[cmd_name]}")
-        command = getattr(module, cmd_name)
+        command = getattr(module, "import_" if cmd_name == "import" else cmd_name)
         assert isinstance(command, click.Command)
         return command
 
