@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from magicdec.api import demo as demo_module
 from magicdec.api.demo import SEARCH, demo, restate, widened
 from magicdec.api.plan import make_plan
 from magicdec.costmodel.calibration.engine_fit import with_values
@@ -41,9 +42,11 @@ def quick_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 def test_where_plain_decoding_is_best_the_demo_says_so_and_runs_the_best_draft_beside_it(
-    tmp_path: Path, quick_profile: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, quick_profile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One sequence of 64 tokens: the weights are all there is to read."""
+    # Twelve drafts as dear as a target step never pay, however much memory differs between two looks.
+    monkeypatch.setattr(demo_module, "SEARCH", replace(SEARCH, gammas=(12,)))
     said: list[str] = []
     found = demo(batch_size=1, context_len=64, max_new_tokens=6, folder=tmp_path / "demo", say=said.append)
     assert found.plan.strategy.gamma > 0
