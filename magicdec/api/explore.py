@@ -42,8 +42,8 @@ def explore(
 
     Args:
         model, hardware: As in `predict`.
-        batch_size, context_len: Values of the axes beside the usual ones, which are 1 to 256 sequences and 1,000 to 128,000
-            tokens as far as the model supports them. [sequences, tokens]
+        batch_size, context_len: Several values are the axis; one joins the usual ones, which are 1 to 256 sequences and 1,000
+            to 128,000 tokens as far as the model supports them. [sequences, tokens]
         draft, kv_policy, kv_budget, gamma, max_tpot_s, acceptance_rate, acceptance_by_position: As in `plan`.
         num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype, draft_kv_dtype, draft_weight_dtype: As in `plan`.
 
@@ -79,12 +79,15 @@ def explore(
 
 
 def explore_scenario(scenario: Scenario, search: PlanSearch, *, context_lens: Sequence[int] = ()) -> SpeedupMap:
-    """`explore` with everything resolved already; `context_lens` and the search's batch sizes join the usual ones."""
+    """`explore` with everything resolved already; several `context_lens` or batch sizes are the axis, one joins the usual ones."""
     longest = scenario.deployment.target.max_context_len
-    contexts = {length for length in CONTEXT_LENS if length <= longest} | set(context_lens)
-    batches = {*BATCH_SIZES, *search.batch_sizes}
-    found = _sweep(scenario, search, sorted(batches), sorted(contexts or {longest}), search.gammas)
+    contexts = _axis(context_lens, [length for length in CONTEXT_LENS if length <= longest] or [longest])
+    found = _sweep(scenario, search, _axis(search.batch_sizes, BATCH_SIZES), contexts, search.gammas)
     return SpeedupMap(scenario, found, policy_table(found), _regrets(scenario, search, found))
+
+
+def _axis(given: Sequence[int], usual: Sequence[int]) -> list[int]:
+    return sorted(set(given) if len(given) > 1 else {*usual, *given})
 
 
 def _sweep(scenario: Scenario, search: PlanSearch, batches: Sequence[int], contexts: Sequence[int], gammas: Sequence[int]) -> Sweep:

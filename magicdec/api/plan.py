@@ -45,7 +45,7 @@ def plan(
     hardware: str,
     *,
     batch_size: int | Sequence[int] | None = None,
-    context_len: int | None = None,
+    context_len: int | Sequence[int] | None = None,
     output_len: int | None = None,
     trace: str | Path | RequestTrace | None = None,
     trace_columns: Mapping[str, str] | None = None,
@@ -73,7 +73,7 @@ def plan(
         model: `reference`, a built-in name, a config.json or a checkpoint directory.
         hardware: A GPU's name, `cpu`, `local`, a profile file, or several of them separated by commas.
         batch_size: Sequences decoded together; several to choose from.
-        context_len: Prompt length, per sequence. [tokens]
+        context_len: Prompt length, per sequence; several only with `sweep`. [tokens]
         output_len: New tokens per sequence; None for 128. [tokens]
         trace: Requests of mixed lengths, or a CSV or JSON file of them, instead of the two lengths.
         trace_columns: What that file calls `prompt_len`, `output_len` and `arrival_s`, where its names are not known.
@@ -105,12 +105,14 @@ def plan(
         raise bad("trace", "", "no `context_len` or `output_len` beside it: the trace has them", "both")
     if requests is not None:
         context_len, output_len = requests.typical
-    context_len = None if context_len is None else whole_number("context_len", context_len)
+    contexts = whole_numbers("context_len", context_len)
     output_len = DEFAULT_OUTPUT_LEN if output_len is None else whole_number("output_len", output_len)
     finite("gpu_price", gpu_price, "dollars per GPU and hour")
     sizes = whole_numbers("batch_size", batch_size)
-    if not flag("sweep", sweep) and (not sizes or context_len is None):
+    if not flag("sweep", sweep) and (not sizes or not contexts):
         raise bad("context_len" if sizes else "batch_size", "", "a value, or `sweep` for the whole map", "nothing")
+    if not sweep and len(contexts) > 1:
+        raise bad("context_len", "", "one value, or `sweep` beside several", ", ".join(map(str, contexts)))
     scenario = resolve_scenario(
         model,
         hardware,
@@ -137,12 +139,10 @@ def plan(
     if sweep:
         from .explore import explore_scenario
 
-        speedups = explore_scenario(scenario, search, context_lens=[context_len] if context_len else [])
-    if speedups is not None:
+        speedups = explore_scenario(scenario, search, context_lens=contexts)
         sizes = sizes or speedups.typical[:1]
-        context_len = context_len or speedups.typical[1]
-    assert context_len is not None
-    workload = Workload(sizes[0], context_len, output_len)
+        contexts = contexts if len(contexts) == 1 else (speedups.typical[1],)
+    workload = Workload(sizes[0], contexts[0], output_len)
     return make_plan(scenario, workload, search, trace=requests, speedup_map=speedups, gpu_price=gpu_price)
 
 

@@ -37,14 +37,20 @@ class _Seconds(click.ParamType):
 
 
 class _TokenList(click.ParamType):
-    """Several, separated by commas."""
+    """Several, separated by commas, and ranges; a range is its ends and the doublings between them, or every number."""
 
-    name = "NUMBER,..."
+    name = "NUMBER|RANGE,..."
+
+    def __init__(self, *, every: bool = False):
+        self._every = every
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        from magicdec.costmodel.base.units import parse_tokens
+        from magicdec.costmodel.base.units import parse_token_range
 
-        return value if isinstance(value, tuple) else tuple(parse_tokens(part, _flag(param)) for part in str(value).split(","))
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        return tuple(one for part in parts for one in parse_token_range(part, _flag(param), every=self._every))
 
 
 class _RateList(click.ParamType):
@@ -83,7 +89,8 @@ def _flag(param: click.Parameter | None) -> str:
     return param.opts[0] if param else "value"
 
 
-TOKENS, SECONDS, TOKEN_LIST, RATE_LIST, COLUMNS = _Tokens(), _Seconds(), _TokenList(), _RateList(), _Columns()
+TOKENS, SECONDS, RATE_LIST, COLUMNS = _Tokens(), _Seconds(), _RateList(), _Columns()
+TOKEN_LIST, EVERY_TOKEN_LIST = _TokenList(), _TokenList(every=True)
 
 
 class Acceptance(TypedDict):

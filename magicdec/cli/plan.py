@@ -8,6 +8,7 @@ import click
 
 from .options import (
     COLUMNS,
+    EVERY_TOKEN_LIST,
     SECONDS,
     TOKEN_LIST,
     TOKENS,
@@ -24,8 +25,8 @@ from .options import (
 
 @click.command()
 @machine_options
-@click.option("--batch-size", type=TOKEN_LIST, help="Sequences; several to choose from.")
-@click.option("--context-len", type=TOKENS, help="Prompt length, per sequence.")
+@click.option("--batch-size", type=TOKEN_LIST, help="Sequences; several, or a range such as 8-128, to choose from.")
+@click.option("--context-len", type=TOKEN_LIST, help="Prompt length, per sequence; with --sweep also several, or 2k-64k.")
 @click.option("--output-len", type=TOKENS, help="New tokens, per sequence.  [default: 128]")
 @click.option("--trace", type=click.Path(), metavar="FILE", help="Mixed lengths: a request trace or benchmark result, CSV or JSON.")
 @click.option(
@@ -33,7 +34,11 @@ from .options import (
     type=COLUMNS,
     help="What the trace calls them, where that is not known: prompt_len=NAME,output_len=NAME,arrival_s=NAME.",
 )
-@click.option("--sweep", is_flag=True, help="Map the best strategy over batch size and context; the table goes into the plan.")
+@click.option(
+    "--sweep",
+    is_flag=True,
+    help="Map the best strategy over batch size and context, of given ranges or the usual ones; the table goes into the plan.",
+)
 @click.option(
     "--draft",
     multiple=True,
@@ -43,7 +48,7 @@ from .options import (
 )
 @click.option("--kv-policy", multiple=True, help="streaming_llm, snapkv, topk, quest or pq; repeatable.  [default: the first two]")
 @click.option("--kv-budget", type=TOKEN_LIST, help="KV budgets to choose from.  [default: 64 to 4096]")
-@click.option("--gamma", type=TOKEN_LIST, help="Draft tokens per round to choose from.  [default: 1 to 10]")
+@click.option("--gamma", type=EVERY_TOKEN_LIST, help="Draft tokens per round to choose from.  [default: 1 to 10]")
 @click.option(
     "--objective",
     type=click.Choice(["latency", "throughput", "cost"]),
@@ -64,7 +69,7 @@ def plan(
     num_gpus: int,
     tensor_parallel: int | None,
     batch_size: Sequence[int] | None,
-    context_len: int | None,
+    context_len: Sequence[int] | None,
     output_len: int | None,
     trace: str | None,
     trace_columns: dict[str, str] | None,

@@ -42,6 +42,13 @@ def map_of(words: str) -> tuple[list[str], dict[int, list[str]]]:
     return lines[start].split()[3:], rows
 
 
+def test_ranges_are_the_axes_of_the_map() -> None:
+    words = shown("plan", *WHERE, "--sweep", "--batch-size", "8-48", "--context-len", "2k-12k", "--kv-policy", "snapkv")
+    contexts, rows = map_of(words)
+    assert contexts == ["2k", "4k", "8k", "12k"]
+    assert list(rows) == [8, 16, 32, 48]
+
+
 def test_the_map_goes_into_the_plan_and_is_what_is_printed(swept: tuple[str, Path]) -> None:
     words, file = swept
     table = load_plan(file).policy
