@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import click
@@ -59,8 +60,10 @@ def export(
     known = flags(click.get_current_context().command)
     notes = tuple(with_flags(note, known) for note in result.notes)
     if output is not None:
-        for written in replace(result, export=replace(result.export, notes=notes)).save(output):
-            click.echo(f"wrote {written}", err=True)
+        saved = replace(result, export=replace(result.export, notes=notes))
+        there = {path for path in saved.paths(output) if os.path.isfile(path)}
+        for written in saved.save(output):
+            click.echo(f"{'replaced' if written in there else 'wrote'} {written}", err=True)
     if output != "-":
         emit(result, as_json=as_json)
     for note in notes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
@@ -170,6 +172,15 @@ def refuse_two_on_stdout(as_json: bool, output: str | None) -> None:
         raise click.UsageError("--json prints on stdout already: leave out -o -, or name a file.")
 
 
+@contextmanager
+def overwriting(path: str | None) -> Iterator[None]:
+    """Say that a file was replaced, if it was there before the block wrote it."""
+    there = path is not None and os.path.isfile(path)
+    yield
+    if there:
+        click.echo(f"replaced {path}", err=True)
+
+
 def emit(result: Result, *, as_json: bool, output: str | None = None) -> None:
     """Print a result: its text (`str(result)`, see `magicdec/results/`), or JSON on stdout and the text on stderr.
 
@@ -180,7 +191,8 @@ def emit(result: Result, *, as_json: bool, output: str | None = None) -> None:
     refuse_two_on_stdout(as_json, output)
     rendered = json.dumps(result.document(), indent=2, allow_nan=False)
     if output is not None:
-        write_text(output, rendered + "\n")
+        with overwriting(output):
+            write_text(output, rendered + "\n")
     click.echo(str(result), err=as_json)
     if as_json:
         click.echo(rendered)

@@ -18,6 +18,7 @@ from .options import (
     emit,
     json_option,
     machine_options,
+    overwriting,
     refuse_two_on_stdout,
     type_options,
 )
@@ -120,5 +121,6 @@ def plan(
         **acceptance(acceptance_rate),
     )
     if output is not None:
-        result.save(output)
+        with overwriting(output):
+            result.save(output)
     emit(result, as_json=as_json)

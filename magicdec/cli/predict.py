@@ -16,6 +16,7 @@ from .options import (
     hardware_option,
     model_option,
     output_options,
+    overwriting,
     refuse_two_on_stdout,
     type_options,
 )
@@ -125,7 +126,8 @@ def _predict_scenarios(source: str, *, as_json: bool, output: str | None) -> Non
 
     refuse_two_on_stdout(as_json, output)
     table = predict_scenarios(source)
-    write_text(output or (None if as_json else "-"), table.to_csv())
+    with overwriting(output):
+        write_text(output or (None if as_json else "-"), table.to_csv())
     click.echo(table.headline, err=True)
     if as_json:
         click.echo(json.dumps(table.document(), indent=2, allow_nan=False))

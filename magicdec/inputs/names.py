@@ -19,7 +19,7 @@ from magicdec.costmodel.speculation.acceptance import AcceptanceCurve, load_chec
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft, prediction_head
 
-from .checks import one_of, text
+from .checks import nearest, one_of, text
 from .cpu_profile import CPU, BarMaker, cpu_profile_file, measure_cpu, write_profile
 from .machines import find_machine
 
@@ -200,6 +200,11 @@ def find_draft(
     kind: DraftKind = "model"
     for known in DRAFT_KINDS:
         kind = known if name == known else kind
+    if kind == "model" and (meant := nearest(name, DRAFT_KINDS)):
+        raise bad(where, "", f"{' or '.join(DRAFT_KINDS)}, or a model (did you mean {meant}?)", repr(name))
+    if kind == "mtp" and not deployment.target.num_mtp:
+        others = "eagle3, ngram or a smaller model"
+        raise bad(where, "", f"{others}: {deployment.target.name} has no MTP layers", repr(name))
     head = find_head(name, where) if kind == "model" else None
     if head is not None:
         head.check(deployment.target, where)

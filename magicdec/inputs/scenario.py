@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from magicdec.costmodel.base.errors import InputError, bad
 from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES
 from magicdec.costmodel.speculation.deployment import Deployment
@@ -64,4 +65,11 @@ def resolve_scenario(
     )
     kernel = one_of("verify_kernel", text("verify_kernel", verify_kernel), VERIFY_KERNELS)
     assert kernel is not None
-    return Scenario(found, Deployment(target, profile, num_gpus, shared_by, kernel))
+    try:
+        return Scenario(found, Deployment(target, profile, num_gpus, shared_by, kernel))
+    except InputError as error:
+        problem = error.problems[0]
+        if tensor_parallel is not None or problem.where != "tensor_parallel":
+            raise
+        expected = f"{problem.expected}, as one replica takes all GPUs unless `tensor_parallel` is given"
+        raise bad("num_gpus", "", expected, num_gpus) from None

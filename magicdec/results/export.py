@@ -36,15 +36,21 @@ class ExportResult(Result):
         Raises:
             InputError: A file cannot be written.
         """
-        head = "#!/usr/bin/env bash\n" + comment_text(self.export)
-        if str(output).endswith("/") or os.path.isdir(output):
-            named = {**self.export.files, COMMAND_FILE: head + command_text(self.export)}
-            texts = {str(Path(output) / name): text for name, text in named.items()}
-        else:
-            texts = {str(output): head + script_text(self.export)}
+        texts = self._texts(output)
         for path, text in texts.items():
             write_text(path, text)
         return list(texts)
+
+    def paths(self, output: str | Path) -> list[str]:
+        """The paths that `save` writes."""
+        return list(self._texts(output))
+
+    def _texts(self, output: str | Path) -> dict[str, str]:
+        head = "#!/usr/bin/env bash\n" + comment_text(self.export)
+        if str(output).endswith("/") or os.path.isdir(output):
+            named = {**self.export.files, COMMAND_FILE: head + command_text(self.export)}
+            return {str(Path(output) / name): text for name, text in named.items()}
+        return {str(output): head + script_text(self.export)}
 
     @property
     def notes(self) -> tuple[str, ...]:

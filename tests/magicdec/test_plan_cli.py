@@ -42,11 +42,11 @@ def test_a_plan_in_json_is_the_plan_file(tmp_path: Path) -> None:
 
 
 def test_the_text_names_every_kind_of_draft_best_first_and_why_not() -> None:
-    words = shown(*PLAN, "--draft", "self", "--draft", "llama-3.2-1b", "--draft", "ngram", "--draft", "mtp")
+    words = shown(*PLAN, "--draft", "self", "--draft", "llama-3.2-1b", "--draft", "ngram", "--draft", "eagle3")
     header, _, *rows = words.split("\n\n")[0].splitlines()
     assert header.startswith("strategy, best first")
     assert len(rows) == 7
-    for word in (str(NO_SPECULATION), "snapkv budget", "draft Llama-3.2-1B", "mtp draft"):
+    for word in (str(NO_SPECULATION), "snapkv budget", "draft Llama-3.2-1B", "eagle3 draft"):
         assert any(row.startswith(word) or f", {word}" in row for row in rows), word
     (unknown,) = [row for row in rows if row.startswith("ngram draft")]
     assert re.search(r"acceptance\D+0\.\d\d$", unknown)
@@ -142,7 +142,7 @@ def test_plain_decoding_alone_can_be_planned() -> None:
 # Predictions of every kind of draft.
 
 
-@pytest.mark.parametrize("draft", ["mtp", "eagle3", "ngram"])
+@pytest.mark.parametrize("draft", ["eagle3", "ngram"])
 def test_a_draft_without_a_budget_is_predicted(draft: str) -> None:
     given = answered(*PREDICT, "--draft", draft, "--gamma", "2", "--acceptance-rate", "0.6")
     assert given["predicted_mean_acceptance_length"] == pytest.approx(1 + 0.6 + 0.36)
@@ -165,10 +165,11 @@ def test_a_prediction_of_unknown_acceptance_says_what_pays() -> None:
 
 
 def test_a_borrowed_acceptance_is_said_and_widens_the_interval() -> None:
-    borrowed = answered(*PREDICT, "--draft", "mtp", "--gamma", "1")
+    asked = ["predict", "--model", "qwen3.5-27b", *WHERE[2:], "--batch-size", "8", "--context-len", "8k", "--draft", "mtp"]
+    borrowed = answered(*asked, "--gamma", "1")
     assert any("assumed equal to that of DeepSeek-V3" in note for note in borrowed["notes"])
     rate = str(borrowed["acceptance_rate"])
-    given = answered(*PREDICT, "--draft", "mtp", "--gamma", "1", "--acceptance-rate", rate)
+    given = answered(*asked, "--gamma", "1", "--acceptance-rate", rate)
     assert borrowed["predicted_speedup_low"] < given["predicted_speedup_low"]
     assert given["predicted_speedup"] == pytest.approx(borrowed["predicted_speedup"], rel=1e-9)
 
@@ -204,14 +205,6 @@ def test_a_draft_in_smaller_types_leaves_the_target_as_it_is() -> None:
         assert found["predicted_draft_step_s"] < found["predicted_target_step_s"]
         assert found["strategy"]["kv_policy"] == "full"
         assert found["memory_bytes"] > whole["memory_bytes"]
-
-
-def test_mtp_on_a_model_with_windows_takes_a_positive_time() -> None:
-    asked = "predict --model gpt-oss-20b --hardware h100-sxm --batch-size 32 --context-len 32k --draft mtp --gamma 2".split()
-    found = answered(*asked)
-    assert 0 < found["predicted_draft_step_s"] < found["predicted_target_step_s"]
-    assert all(part >= 0 for part in found["breakdown"]["draft"].values())
-    assert found["predicted_speedup"] < 3
 
 
 def test_the_field_report_as_a_user_would_ask_it() -> None:
