@@ -16,6 +16,9 @@ CompressedDtype = Literal["fp8", "int8", "int4"]
 DRAFT_KINDS: tuple[DraftKind, ...] = get_args(DraftKind)
 KV_POLICIES: tuple[KvPolicy, ...] = get_args(KvPolicy)
 COMPRESSED_DTYPES: tuple[CompressedDtype, ...] = get_args(CompressedDtype)
+# Types of the target's KV cache; those of ggml are llama.cpp's.
+KvDtype = Literal["fp8", "int8", "int4", "q8_0", "q4_0"]
+KV_DTYPES: tuple[KvDtype, ...] = get_args(KvDtype)
 MAX_GAMMA = 64
 COPY_SLACK = 16  # a compacted copy of KV entries is selected with one in so many left free for new tokens
 

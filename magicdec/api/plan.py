@@ -15,6 +15,7 @@ from magicdec.costmodel.planning.search import GAMMAS, Candidate, candidates, ra
 from magicdec.costmodel.plans.plan import (
     Plan,
     PlannedHardware,
+    PlannedMix,
     PlannedModel,
     PredictedRound,
     PredictedServing,
@@ -29,7 +30,7 @@ from magicdec.costmodel.speculation.serving import serving
 
 from ..inputs.checks import finite, flag, names, one_of, probabilities, some_names, text, whole_number, whole_numbers
 from ..inputs.names import executed
-from ..inputs.plan_search import OBJECTIVES, PlanSearch
+from ..inputs.plan_search import OBJECTIVES, PlanSearch, check_types
 from ..inputs.scenario import Scenario, resolve_scenario
 from ..render.sentences import prediction_notes
 from ..results.plan import PlanResult
@@ -50,7 +51,7 @@ def plan(
     trace: str | Path | RequestTrace | None = None,
     trace_columns: Mapping[str, str] | None = None,
     sweep: bool = False,
-    draft: str | Sequence[str] = ("self",),
+    draft: str | Sequence[str] | None = None,
     kv_policy: str | Sequence[str] = (),
     kv_budget: int | Sequence[int] | None = None,
     gamma: int | Sequence[int] | None = None,
@@ -66,6 +67,7 @@ def plan(
     kv_dtype: str | None = None,
     draft_kv_dtype: str | None = None,
     draft_weight_dtype: str | None = None,
+    engine: str | None = None,
 ) -> PlanResult:
     """Choose draft, KV policy, KV budget and gamma for a workload, under memory and latency limits.
 
@@ -78,7 +80,8 @@ def plan(
         trace: Requests of mixed lengths, or a CSV or JSON file of them, instead of the two lengths.
         trace_columns: What that file calls `prompt_len`, `output_len` and `arrival_s`, where its names are not known.
         sweep: Also find the best strategy over batch size and context; its table goes into the plan.
-        draft: Drafts to choose from: `self`, `ngram`, `eagle3`, `mtp` and names of smaller models.
+        draft: Drafts to choose from: `self`, `ngram`, `eagle3`, `mtp` and names of smaller models; None for `self`, or with
+            `engine` for the kinds that it runs.
         kv_policy: KV policies to choose from; empty for the usual ones of each draft.
         kv_budget: KV budgets to choose from; None for 64 to 4096. [tokens]
         gamma: Draft tokens per round to choose from; None for 1 to 10. [tokens]
@@ -88,6 +91,7 @@ def plan(
         acceptance_rate, acceptance_by_position: Given instead of looked up. [0-1]
         num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype: As in `predict`.
         draft_kv_dtype, draft_weight_dtype: Narrower types of one more self draft, which reads the whole KV cache.
+        engine: A serving engine that the plan is for: only what it runs as planned is considered.
 
     Raises:
         InputError: A name is unknown, values contradict one another, or no strategy fits in memory and holds the limits.
@@ -123,7 +127,7 @@ def plan(
         kv_dtype=kv_dtype,
     )
     search = PlanSearch(
-        drafts=some_names("draft", draft),
+        drafts=None if draft is None else some_names("draft", draft),
         kv_policies=names("kv_policy", kv_policy),
         batch_sizes=sizes,
         objective=one_of("objective", objective, OBJECTIVES) or ("throughput" if len(sizes) > 1 else "latency"),
@@ -134,7 +138,9 @@ def plan(
         acceptance_by_position=probabilities("acceptance_by_position", acceptance_by_position),
         draft_kv_dtype=draft_kv_dtype,
         draft_weight_dtype=draft_weight_dtype,
+        engine=engine,
     )
+    check_types(search.engine, weight_dtype, kv_dtype)
     speedups = None
     if sweep:
         from .explore import explore_scenario
@@ -183,13 +189,15 @@ def make_plan(
         acceptance_by_position=search.acceptance_by_position,
         exact_output=search.exact_output,
     )
+    considered = [c for c in considered if search.runs(c.strategy, c.batch_size)]
     if search.must_speculate:
         considered = [c for c in considered if c.strategy.gamma]
     ranked = rank(considered, objective=search.objective, max_tpot_s=search.max_tpot_s, cautious=search.cautious)
     best = ranked[0]
     same_batch = [c for c in sorted(ranked, key=lambda c: -c.speedup) if c.batch_size == best.batch_size]
     runner_up = next((c for c in same_batch if c.strategy.family != best.strategy.family), None)
-    draft_model = next((d.model for d in drafts if d.strategy(1, 1).family == best.strategy.family), None)
+    draft = next((d for d in drafts if d.strategy(1, 1).family == best.strategy.family), None)
+    draft_model = draft.model if draft else None
     chosen = Workload(best.batch_size, workload.context_len, workload.output_len)
     stored = executed(scenario.model.config, deployment.hardware, deployment.tensor_parallel)
     notes = prediction_notes(scenario, best, chosen.max_context_len, chosen.context_len, draft_model)
@@ -201,13 +209,17 @@ def make_plan(
             num_gpus=deployment.num_gpus,
             tensor_parallel=deployment.tensor_parallel,
         ),
-        target=_planned_model(deployment.target, stored),
-        draft=_planned_model(draft_model, draft_model) if draft_model else None,
+        target=_planned_model(deployment.target, stored, scenario.model.checkpoint),
+        draft=_planned_model(draft_model, draft_model, search.checkpoint_of(draft_model)) if draft_model else None,
         strategy=best.strategy,
         prediction=_predicted_round(best),
         serving=_predicted_serving(deployment, best, chosen, trace),
         runner_up=(RunnerUp(strategy=runner_up.strategy, predicted_speedup=runner_up.speedup) if runner_up else None),
         policy=speedup_map.policy if speedup_map else None,
+        draft_checkpoint=draft.head.name if draft and draft.head and best.strategy.draft_kind == "eagle3" else None,
+        mix=_planned_mix(trace),
+        verify_kernel=deployment.verify_kernel,
+        engine=search.engine,
         notes=[*notes, *_trace_notes(trace, deployment.target)],
     )
     return PlanResult(made, tuple(ranked), tuple(considered), runner_up, speedup_map, search.max_tpot_s, gpu_price)
@@ -239,11 +251,23 @@ def _trace_notes(trace: RequestTrace | None, target: TransformerConfig) -> list[
     return found + ([f"{target.name} supports {target.max_context_len:,} tokens; {requests}"] if longer else [])
 
 
-def _planned_model(deployed: TransformerConfig, stored: TransformerConfig) -> PlannedModel:
+def _planned_mix(trace: RequestTrace | None) -> PlannedMix | None:
+    if trace is None:
+        return None
+    contexts, weights = trace.groups()
+    return PlannedMix(
+        mean_context_len=float(np.dot(contexts, weights)),
+        mean_final_len=float(trace.weights @ trace.max_context_lens),
+        longest_len=int(np.max(trace.max_context_lens)),
+    )
+
+
+def _planned_model(deployed: TransformerConfig, stored: TransformerConfig, checkpoint: str | None) -> PlannedModel:
     """A model as a plan names it; with its types only where they are not the stored ones."""
     weights = deployed.linear_dtype if deployed.linear_dtype != stored.linear_dtype else None
     kv = deployed.kv_dtype if deployed.kv_dtype != stored.kv_dtype else None
-    return PlannedModel(name=deployed.name, fingerprint=fingerprint(deployed), weight_dtype=weights, kv_dtype=kv)
+    own = checkpoint if checkpoint != deployed.name else None
+    return PlannedModel(name=deployed.name, fingerprint=fingerprint(deployed), weight_dtype=weights, kv_dtype=kv, checkpoint=own)
 
 
 def _predicted_serving(deployment: Deployment, best: Candidate, workload: Workload, trace: RequestTrace | None) -> PredictedServing:

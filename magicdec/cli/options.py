@@ -152,7 +152,7 @@ acceptance_option = click.option(
 )
 type_options = options(
     click.option("--weight-dtype", help="Target weights in fp8, int8 or int4.  [default: as in the checkpoint]"),
-    click.option("--kv-dtype", help="Target KV cache in fp8, int8 or int4."),
+    click.option("--kv-dtype", help="Target KV cache in fp8, int8 or int4; in q8_0 or q4_0 for llama.cpp."),
     click.option(
         "--verify-kernel",
         default="shared_kv_splitkv",

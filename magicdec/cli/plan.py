@@ -43,9 +43,7 @@ from .options import (
 @click.option(
     "--draft",
     multiple=True,
-    default=("self",),
-    show_default=True,
-    help="self, ngram, eagle3, mtp, a model, or a draft's checkpoint; repeatable.",
+    help="self, ngram, eagle3, mtp, a model, or a draft's checkpoint; repeatable.  [default: self, or what --engine runs]",
 )
 @click.option("--kv-policy", multiple=True, help="streaming_llm, snapkv, topk, quest or pq; repeatable.  [default: the first two]")
 @click.option("--kv-budget", type=TOKEN_LIST, help="KV budgets to choose from.  [default: 64 to 4096]")
@@ -60,6 +58,9 @@ from .options import (
 @acceptance_option
 @type_options
 @draft_type_options
+@click.option(
+    "--engine", help="Consider only what this engine runs: vllm, vllm-vegas, sglang, tensorrt-llm, transformers, llama.cpp."
+)
 @json_option("the plan")
 @click.option(
     "-o", "--output", type=click.Path(), metavar="FILE", help="Write the plan (YAML), for `magicdec run` and `magicdec export`."
@@ -88,6 +89,7 @@ def plan(
     verify_kernel: str,
     draft_kv_dtype: str | None,
     draft_weight_dtype: str | None,
+    engine: str | None,
     as_json: bool,
     output: str | None,
 ) -> None:
@@ -104,7 +106,7 @@ def plan(
         trace=trace,
         trace_columns=trace_columns,
         sweep=sweep,
-        draft=draft,
+        draft=draft or None,
         kv_policy=kv_policy,
         kv_budget=kv_budget,
         gamma=gamma,
@@ -118,6 +120,7 @@ def plan(
         kv_dtype=kv_dtype,
         draft_kv_dtype=draft_kv_dtype,
         draft_weight_dtype=draft_weight_dtype,
+        engine=engine,
         **acceptance(acceptance_rate),
     )
     if output is not None:

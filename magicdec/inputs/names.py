@@ -37,10 +37,12 @@ class Model:
     Attributes:
         config: Its configuration.
         folder: Its checkpoint directory; None if the name is not one.
+        checkpoint: The path or id on the Hub that was given; None for the name of a built-in model.
     """
 
     config: TransformerConfig
     folder: Path | None
+    checkpoint: str | None = None
 
     @property
     def curves(self) -> tuple[AcceptanceCurve, ...]:
@@ -64,7 +66,11 @@ def find_model(name: str, where: str = "model", *, drafts: bool = False) -> Mode
     Raises:
         InputError: Nothing of that name, or a file that is no model configuration.
     """
-    name = text(where, name)
+    found = _found_model(text(where, name), where, drafts=drafts)
+    return replace(found, checkpoint=name.removeprefix("hf:")) if "/" in name or os.path.exists(name) else found
+
+
+def _found_model(name: str, where: str, *, drafts: bool) -> Model:
     if name == REFERENCE:
         folder = reference_model_dir()
         return Model(load_config(folder, name=REFERENCE), folder)
@@ -230,11 +236,12 @@ def find_draft(
         tensor_parallel,
         one_of("draft_kv_dtype", kv_dtype, COMPRESSED_DTYPES),
         one_of("draft_weight_dtype", weight_dtype, COMPRESSED_DTYPES),
-        _head_network(head, deployment.hardware),
+        head_network(head, deployment.hardware),
     )
 
 
-def _head_network(head: DraftHead | None, hardware: HardwareProfile) -> TransformerConfig | None:
+def head_network(head: DraftHead | None, hardware: HardwareProfile) -> TransformerConfig | None:
+    """The network of a prediction layer in the types that it executes in; None for none."""
     if head is None:
         return None
     return executed(prediction_head(head.config, "mtp") if head.kind == "mtp" else head.config, hardware)

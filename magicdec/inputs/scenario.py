@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from magicdec.costmodel.base.errors import InputError, bad
 from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
-from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES
+from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES, KV_DTYPES
 from magicdec.costmodel.speculation.deployment import Deployment
 
 from .checks import one_of, text, whole_number
@@ -50,7 +50,7 @@ def resolve_scenario(
         num_gpus: GPUs in all.
         tensor_parallel: GPUs that share one replica of the target; None for all.
         verify_kernel: How verification attention reads the KV cache, one of `VERIFY_KERNELS`.
-        weight_dtype, kv_dtype: Narrower types of the target's matrices and KV cache, of `COMPRESSED_DTYPES`.
+        weight_dtype, kv_dtype: Narrower types of the target's matrices and KV cache, of `COMPRESSED_DTYPES` and `KV_DTYPES`.
 
     Raises:
         InputError: A name is unknown, or the values do not fit together.
@@ -61,7 +61,7 @@ def resolve_scenario(
     shared_by = num_gpus if tensor_parallel is None else whole_number("tensor_parallel", tensor_parallel)
     target = executed(found.config, profile, shared_by).compressed(
         weight_dtype=one_of("weight_dtype", weight_dtype, COMPRESSED_DTYPES),
-        kv_dtype=one_of("kv_dtype", kv_dtype, COMPRESSED_DTYPES),
+        kv_dtype=one_of("kv_dtype", kv_dtype, KV_DTYPES),
     )
     kernel = one_of("verify_kernel", text("verify_kernel", verify_kernel), VERIFY_KERNELS)
     assert kernel is not None
