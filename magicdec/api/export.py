@@ -11,11 +11,11 @@ from magicdec.costmodel.export.document import Export, Options
 from magicdec.costmodel.export.engines import export_plan
 from magicdec.costmodel.export.pricing import Networks, Price, price
 from magicdec.costmodel.plans.plan import Plan
-from magicdec.costmodel.speculation.deployment import Deployment
 
 from ..inputs.checks import flag, optional_text, text, whole_number
-from ..inputs.names import executed, find_hardware, find_head, find_model, head_network
+from ..inputs.names import executed, find_head, find_model, head_network
 from ..inputs.plans import resolve_plan
+from ..inputs.scenario import resolve_scenario
 from ..results.export import ExportResult
 from ..results.plan import PlanResult
 
@@ -89,22 +89,26 @@ def price_export(plan: Plan, exported: Export, options: Options, hardware: str |
     """
     served = exported.served
     assert served is not None
-    profile = find_hardware(hardware or plan.hardware.name)
-    shared_by = plan.hardware.tensor_parallel
-    model = find_model(plan.target.name)
+    where = plan.hardware
+    scenario = resolve_scenario(
+        plan.target.name,
+        hardware or where.name,
+        num_gpus=where.num_gpus,
+        tensor_parallel=where.tensor_parallel,
+        verify_kernel=plan.verify_kernel,
+    )
+    machine, model = scenario.deployment, scenario.model
     plan.check_model("target", model.config, "model")
     draft = None
     if served.strategy.draft_kind == "model":
         draft = find_model(str(served.strategy.draft_model), "draft").config
     head = find_head(options.draft_dir or plan.draft_checkpoint or "") if served.strategy.draft_kind in ("eagle3", "mtp") else None
-    target = executed(model.config, profile, shared_by)
     networks = Networks(
-        target,
-        executed(draft, profile, shared_by) if draft else None,
-        head_network(head, profile),
+        machine.target,
+        executed(draft, machine.hardware, where.tensor_parallel) if draft else None,
+        head_network(head, machine.hardware),
         model.curves,
     )
-    machine = Deployment(target, profile, plan.hardware.num_gpus, shared_by, plan.verify_kernel)
     return price(plan, served, machine, networks, options)
 
 
