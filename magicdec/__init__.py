@@ -13,6 +13,7 @@ __all__ = [
     "InputError",
     "acceptance",
     "calibrate",
+    "compare",
     "demo",
     "environment",
     "evaluate_grid",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from magicdec.api.run import run
     from magicdec.api.scenarios import predict_scenarios
     from magicdec.api.validate import validate
+    from magicdec.capacity.compare import compare
     from magicdec.costmodel.base.errors import InputError
     from magicdec.costmodel.plans.measurement import load_measurements
     from magicdec.costmodel.plans.plan import load_plan
@@ -55,6 +57,7 @@ _HOMES = {
     "InputError": "costmodel.base.errors",
     "acceptance": "api.acceptance",
     "calibrate": "api.calibrate",
+    "compare": "capacity.compare",
     "demo": "api.demo",
     "environment": "api.listings",
     "evaluate_grid": "costmodel.speculation.evaluate",

@@ -156,6 +156,11 @@ class PredictedServing:
         predicted_throughput_tokens_per_s, predicted_plain_throughput_tokens_per_s: End-to-end throughput with and without
             speculation. [tokens/s]
         prefill_share: Share of the time spent on prefill. [0-1]
+        predicted_speedup, predicted_speedup_low, predicted_speedup_high: End-to-end throughput over that without speculation,
+            and its interval. [ratio]
+        cached_share: Share of each prompt whose KV cache is there already. [0-1]
+        queue_s: Waiting time before the prefill, in the times above. [s]
+        output_len_assumed: The output length was not given.
     """
 
     predicted_ttft_s: NotNegative
@@ -164,6 +169,50 @@ class PredictedServing:
     predicted_throughput_tokens_per_s: Positive
     predicted_plain_throughput_tokens_per_s: Positive
     prefill_share: Share
+    predicted_speedup: Positive | None = None
+    predicted_speedup_low: Positive | None = None
+    predicted_speedup_high: Positive | None = None
+    cached_share: Share = 0.0
+    queue_s: NotNegative = 0.0
+    output_len_assumed: bool = False
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCost:
+    """Cost of tokens end to end, on machines that are always busy. [dollars]
+
+    Attributes:
+        gpu_price: Of a GPU and hour.
+        per_million_tokens: Prompts and outputs counted alike.
+        plain_per_million_tokens: The same without speculation.
+        per_million_input_tokens, per_million_output_tokens: From the time of prefill and of decoding.
+        per_request: From prompt to last token.
+        saving: Share of the cost, and of the GPUs for a load, that speculation saves; negative for a loss. [ratio]
+    """
+
+    gpu_price: NotNegative
+    per_million_tokens: NotNegative
+    plain_per_million_tokens: NotNegative
+    per_million_input_tokens: NotNegative
+    per_million_output_tokens: NotNegative
+    per_request: NotNegative
+    saving: float
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedLimits:
+    """Limits that the plan holds.
+
+    Attributes:
+        max_tpot_s, max_ttft_s: On the time per output token and to the first token; None for no limit. [s]
+    """
+
+    max_tpot_s: Positive | None = None
+    max_ttft_s: Positive | None = None
 
     __pydantic_config__ = STRICT
 
@@ -215,6 +264,8 @@ class Plan:
         runner_up: Best strategy of another draft family.
         policy: Strategies for other batch sizes and contexts.
         draft_checkpoint: Path or id of a prediction layer that the user gave.
+        cost: What tokens cost, if a price was given.
+        limits: Limits that the plan holds.
         mix: Lengths of the trace that was planned for.
         verify_kernel: How verification attention reads the KV cache.
         engine: The serving engine that the strategies were restricted to.
@@ -232,6 +283,8 @@ class Plan:
     runner_up: RunnerUp | None = None
     policy: PolicyTable | None = None
     draft_checkpoint: str | None = None
+    cost: PlannedCost | None = None
+    limits: PlannedLimits | None = None
     mix: PlannedMix | None = None
     verify_kernel: Literal["shared_kv_splitkv", "shared_kv_no_split", "per_token"] = "shared_kv_splitkv"
     engine: str | None = None

@@ -105,6 +105,16 @@ class Strategy:
         shown += [f"{what} in {dtype}" for what, dtype in (("KV", self.kv_dtype), ("weights", self.weight_dtype)) if dtype]
         return ", ".join([who, *shown])
 
+    @property
+    def short_text(self) -> str:
+        """The draft in the fewest words, without gamma."""
+        if self.draft_kind == "none":
+            return "no speculation"
+        who = self.draft_model.rpartition("/")[2] if self.draft_model else self.draft_kind
+        kv = f" {self.kv_policy.removesuffix('_llm')} {self.kv_budget}" if self.kv_budget else ""
+        types = [f" {what} in {dtype}" for what, dtype in (("KV", self.kv_dtype), ("weights", self.weight_dtype)) if dtype]
+        return who + kv + ",".join(types)
+
     def __str__(self) -> str:
         return "no speculation" if self.draft_kind == "none" else f"{self.draft_text}, gamma {self.gamma}"
 

@@ -10,8 +10,8 @@ from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.planning.search import GAMMAS
 from magicdec.costmodel.planning.sweep import Sweep, policy_table, sweep
 
-from ..inputs.checks import names, probabilities, some_names, whole_numbers
-from ..inputs.plan_search import PlanSearch, check_types
+from ..inputs.checks import names, probabilities, some_names, whole_number, whole_numbers
+from ..inputs.plan_search import DEFAULT_OUTPUT_LEN, PlanSearch, check_types
 from ..inputs.scenario import Scenario, resolve_scenario
 from ..results.speedup_map import Regret, SpeedupMap
 
@@ -29,6 +29,7 @@ def explore(
     kv_policy: str | Sequence[str] = (),
     kv_budget: int | Sequence[int] | None = None,
     gamma: int | Sequence[int] | None = None,
+    output_len: int | None = None,
     max_tpot_s: float | None = None,
     acceptance_rate: float | None = None,
     acceptance_by_position: Sequence[float] | None = None,
@@ -47,6 +48,7 @@ def explore(
         model, hardware: As in `predict`.
         batch_size, context_len: Several values are the axis; one joins the usual ones, which are 1 to 256 sequences and 1,000
             to 128,000 tokens as far as the model supports them. [sequences, tokens]
+        output_len: New tokens per sequence; None for 128. [tokens]
         draft, kv_policy, kv_budget, gamma, max_tpot_s, acceptance_rate, acceptance_by_position: As in `plan`.
         num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype, draft_kv_dtype, draft_weight_dtype, engine: As in
             `plan`.
@@ -79,6 +81,7 @@ def explore(
         draft_kv_dtype=draft_kv_dtype,
         draft_weight_dtype=draft_weight_dtype,
         engine=engine,
+        output_len=DEFAULT_OUTPUT_LEN if output_len is None else whole_number("output_len", output_len),
     )
     check_types(search.engine, weight_dtype, kv_dtype)
     return explore_scenario(scenario, search, context_lens=whole_numbers("context_len", context_len))
@@ -91,7 +94,7 @@ def explore_scenario(scenario: Scenario, search: PlanSearch, *, context_lens: Se
     if search.engine is not None and not ENGINES[search.engine].drafts_batches and max(search.batch_sizes, default=2) > 1:
         raise bad("batch_size", "", f"1 beside a sweep: {search.engine} drafts for one sequence at a time", "more, or nothing")
     found = _sweep(scenario, search, _axis(search.batch_sizes, BATCH_SIZES), contexts, search.gammas)
-    return SpeedupMap(scenario, found, policy_table(found), _regrets(scenario, search, found))
+    return SpeedupMap(scenario, found, policy_table(found), _regrets(scenario, search, found), search.output_len)
 
 
 def _axis(given: Sequence[int], usual: Sequence[int]) -> list[int]:
@@ -110,6 +113,7 @@ def _sweep(scenario: Scenario, search: PlanSearch, batches: Sequence[int], conte
         acceptance_rate=search.acceptance_rate,
         acceptance_by_position=search.acceptance_by_position,
         max_tpot_s=search.max_tpot_s,
+        output_len=search.output_len,
     )
 
 

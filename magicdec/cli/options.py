@@ -87,11 +87,29 @@ class _Columns(click.ParamType):
         return {key.strip(): name.strip() for key, _, name in pairs}
 
 
+class _Prices(click.ParamType):
+    """A price, or one for each of several machines."""
+
+    name = "PRICE|NAME=PRICE,..."
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | dict[str, float]:
+        if not isinstance(value, str):
+            assert isinstance(value, float | dict)
+            return value
+        parts = [part.rpartition("=") for part in value.split(",")]
+        try:
+            prices = {name.strip(): float(price) for name, _, price in parts}
+        except ValueError:
+            self.fail(f"{value!r}: expected dollars per GPU and hour, or HARDWARE=DOLLARS,...", param, ctx)
+        return prices[""] if list(prices) == [""] else prices
+
+
 def _flag(param: click.Parameter | None) -> str:
     return param.opts[0] if param else "value"
 
 
 TOKENS, SECONDS, RATE_LIST, COLUMNS = _Tokens(), _Seconds(), _RateList(), _Columns()
+PRICES = _Prices()
 TOKEN_LIST, EVERY_TOKEN_LIST = _TokenList(), _TokenList(every=True)
 
 

@@ -28,7 +28,7 @@ from .options import (
 @machine_options
 @click.option("--batch-size", type=TOKEN_LIST, help="Sequences; several, or a range such as 8-128, to choose from.")
 @click.option("--context-len", type=TOKEN_LIST, help="Prompt length, per sequence; with --sweep also several, or 2k-64k.")
-@click.option("--output-len", type=TOKENS, help="New tokens, per sequence.  [default: 128]")
+@click.option("--output-len", type=TOKENS, help="New tokens, per sequence; end to end depends on it.  [default: 128, said]")
 @click.option("--trace", type=click.Path(), metavar="FILE", help="Mixed lengths: a request trace or benchmark result, CSV or JSON.")
 @click.option(
     "--trace-columns",
@@ -54,6 +54,15 @@ from .options import (
     help="What is best.  [default: throughput with several batch sizes, else latency]",
 )
 @click.option("--max-tpot", "max_tpot_s", type=SECONDS, help="TPOT SLO: limit on the time per output token, such as 50ms.")
+@click.option("--max-ttft", "max_ttft_s", type=SECONDS, help="TTFT SLO: limit on the time to first token, such as 2s.")
+@click.option(
+    "--cached-prefix",
+    "cached_share",
+    type=click.FloatRange(0.0, 1.0),
+    default=0.0,
+    help="Share of each prompt that is cached.  [default: 0]",
+)
+@click.option("--queue-time", "queue_s", type=SECONDS, default=0.0, help="Wait before the prefill.  [default: none]")
 @click.option("--gpu-price", type=click.FloatRange(min=0.0), help="Dollars per GPU and hour, for the cost of a million tokens.")
 @acceptance_option
 @type_options
@@ -82,6 +91,9 @@ def plan(
     gamma: Sequence[int] | None,
     objective: str | None,
     max_tpot_s: float | None,
+    max_ttft_s: float | None,
+    cached_share: float,
+    queue_s: float,
     gpu_price: float | None,
     acceptance_rate: Sequence[float] | None,
     weight_dtype: str | None,
@@ -112,6 +124,9 @@ def plan(
         gamma=gamma,
         objective=objective,
         max_tpot_s=max_tpot_s,
+        max_ttft_s=max_ttft_s,
+        cached_share=cached_share,
+        queue_s=queue_s,
         gpu_price=gpu_price,
         num_gpus=num_gpus,
         tensor_parallel=tensor_parallel,

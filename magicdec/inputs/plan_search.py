@@ -19,6 +19,7 @@ from .names import DEFAULT_KV_BUDGET, find_draft, find_head, find_model
 
 Objective = Literal["latency", "throughput", "cost"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+DEFAULT_OUTPUT_LEN = 128  # tokens of a request, where nothing is said
 SELF_POLICIES = ("streaming_llm", "snapkv")  # of a self draft, unless given
 MODEL_POLICIES = ("full", "streaming_llm")  # of a draft model, unless given
 USUAL_POLICIES: dict[str, tuple[str, ...]] = {
@@ -38,6 +39,7 @@ class PlanSearch:
         drafts: Draft kinds beside decoding without speculation: `self`, `ngram`, `eagle3`, `mtp` and names of smaller models;
             None for `self`, or with an engine for the kinds that it runs without a draft model.
         engine: A serving engine: only what it runs is considered.
+        output_len: New tokens of each sequence of a map. [tokens]
         kv_policies: For the drafts that have a KV budget; empty for the usual ones of each kind.
         batch_sizes: To choose from; empty for the workload's. [sequences]
         objective: What is best: `latency`, `throughput` or `cost`.
@@ -71,6 +73,7 @@ class PlanSearch:
     cautious: bool = True
     must_speculate: bool = False
     engine: str | None = None
+    output_len: int = 0
 
     def __post_init__(self) -> None:
         one_of("objective", self.objective, OBJECTIVES)

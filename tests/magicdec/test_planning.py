@@ -332,7 +332,7 @@ def test_a_compressed_target_is_named_in_the_plan() -> None:
 
 
 def test_the_public_function_plans_the_same(scenario: Scenario) -> None:
-    asked: dict[str, Any] = {"context_len": 32_000, "num_gpus": 8}
+    asked: dict[str, Any] = {"context_len": 32_000, "output_len": 128, "num_gpus": 8}
     assert magicdec.plan("llama-3.1-8b", "a100-sxm-80gb", batch_size=128, **asked).plan == made(scenario)
     assert magicdec.plan("llama-3.1-8b", "a100-sxm-80gb", batch_size=1, draft=("none",), **asked).runner_up is None
 
