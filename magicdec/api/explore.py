@@ -93,7 +93,7 @@ def explore_scenario(scenario: Scenario, search: PlanSearch, *, context_lens: Se
     contexts = _axis(context_lens, [length for length in CONTEXT_LENS if length <= longest] or [longest])
     if search.engine is not None and not ENGINES[search.engine].drafts_batches and max(search.batch_sizes, default=2) > 1:
         raise bad("batch_size", "", f"1 beside a sweep: {search.engine} drafts for one sequence at a time", "more, or nothing")
-    found = _sweep(scenario, search, _axis(search.batch_sizes, BATCH_SIZES), contexts, search.gammas)
+    found = sweep_scenario(scenario, search, _axis(search.batch_sizes, BATCH_SIZES), contexts, search.gammas)
     return SpeedupMap(scenario, found, policy_table(found), _regrets(scenario, search, found), search.output_len)
 
 
@@ -101,7 +101,9 @@ def _axis(given: Sequence[int], usual: Sequence[int]) -> list[int]:
     return sorted(set(given) if len(given) > 1 else {*usual, *given})
 
 
-def _sweep(scenario: Scenario, search: PlanSearch, batches: Sequence[int], contexts: Sequence[int], gammas: Sequence[int]) -> Sweep:
+def sweep_scenario(
+    scenario: Scenario, search: PlanSearch, batches: Sequence[int], contexts: Sequence[int], gammas: Sequence[int]
+) -> Sweep:
     return sweep(
         scenario.deployment,
         search.resolve_drafts(scenario.deployment),
@@ -122,7 +124,7 @@ def _regrets(scenario: Scenario, search: PlanSearch, found: Sweep) -> tuple[Regr
     regrets = [Regret("never speculating", found.regret(1.0))]
     if found.knows_acceptance:
         axes = found.batch_sizes.tolist(), found.context_lens.tolist()
-        always = {gamma: found.regret(_sweep(scenario, search, *axes, [gamma]).forced_speedup) for gamma in search.gammas}
+        always = {gamma: found.regret(sweep_scenario(scenario, search, *axes, [gamma]).forced_speedup) for gamma in search.gammas}
         best = min(always, key=lambda gamma: always[gamma])
         regrets.append(Regret(f"always speculating, with gamma {best} (the best fixed one),", always[best]))
     return tuple(regrets)

@@ -41,7 +41,7 @@ def export(
     draft_dir: str | None,
     hardware: str | None,
     force: bool,
-    as_json: bool,
+    as_json: str | None,
     output: str | None,
 ) -> None:
     """Express a plan as command and files of a serving engine.

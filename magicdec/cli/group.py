@@ -25,12 +25,14 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if TYPE_CHECKING:
     from magicdec.costmodel.base.errors import InputError
 
-# Commands in the order of the help, and the modules of `magicdec.cli` (or, with a dot, of `magicdec`) that hold them; a module is imported when its command is used.
+# Commands in the order of the help, and their modules: of `magicdec.cli`, or of `magicdec` with a dot. A module is imported when
+# its command is used.
 COMMANDS = {
     "demo": "demo",
     "predict": "predict",
     "plan": "plan",
-    "compare": "capacity.compare_command",
+    "compare": "fleet.compare_command",
+    "capacity": "fleet.capacity_command",
     "regimes": "regimes",
     "run": "run",
     "export": "export",

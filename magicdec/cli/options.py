@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -141,13 +140,20 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
 
 
 def json_option(what: str) -> Callable[[Command], Command]:
-    """`--json` of a command whose result is `what`."""
-    return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON on stdout; text goes to stderr.")
+    """`--json` and the other formats of a command whose result is `what`."""
+    return options(
+        click.option("--json", "as_json", flag_value="json", help=f"Print {what} as JSON on stdout; text goes to stderr."),
+        click.option("--csv", "as_json", flag_value="csv", help="The rows of its tables as CSV instead."),
+        click.option("--jsonl", "as_json", flag_value="jsonl", help="The rows as JSON lines instead."),
+        click.option("--md", "as_json", flag_value="md", help="The rows as a Markdown table instead."),
+    )
 
 
 output_options = options(
     json_option("the result"),
-    click.option("-o", "--output", type=click.Path(), metavar="FILE", help="Write the JSON document to this file."),
+    click.option(
+        "-o", "--output", type=click.Path(), metavar="FILE", help="Write it to this file: JSON, or rows for .csv, .jsonl and .md."
+    ),
 )
 gpu_options = options(
     click.option("--num-gpus", type=TOKENS, default=1, show_default=True, help="Total number of GPUs."),
@@ -184,10 +190,10 @@ draft_type_options = options(
 )
 
 
-def refuse_two_on_stdout(as_json: bool, output: str | None) -> None:
+def refuse_two_on_stdout(as_json: str | None, output: str | None) -> None:
     """--json and -o - both want standard output."""
     if as_json and output == "-":
-        raise click.UsageError("--json prints on stdout already: leave out -o -, or name a file.")
+        raise click.UsageError(f"--{as_json} prints on stdout already: leave out -o -, or name a file.")
 
 
 @contextmanager
@@ -199,18 +205,18 @@ def overwriting(path: str | None) -> Iterator[None]:
         click.echo(f"replaced {path}", err=True)
 
 
-def emit(result: Result, *, as_json: bool, output: str | None = None) -> None:
-    """Print a result: its text (`str(result)`, see `magicdec/results/`), or JSON on stdout and the text on stderr.
+def emit(result: Result, *, as_json: str | None, output: str | None = None) -> None:
+    """Print a result: its text (`str(result)`, see `magicdec/results/`), or a format on stdout and the text on stderr.
 
-    `output` gets the JSON document too.
+    `output` gets the format that its name ends in; JSON if it names none.
     """
+    from ..files.formats import format_of, rendered
     from ..files.writing import write_text
 
     refuse_two_on_stdout(as_json, output)
-    rendered = json.dumps(result.document(), indent=2, allow_nan=False)
     if output is not None:
         with overwriting(output):
-            write_text(output, rendered + "\n")
-    click.echo(str(result), err=as_json)
-    if as_json:
-        click.echo(rendered)
+            write_text(output, rendered(result, format_of(output)))
+    click.echo(str(result), err=as_json is not None)
+    if as_json is not None:
+        click.echo(rendered(result, as_json), nl=False)

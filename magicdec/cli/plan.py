@@ -102,7 +102,7 @@ def plan(
     draft_kv_dtype: str | None,
     draft_weight_dtype: str | None,
     engine: str | None,
-    as_json: bool,
+    as_json: str | None,
     output: str | None,
 ) -> None:
     """Choose the best strategy for a workload and write the plan."""

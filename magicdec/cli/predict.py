@@ -69,7 +69,7 @@ def predict(
     draft_weight_dtype: str | None,
     draft_tensor_parallel: int | None,
     scenarios: str | None,
-    as_json: bool,
+    as_json: str | None,
     output: str | None,
 ) -> None:
     """Predict step times, bottleneck, speedup and memory.
@@ -116,7 +116,7 @@ def _refuse_beside_scenarios() -> None:
             raise click.UsageError(f"{param.opts[0]} beside --scenarios: write it as a column of the file.")
 
 
-def _predict_scenarios(source: str, *, as_json: bool, output: str | None) -> None:
+def _predict_scenarios(source: str, *, as_json: str | None, output: str | None) -> None:
     import json
 
     from magicdec.costmodel.base.errors import bad

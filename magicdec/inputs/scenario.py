@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from magicdec.costmodel.base.errors import InputError, bad
 from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
+from magicdec.costmodel.plans.plan import PlannedModel
 from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES, KV_DTYPES
 from magicdec.costmodel.speculation.deployment import Deployment
 
@@ -30,6 +31,12 @@ class Scenario:
         where = self.deployment
         gpus = f"{where.num_gpus} x " if where.num_gpus > 1 else ""
         return f"{where.target.name} on {gpus}{where.hardware.name}"
+
+
+def with_types(scenario: Scenario, planned: PlannedModel) -> Scenario:
+    """The scenario with the types that a plan gives its target."""
+    target = scenario.deployment.target.compressed(weight_dtype=planned.weight_dtype, kv_dtype=planned.kv_dtype)
+    return replace(scenario, deployment=replace(scenario.deployment, target=target))
 
 
 def resolve_scenario(

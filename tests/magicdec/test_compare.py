@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,41 @@ def test_what_cannot_be_served_is_said_beside_what_can() -> None:
     assert "2 x h200-sxm is best per GPU" in words.replace("\n", " ")
 
 
+def test_layouts_are_rows_and_a_load_takes_whole_replicas() -> None:
+    layouts = [*ASKED, "--tensor-parallel", "1-8", "--requests-per-s", "4"]
+    rows = answered(*layouts, "--weight-dtype", "fp8", "--max-tpot", "50ms")["rows"]
+    served = {(row["hardware"], row["tensor_parallel"]): row for row in rows if not row["problem"]}
+    assert {shared_by for name, shared_by in served if name == "h200-sxm"} == {1, 2, 4, 8}
+    for (_, shared_by), row in served.items():
+        rate = row["predicted_throughput_tokens_per_s"] / 512 / 8  # requests a second of a GPU
+        assert row["gpus_for_load"] % shared_by == 0
+        assert 4 <= row["gpus_for_load"] * rate < 4 + shared_by * rate + 1e-9
+
+
+def test_layouts_over_pcie_that_make_no_sense_are_said_to_be_so() -> None:
+    words = shown("compare", "--model", "llama-3.1-8b", "--hardware", "l4", "--num-gpus", "8", "--tensor-parallel", "1-8",
+                  "--context-len", "1k", "--output-len", "256")  # fmt: skip
+    assert "8 x l4 at TP 8: communication takes" in words
+
+
+@pytest.mark.parametrize("form", ["csv", "md", "jsonl"])
+def test_rows_are_printed_and_written_in_every_format(form: str, tmp_path: Path) -> None:
+    rows, file = answered(*PRICED)["rows"], tmp_path / f"rows.{form}"
+    printed = call(*PRICED, f"--{form}", "-o", file)
+    assert printed.stdout == file.read_text()
+    assert "cheapest" in printed.stderr
+    if form == "jsonl":
+        assert [json.loads(line) for line in printed.stdout.splitlines()] == rows
+    else:
+        head, *lines = printed.stdout.splitlines()
+        assert all(name in head for name in rows[0])
+        assert len(lines) - (form == "md") == len(rows)
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
+        (["--tensor-parallel", "3"], "--tensor-parallel: expected divisors of 8 GPUs"),
         (["--gpu-price", "a100=2"], "prices of the machines compared"),
         (["--gpu-price", "h100-sxm=2"], "h200-sxm too"),
         (["--gpu-price", "cheap"], "HARDWARE=DOLLARS"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from ..render.tables import text_table, wrapped
 from ..results.base import Result, Row
 from ..results.plan import PlanResult
 
+MUCH = 0.3  # share of a step on communication above which fewer GPUs should share a replica
 Curve = tuple[str, list[tuple[float, float]], list[tuple[float, float]]]
 
 
@@ -25,7 +27,7 @@ class Compared:
 
     Attributes:
         model, hardware, engine: As the user named them; no engine for that of the machine's profile.
-        num_gpus: GPUs in all.
+        num_gpus, tensor_parallel: GPUs in all, and those that share one replica.
         result: The plan at the cheapest batch size within the limits; None if there is none.
         problem: Why there is none.
     """
@@ -33,6 +35,7 @@ class Compared:
     model: str
     hardware: str
     num_gpus: int
+    tensor_parallel: int
     engine: str | None
     result: PlanResult | None
     problem: str
@@ -46,6 +49,21 @@ class Compared:
     def machine(self) -> str:
         """The machine in words."""
         return f"{self.num_gpus} x {self.hardware}" if self.num_gpus > 1 else self.hardware
+
+    @property
+    def communication_share(self) -> float:
+        """Share of a decoding step that GPUs spend on communication. [0-1]"""
+        if self.result is None:
+            return 0.0
+        parts = self.result.plan.prediction.breakdown.get("target", {})
+        return parts.get("communication", 0.0) / sum(parts.values()) if parts else 0.0
+
+    def gpus_for(self, requests_per_s: float) -> int | None:
+        """GPUs that a load takes, in whole replicas; None if nothing is served. [1/s]"""
+        if self.result is None:
+            return None
+        replica = _rate(self.result) / self.result.plan.workload.output_len / (self.num_gpus // self.tensor_parallel)
+        return math.ceil(requests_per_s / replica) * self.tensor_parallel
 
 
 def _basis(hardware: HardwareProfile) -> str:
@@ -62,11 +80,13 @@ class Comparison(Result):
         compared: All combinations, in the order in which they were asked for.
         workload: The requests.
         max_tpot_s: Limit on the time per output token. [s]
+        requests_per_s: Load that the rows count GPUs for. [1/s]
     """
 
     compared: tuple[Compared, ...]
     workload: Workload
     max_tpot_s: float | None = None
+    requests_per_s: float | None = None
 
     @property
     def ranked(self) -> list[Compared]:
@@ -88,7 +108,8 @@ class Comparison(Result):
         return f"{lengths}: {_label(best, self._varies())} is {'cheapest' if cost else 'best per GPU'}, {what}"
 
     def rows(self) -> list[Row]:
-        return [_row(row) for row in self.ranked]
+        load = self.requests_per_s
+        return [{**_row(row), **({"gpus_for_load": row.gpus_for(load)} if load else {})} for row in self.ranked]
 
     def to_dict(self) -> dict[str, object]:
         w = self.workload
@@ -105,16 +126,26 @@ class Comparison(Result):
         return [(_label(row, varies), *_points(row.result.candidates)) for row in self.ranked if row.result is not None]
 
     def _varies(self) -> tuple[str, ...]:
-        return tuple(name for name in ("model", "engine") if len({getattr(row, name) for row in self.compared}) > 1)
+        return tuple(
+            name for name in ("model", "tensor_parallel", "engine") if len({getattr(row, name) for row in self.compared}) > 1
+        )
 
     def __str__(self) -> str:
         varies, served = self._varies(), [row for row in self.ranked if row.result is not None]
-        header = ["machine", *varies, "draft", "γ", "batch", "TPOT", "decode", "low", "e2e", "low"]
+        names = ["TP" if name == "tensor_parallel" else name for name in varies]
+        header = ["machine", *names, "draft", "γ", "batch", "TPOT", "decode", "low", "e2e", "low"]
         lines = [wrapped(self.headline), "", text_table(header, [_speeds(row, varies) for row in served])]
         priced = any(row.result and row.result.plan.cost for row in served)
         costs = ["$/h", "$/M in", "$/M out", "$/M e2e", "without"] if priced else []
-        header = ["machine", *varies, "TTFT", "tokens/s", *costs, "basis"]
-        lines += ["", text_table(header, [_costs(row, varies) for row in served])]
+        load = self.requests_per_s
+        header = ["machine", *names, "TTFT", "tokens/s", *costs, *(["GPUs"] if load else []), "basis"]
+        lines += ["", text_table(header, [_costs(row, varies, load) for row in served])]
+        if load:
+            lines.append(f"GPUs: whole replicas for {load:g} requests/s")
+        for row in served:
+            if row.communication_share > MUCH:
+                share = f"communication takes {row.communication_share:.0%} of a step"
+                lines.append(wrapped(f"{row.machine} at TP {row.tensor_parallel}: {share}; more replicas may serve more", "  "))
         lines += [wrapped(f"{row.machine}: {row.problem}", "  ") for row in self.ranked if row.result is None]
         return "\n".join(lines)
 
@@ -132,7 +163,8 @@ def _merit(row: Compared) -> tuple[bool, float]:
 
 
 def _label(row: Compared, varies: Sequence[str]) -> str:
-    return ", ".join([row.machine, *(str(getattr(row, name) or "-") for name in varies)])
+    words = [("TP " if name == "tensor_parallel" else "") + str(getattr(row, name) or "-") for name in varies]
+    return ", ".join([row.machine, *words])
 
 
 def _row(row: Compared) -> Row:
@@ -140,6 +172,7 @@ def _row(row: Compared) -> Row:
         "model": row.model,
         "hardware": row.hardware,
         "num_gpus": row.num_gpus,
+        "tensor_parallel": row.tensor_parallel,
         "engine": row.engine,
         "basis": row.basis or None,
         "problem": row.problem or None,
@@ -151,7 +184,6 @@ def _row(row: Compared) -> Row:
     price = cost.gpu_price * row.num_gpus if cost else None
     return {
         **head,
-        "tensor_parallel": plan.hardware.tensor_parallel,
         "strategy": str(plan.strategy),
         "batch_size": plan.workload.batch_size,
         "predicted_ttft_s": served.predicted_ttft_s,
@@ -169,6 +201,7 @@ def _row(row: Compared) -> Row:
         "cost_per_million_output_tokens": cost.per_million_output_tokens if cost else None,
         "cost_per_million_tokens": cost.per_million_tokens if cost else None,
         "plain_cost_per_million_tokens": cost.plain_per_million_tokens if cost else None,
+        "communication_share": row.communication_share,
         "memory_bytes": plan.prediction.predicted_memory_bytes,
     }
 
@@ -191,7 +224,7 @@ def _speeds(row: Compared, varies: Sequence[str]) -> list[str]:
     ]
 
 
-def _costs(row: Compared, varies: Sequence[str]) -> list[str]:
+def _costs(row: Compared, varies: Sequence[str], load: float | None) -> list[str]:
     assert row.result is not None
     cost, served = row.result.plan.cost, row.result.plan.serving
     assert served is not None
@@ -210,6 +243,7 @@ def _costs(row: Compared, varies: Sequence[str]) -> list[str]:
         format_seconds(served.predicted_ttft_s),
         f"{_rate(row.result):,.0f}",
         *costs,
+        *([str(row.gpus_for(load))] if load else []),
         row.basis,
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def compare(
     gpu_price: float | Mapping[str, float] | None = None,
     acceptance_rate: float | None = None,
     num_gpus: int | Sequence[int] | None = None,
-    tensor_parallel: int | None = None,
+    tensor_parallel: int | Sequence[int] | None = None,
+    requests_per_s: float | None = None,
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
     figure: str | Path | None = None,
@@ -52,7 +54,9 @@ def compare(
         gpu_price: Price of a GPU, of all machines or by the names in `hardware`. [dollars per hour]
         acceptance_rate: Given instead of looked up. [0-1]
         num_gpus: GPUs in all, None for 1; several are rows of their own.
-        tensor_parallel, weight_dtype, kv_dtype: As in `plan`.
+        tensor_parallel: GPUs that share one replica, None for all; several are rows of their own, where they divide the GPUs.
+        requests_per_s: A load; each row says how many GPUs it takes. [1/s]
+        weight_dtype, kv_dtype: As in `plan`.
         figure: File for a figure of throughput against TPOT (PNG, SVG or PDF).
 
     Raises:
@@ -66,12 +70,13 @@ def compare(
     workload = Workload(1, whole_number("context_len", context_len), whole_number("output_len", output_len))
     rows = []
     separate: Sequence[tuple[str, ...] | None] = [(one,) for one in drafts] if each_draft and drafts else [drafts]
-    for one, place, gpus, served_by, kinds in product(
-        models, machines, whole_numbers("num_gpus", num_gpus) or (1,), engines, separate
-    ):
+    finite("requests_per_s", requests_per_s, "requests a second")
+    layouts = _layouts(whole_numbers("num_gpus", num_gpus) or (1,), whole_numbers("tensor_parallel", tensor_parallel))
+    for one, place, (gpus, shared_by), served_by, kinds in product(models, machines, layouts, engines, separate):
+        made = partial(Compared, one, place, gpus, shared_by or gpus, served_by)
         try:
             scenario = resolve_scenario(
-                one, place, num_gpus=gpus, tensor_parallel=tensor_parallel, weight_dtype=weight_dtype, kv_dtype=kv_dtype
+                one, place, num_gpus=gpus, tensor_parallel=shared_by, weight_dtype=weight_dtype, kv_dtype=kv_dtype
             )
             search = PlanSearch(
                 drafts=kinds,
@@ -86,17 +91,29 @@ def compare(
         except InputError as error:
             if error.problems[0].where in ("model", "hardware", "engine", "draft"):
                 raise
-            rows.append(Compared(one, place, gpus, served_by, None, str(error.problems[0])))
+            rows.append(made(None, str(error.problems[0])))
         else:
-            rows.append(Compared(one, place, gpus, served_by, found, ""))
+            rows.append(made(found, ""))
     if not any(row.result for row in rows):
         raise bad("hardware", "", "a machine that serves these requests within the limits", rows[0].problem)
-    comparison = Comparison(tuple(rows), workload, max_tpot_s)
+    comparison = Comparison(tuple(rows), workload, max_tpot_s, requests_per_s or None)
     if figure is not None:
         from magicdec.reports.comparison import draw
 
         draw(text("figure", figure), comparison.curves(), max_tpot_s)
     return comparison
+
+
+def _layouts(counts: Sequence[int], shared: Sequence[int]) -> list[tuple[int, int | None]]:
+    """Numbers of GPUs, each with the ways to share a replica that divide it.
+
+    Raises:
+        InputError: None does.
+    """
+    found = [(gpus, one) for gpus in counts for one in shared or (None,) if one is None or gpus % one == 0]
+    if not found:
+        raise bad("tensor_parallel", "", f"divisors of {' or '.join(map(str, counts))} GPUs", ", ".join(map(str, shared)))
+    return found
 
 
 def _prices(given: float | Mapping[str, float] | None, machines: Sequence[str]) -> dict[str, float]:

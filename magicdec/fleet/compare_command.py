@@ -13,7 +13,8 @@ from ..cli.options import PRICES, SECONDS, TOKEN_LIST, TOKENS, emit, output_opti
 @click.option("--model", multiple=True, required=True, help="A model, as in `plan`; repeatable.")
 @click.option("--hardware", multiple=True, required=True, help="A GPU or a profile, as in `plan`; repeatable.")
 @click.option("--num-gpus", type=TOKEN_LIST, help="GPUs in all; several, or a range, are rows.  [default: 1]")
-@click.option("--tensor-parallel", type=TOKENS, help="GPUs that share one replica.  [default: all]")
+@click.option("--tensor-parallel", type=TOKEN_LIST, help="GPUs that share one replica; several are rows.  [default: all]")
+@click.option("--requests-per-s", type=click.FloatRange(0.0, min_open=True), help="A load: how many GPUs does it take?")
 @click.option("--engine", multiple=True, help="Consider only what this engine runs; repeatable.")
 @click.option("--draft", multiple=True, help="Drafts to choose from, as in `plan`; repeatable.")
 @click.option("--each-draft", is_flag=True, help="A row for every draft, instead of the best of them.")
@@ -37,7 +38,8 @@ def compare(
     model: Sequence[str],
     hardware: Sequence[str],
     num_gpus: Sequence[int] | None,
-    tensor_parallel: int | None,
+    tensor_parallel: Sequence[int] | None,
+    requests_per_s: float | None,
     engine: Sequence[str],
     draft: Sequence[str],
     each_draft: bool,
@@ -52,7 +54,7 @@ def compare(
     weight_dtype: str | None,
     kv_dtype: str | None,
     figure: str | None,
-    as_json: bool,
+    as_json: str | None,
     output: str | None,
 ) -> None:
     """Set machines, engines, models or drafts side by side.
@@ -78,6 +80,7 @@ def compare(
         acceptance_rate=acceptance_rate,
         num_gpus=num_gpus,
         tensor_parallel=tensor_parallel,
+        requests_per_s=requests_per_s,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
         figure=figure,
