@@ -13,6 +13,8 @@ __all__ = [
     "InputError",
     "acceptance",
     "calibrate",
+    "capacity",
+    "compare",
     "demo",
     "environment",
     "evaluate_grid",
@@ -51,12 +53,16 @@ if TYPE_CHECKING:
     from magicdec.costmodel.plans.measurement import load_measurements
     from magicdec.costmodel.plans.plan import load_plan
     from magicdec.costmodel.speculation.evaluate import evaluate_grid
+    from magicdec.fleet.capacity import capacity
+    from magicdec.fleet.compare import compare
 
 # Where each public name is defined; it is imported on first use, so that `import magicdec` is instant.
 _HOMES = {
     "InputError": "costmodel.base.errors",
     "acceptance": "api.acceptance",
     "calibrate": "api.calibrate",
+    "capacity": "fleet.capacity",
+    "compare": "fleet.compare",
     "demo": "api.demo",
     "environment": "api.listings",
     "evaluate_grid": "costmodel.speculation.evaluate",

@@ -25,11 +25,14 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if TYPE_CHECKING:
     from magicdec.costmodel.base.errors import InputError
 
-# Commands in the order of the help, and the modules that hold them; a module is imported when its command is used.
+# Commands in the order of the help, and their modules: of `magicdec.cli`, or of `magicdec` with a dot. A module is imported when
+# its command is used.
 COMMANDS = {
     "demo": "demo",
     "predict": "predict",
     "plan": "plan",
+    "compare": "fleet.compare_command",
+    "capacity": "fleet.capacity_command",
     "regimes": "regimes",
     "run": "run",
     "export": "export",
@@ -58,7 +61,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"magicdec.cli.{COMMANDS[cmd_name]}")
+        place = COMMANDS[cmd_name]
+        module = importlib.import_module(f"magicdec.{place}" if "." in place else f"magicdec.cli.{place}")
         command = getattr(module, "import_" if cmd_name == "import" else cmd_name)
         assert isinstance(command, click.Command)
         return command

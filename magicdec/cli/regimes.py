@@ -33,7 +33,7 @@ def regimes(
     weight_dtype: str | None,
     kv_dtype: str | None,
     verify_kernel: str,
-    as_json: bool,
+    as_json: str | None,
     output: str | None,
 ) -> None:
     """Find where the picture changes.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from magicdec.costmodel.base.errors import InputError, bad
 from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
-from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES
+from magicdec.costmodel.plans.plan import PlannedModel
+from magicdec.costmodel.plans.strategy import COMPRESSED_DTYPES, KV_DTYPES
 from magicdec.costmodel.speculation.deployment import Deployment
 
 from .checks import one_of, text, whole_number
@@ -31,6 +33,12 @@ class Scenario:
         return f"{where.target.name} on {gpus}{where.hardware.name}"
 
 
+def with_types(scenario: Scenario, planned: PlannedModel) -> Scenario:
+    """The scenario with the types that a plan gives its target."""
+    target = scenario.deployment.target.compressed(weight_dtype=planned.weight_dtype, kv_dtype=planned.kv_dtype)
+    return replace(scenario, deployment=replace(scenario.deployment, target=target))
+
+
 def resolve_scenario(
     model: str,
     hardware: str,
@@ -49,7 +57,7 @@ def resolve_scenario(
         num_gpus: GPUs in all.
         tensor_parallel: GPUs that share one replica of the target; None for all.
         verify_kernel: How verification attention reads the KV cache, one of `VERIFY_KERNELS`.
-        weight_dtype, kv_dtype: Narrower types of the target's matrices and KV cache, of `COMPRESSED_DTYPES`.
+        weight_dtype, kv_dtype: Narrower types of the target's matrices and KV cache, of `COMPRESSED_DTYPES` and `KV_DTYPES`.
 
     Raises:
         InputError: A name is unknown, or the values do not fit together.
@@ -60,8 +68,15 @@ def resolve_scenario(
     shared_by = num_gpus if tensor_parallel is None else whole_number("tensor_parallel", tensor_parallel)
     target = executed(found.config, profile, shared_by).compressed(
         weight_dtype=one_of("weight_dtype", weight_dtype, COMPRESSED_DTYPES),
-        kv_dtype=one_of("kv_dtype", kv_dtype, COMPRESSED_DTYPES),
+        kv_dtype=one_of("kv_dtype", kv_dtype, KV_DTYPES),
     )
     kernel = one_of("verify_kernel", text("verify_kernel", verify_kernel), VERIFY_KERNELS)
     assert kernel is not None
-    return Scenario(found, Deployment(target, profile, num_gpus, shared_by, kernel))
+    try:
+        return Scenario(found, Deployment(target, profile, num_gpus, shared_by, kernel))
+    except InputError as error:
+        problem = error.problems[0]
+        if tensor_parallel is not None or problem.where != "tensor_parallel":
+            raise
+        expected = f"{problem.expected}, as one replica takes all GPUs unless `tensor_parallel` is given"
+        raise bad("num_gpus", "", expected, num_gpus) from None
