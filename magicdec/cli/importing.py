@@ -37,7 +37,7 @@ def import_(
     """
     import json
 
-    refuse_two_on_stdout(as_json, output)
+    refuse_two_on_stdout("json" if as_json else None, output)
     from ..api.importing import import_results
 
     found = import_results(files, model=model, hardware=hardware, engine=engine, quant=quant, output=output)
