@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from magicdec.costmodel.calibration.kernel_tables import SYSTEMS
 from magicdec.costmodel.hardware.catalog import resolve_profile
 from magicdec.costmodel.hardware.profile import HardwareProfile
-from magicdec.costmodel.layers.attention import AttentionKind
+from magicdec.costmodel.layers.attention import Attention, AttentionKind
 from magicdec.costmodel.layers.layer import Layer, LayerGroup
 from magicdec.costmodel.layers.mlp import ExpertMlp
 from magicdec.costmodel.layers.recurrent import Recurrent, gated_delta_net, kimi_delta, mamba2
+from magicdec.costmodel.layers.weights import Weight
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.passes.forward import NO_WORK, Cost, forward_cost
@@ -25,7 +26,7 @@ from magicdec.costmodel.passes.roofline import step_time
 
 Columns: TypeAlias = dict[str, NDArray[np.generic]]
 Floats: TypeAlias = NDArray[np.float64]
-Part = Literal["experts", "attention", "block", "state"]
+Part = Literal["products", "experts", "attention", "block", "state"]
 ENGINES = ("vllm", "sglang", "trtllm")
 # What the tables call the types of weights: ours, and what we call the row.
 WEIGHTS = {
@@ -37,6 +38,8 @@ MODELS = {"deepseek-ai/DeepSeek-V3": "deepseek-v3", "deepseek-ai/DeepSeek-V3.2":
           "sgl-project/DeepSeek-V4-Flash-FP8": "deepseek-v4-flash", "sgl-project/DeepSeek-V4-Pro-FP8": "deepseek-v4-pro-fp8",
           "MiniMaxAI/MiniMax-M3": "minimax-m3"}  # fmt: skip
 KINDS = {  # name of each kind: folder and table
+    "products": ("gemm", "gemm_perf"),
+    "attention, prompt": ("attention", "context_attention_perf"),
     "experts": ("moe", "moe_perf"),
     "latent attention, decoding": ("mla", "generation_mla_perf"),
     "latent attention, prompt": ("mla", "context_mla_perf"),
@@ -91,7 +94,7 @@ def priced_rows(folder: Path, system: str, engine: str, kinds: Sequence[str]) ->
         columns = read(folder / system / part / engine, name)
         if columns is None:
             continue
-        price = _experts if kind == "experts" else _states if part in ("linear_attention", "kda") else _attentions
+        price = PRICES.get(part, _attentions)
         for found in price(columns, kind, profile):
             yield replace(found, engine=engine)
 
@@ -122,6 +125,7 @@ def part_of(cost: Cost, part: Part) -> Cost:
     """What a published row measures of a pass: without the head, its logits, and the other half of the layer."""
     kept = {
         "experts": lambda name: name.startswith("expert_"),
+        "products": lambda name: name == "one",
         "block": lambda name: name != "head",
     }.get(part, lambda name: False)
     products = tuple(products for products in cost.products if kept(products.matrix.name))
@@ -149,6 +153,19 @@ def _numbers(columns: Columns, name: str, kept: NDArray[np.intp]) -> Floats:
     return columns[name][kept].astype(np.float64)
 
 
+def _products(columns: Columns, kind: str, profile: HardwareProfile) -> Iterator[Priced]:
+    """Products with one matrix of at least 1024 x 1024."""
+    for (dtype, outputs, inputs), kept in _groups(columns, ["gemm_dtype", "n", "k"]):
+        if dtype not in WEIGHTS or min(int(outputs), int(inputs)) < 1024:
+            continue
+        stored, title = WEIGHTS[dtype]
+        layer = Layer(extra=(Weight("one", int(outputs), int(inputs)),), norms=1)
+        tokens = _numbers(columns, "m", kept)
+        model = one_layer(layer, int(inputs), linear_dtype=stored)
+        predicted = _seconds(model, "products", profile, batch_size=tokens, query_len=1, context_len=0)
+        yield Priced(f"{kind}, {title}", profile.name, "", title, tokens, predicted, _numbers(columns, "latency", kept) * 1e-3)
+
+
 def _experts(columns: Columns, kind: str, profile: HardwareProfile) -> Iterator[Priced]:
     """Experts on one GPU, or each split over several."""
     names = ["moe_ep_size", "moe_dtype", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "kernel_source"]
@@ -168,12 +185,17 @@ def _attentions(columns: Columns, kind: str, profile: HardwareProfile) -> Iterat
     part: Part = "block" if "block" in kind else "attention"
     for name, value in (("model", "deepseek-ai/DeepSeek-V3"), ("gemm_type", "bfloat16"), ("op_name", ""), ("compress_ratio", "0")):
         columns.setdefault(name, np.full(len(columns["latency"]), value))
+    if dense := "num_key_value_heads" in columns:
+        columns = {name: values[(columns["head_dim"] == 128) & (columns["window_size"] == 0)] for name, values in columns.items()}
+        columns["model"] = columns["num_key_value_heads"].astype(np.str_)
     names = ["model", "num_heads", "kv_cache_dtype", "gemm_type", "compress_ratio", "op_name"]
     for (name, heads, kv_dtype, weights, ratio, operation), kept in _groups(columns, names):
-        if name not in MODELS or weights not in WEIGHTS or "skip_indexer" in operation:
+        if not (dense or name in MODELS) or weights not in WEIGHTS or "skip_indexer" in operation:
             continue
-        config = resolve_model(MODELS[name])
+        config = resolve_model(MODELS.get(name, "llama-3.1-8b"))
         attention = replace(_attention(config, int(ratio)), heads=int(heads))
+        if dense and isinstance(attention, Attention):
+            attention = replace(attention, kv_heads=int(name))
         stored, title = WEIGHTS[weights]
         kv = "fp8" if "fp8" in kv_dtype else "bfloat16"
         model = one_layer(Layer(attention=attention, norms=1), config.d_model, linear_dtype=stored, kv_dtype=kv)
@@ -216,3 +238,11 @@ def _states(columns: Columns, kind: str, profile: HardwareProfile) -> Iterator[P
         predicted = _seconds(model, "state", profile, batch_size=batch, query_len=new, context_len=0, **ends)
         title = f"{kind}, {PHASES[phase]}"
         yield Priced(title, profile.name, "", "16 bits", batch * new, predicted, measured[both])
+
+
+PRICES: dict[str, Callable[[Columns, str, HardwareProfile], Iterator[Priced]]] = {
+    "gemm": _products,
+    "moe": _experts,
+    "linear_attention": _states,
+    "kda": _states,
+}

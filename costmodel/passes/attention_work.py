@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,7 @@ class AttentionWork:
         query_rows: Query rows that share one read of a (sequence, KV head) pair: query_len x group.
         group: Query heads per KV head.
         read_len: KV entries read per sequence. [tokens]
+        dtype: Type that is computed in; None for that of the activations.
     """
 
     layers: int
@@ -56,6 +57,7 @@ class AttentionWork:
     query_rows: Array
     group: float
     read_len: Array
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,7 +87,7 @@ def attention_works(
     """Work of all layers with one kind of attention; for latent attention also the rows that pass the `kv_up` matrix.
 
     An indexer is work of its own: it reads every index key once and scores it for each query. The attention behind it reads the
-    entries that its queries choose: as many as all of them together choose at most.
+    entries that its queries choose: as many as all of them together choose at most; with latent attention, each query on its own.
     """
     q, s, budget = shape.q, shape.s, shape.budget
     if isinstance(kind, Compressed):
@@ -124,10 +126,25 @@ def attention_works(
         group=heads / kv_heads,
         read_len=read + q,
     )
+    if isinstance(kind, Latent) and kind.index is not None:
+        work = _gathered(work, shape, kind.read_width_on(shape.gpus) * model.kv_bytes_per_element, pairs)
     if kind.index is None or not kind.index.computed:
         return (work,), expanded_rows
     ratio = kind.ratio if isinstance(kind, Compressed) else 1
-    return (work, _scores(kind.index, ratio, layers, model, shape)), expanded_rows
+    in_8_bits = isinstance(kind, Latent | Compressed)
+    return (work, _scores(kind.index, ratio, layers, model, shape, in_8_bits=in_8_bits)), expanded_rows
+
+
+def _gathered(work: AttentionWork, shape: PassShape, entry_bytes: float, pairs: Array) -> AttentionWork:
+    """Work of attention to chosen entries: every query gathers its own, and shares no read with others."""
+    return replace(
+        work,
+        bytes=work.layers * entry_bytes * (pairs + shape.rows),
+        sequences=shape.rows,
+        query_len=np.ones_like(shape.q),
+        query_rows=np.full_like(shape.q, work.group),
+        read_len=pairs / shape.rows,
+    )
 
 
 def _compressed(kind: Compressed, shape: PassShape) -> tuple[Array, Array]:
@@ -153,14 +170,20 @@ def _chunked(chunk: int, shape: PassShape) -> tuple[Array, Array]:
     return read, shape.b * np.where(within, q * read + q * (q + 1) / 2, q * mean)
 
 
-def _scores(index: Index, ratio: int, layers: int, model: TransformerConfig, shape: PassShape) -> AttentionWork:
-    """Work of an indexer, on every GPU alike: one score per query, head and cached entry."""
+def _scores(
+    index: Index, ratio: int, layers: int, model: TransformerConfig, shape: PassShape, *, in_8_bits: bool
+) -> AttentionWork:
+    """Work of an indexer, on every GPU alike: one score per query, head and cached entry.
+
+    Engines keep the index keys of latent and compressed attention in 8 bits, whatever the rest of the cache has.
+    """
+    element = min(1.0, model.kv_bytes_per_element) if in_8_bits else model.kv_bytes_per_element
     entries, new = shape.s / ratio, shape.q / ratio
     pairs = shape.b * (shape.q * entries + shape.q * (new + 1 / ratio) / 2)
     return AttentionWork(
         layers=layers,
         flop=layers * pairs * 2 * index.heads * index.head_dim,
-        bytes=layers * shape.b * (entries + new) * index.cached_width * model.kv_bytes_per_element,
+        bytes=layers * shape.b * (entries + new) * index.cached_width * element,
         query_bytes=layers * shape.rows * index.heads * index.head_dim * model.bytes_per_element,
         sequences=shape.b,
         kv_heads=1.0,
@@ -168,6 +191,7 @@ def _scores(index: Index, ratio: int, layers: int, model: TransformerConfig, sha
         query_rows=shape.q * index.heads,
         group=float(index.heads),
         read_len=entries + new,
+        dtype="fp8" if in_8_bits else None,
     )
 
 
