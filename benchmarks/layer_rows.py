@@ -186,7 +186,8 @@ def _attentions(columns: Columns, kind: str, profile: HardwareProfile) -> Iterat
     for name, value in (("model", "deepseek-ai/DeepSeek-V3"), ("gemm_type", "bfloat16"), ("op_name", ""), ("compress_ratio", "0")):
         columns.setdefault(name, np.full(len(columns["latency"]), value))
     if dense := "num_key_value_heads" in columns:
-        columns = {name: values[(columns["head_dim"] == 128) & (columns["window_size"] == 0)] for name, values in columns.items()}
+        usual = (columns["head_dim"] == 128) & (columns["window_size"] == 0 if "window_size" in columns else True)
+        columns = {name: values[usual] for name, values in columns.items()}
         columns["model"] = columns["num_key_value_heads"].astype(np.str_)
     names = ["model", "num_heads", "kv_cache_dtype", "gemm_type", "compress_ratio", "op_name"]
     for (name, heads, kv_dtype, weights, ratio, operation), kept in _groups(columns, names):

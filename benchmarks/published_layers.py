@@ -89,7 +89,9 @@ def main() -> None:
     folder = (folder if folder.is_dir() else arguments.folder) / "systems" / "data"
     if not folder.is_dir():
         sys.exit(f"skipped: no tables of aiconfigurator-core in {arguments.folder}")
-    parts = [part for system in arguments.systems for engine in ENGINES for part in priced_rows(folder, system, engine, arguments.kinds)]
+    parts = [
+        part for system in arguments.systems for engine in ENGINES for part in priced_rows(folder, system, engine, arguments.kinds)
+    ]
     lines, bands = by_machine(parts), by_tokens(parts)
     if arguments.json:
         print(json.dumps({"by_machine": lines, "experts_by_tokens": bands}, indent=2))

@@ -170,9 +170,7 @@ def _chunked(chunk: int, shape: PassShape) -> tuple[Array, Array]:
     return read, shape.b * np.where(within, q * read + q * (q + 1) / 2, q * mean)
 
 
-def _scores(
-    index: Index, ratio: int, layers: int, model: TransformerConfig, shape: PassShape, *, in_8_bits: bool
-) -> AttentionWork:
+def _scores(index: Index, ratio: int, layers: int, model: TransformerConfig, shape: PassShape, *, in_8_bits: bool) -> AttentionWork:
     """Work of an indexer, on every GPU alike: one score per query, head and cached entry.
 
     Engines keep the index keys of latent and compressed attention in 8 bits, whatever the rest of the cache has.

@@ -212,9 +212,7 @@ def _state(model: TransformerConfig, shape: PassShape, ends: Array) -> Work:
     flop = sum(layers * kind.flop_per_token for kind, layers in model.recurrents) / shape.gpus
     held = state_bytes_per_gpu(model, shape.gpus)
     channels = sum(layers * kind.conv_channels for kind, layers in model.recurrents) / shape.gpus
-    return Work(
-        shape.rows * flop, shape.b * held * (1 + ends) + shape.rows * (SCAN_PASSES * channels * model.bytes_per_element)
-    )
+    return Work(shape.rows * flop, shape.b * held * (1 + ends) + shape.rows * (SCAN_PASSES * channels * model.bytes_per_element))
 
 
 def _products(matrix: Matrix, rows: Array, element: float) -> Products:

@@ -121,7 +121,10 @@ def step_time(
         weights_s=weights_s,
         kv_s=kv_s,
         communication_s=cost.num_allreduces * one_s,
-        overhead_s=overhead_s + cost.num_layers * engine.layer_overhead_s + engine.step_overhead_s + (engine.cold_pass_s if cold else 0.0),
+        overhead_s=overhead_s
+        + cost.num_layers * engine.layer_overhead_s
+        + engine.step_overhead_s
+        + (engine.cold_pass_s if cold else 0.0),
     )
 
 
