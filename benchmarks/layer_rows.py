@@ -17,7 +17,7 @@ from magicdec.costmodel.hardware.profile import HardwareProfile
 from magicdec.costmodel.layers.attention import Attention, AttentionKind
 from magicdec.costmodel.layers.layer import Layer, LayerGroup
 from magicdec.costmodel.layers.mlp import ExpertMlp
-from magicdec.costmodel.layers.recurrent import Recurrent, gated_delta_net, kimi_delta, mamba2
+from magicdec.costmodel.layers.recurrent import Recurrent, gated_delta_net, kimi_delta
 from magicdec.costmodel.layers.weights import Weight
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.models.transformer import TransformerConfig
@@ -30,10 +30,15 @@ Part = Literal["products", "experts", "attention", "block", "state"]
 ENGINES = ("vllm", "sglang", "trtllm")
 # What the tables call the types of weights: ours, and what we call the row.
 WEIGHTS = {
-    "bfloat16": ("bfloat16", "16 bits"), "float16": ("bfloat16", "16 bits"), "fp8": ("fp8", "fp8"), "fp8_block": ("fp8", "fp8 blocks"),
-    "nvfp4": ("nvfp4", "nvfp4"), "w4a16_mxfp4": ("mxfp4", "mxfp4, 16-bit activations"), "int4_wo": ("int4", "int4, 16-bit activations"),
+    "bfloat16": ("bfloat16", "16 bits"),
+    "float16": ("bfloat16", "16 bits"),
+    "fp8": ("fp8", "fp8"),
+    "fp8_block": ("fp8", "fp8 blocks"),
+    "nvfp4": ("nvfp4", "nvfp4"),
+    "w4a16_mxfp4": ("mxfp4", "mxfp4, 16-bit activations"),
     "w4a8_mxfp4_mxfp8": ("mxfp4", "mxfp4, 8-bit activations"),
-}  # fmt: skip
+    "int4_wo": ("int4", "int4, 16-bit activations"),
+}
 MODELS = {"deepseek-ai/DeepSeek-V3": "deepseek-v3", "deepseek-ai/DeepSeek-V3.2": "deepseek-v3.2-bf16", "zai-org/GLM-5": "glm-5-fp8",
           "sgl-project/DeepSeek-V4-Flash-FP8": "deepseek-v4-flash", "sgl-project/DeepSeek-V4-Pro-FP8": "deepseek-v4-pro-fp8",
           "MiniMaxAI/MiniMax-M3": "minimax-m3"}  # fmt: skip
@@ -51,7 +56,6 @@ KINDS = {  # name of each kind: folder and table
     "compressed 128:1 block, decoding": ("sparse_attention", "dsv4_hca_generation_module_perf"),
     "chosen blocks block, decoding": ("msa", "msa_generation_module_perf"),
     "Gated DeltaNet": ("linear_attention", "gdn_perf"),
-    "Mamba-2": ("linear_attention", "mamba2_perf"),
     "Kimi delta attention": ("kda", "kda_perf"),
 }
 PHASES = {"generation": "decoding", "context": "prompt", "verify": "verification"}
@@ -216,7 +220,6 @@ def _states(columns: Columns, kind: str, profile: HardwareProfile) -> Iterator[P
     makers: dict[str, tuple[Callable[..., Recurrent], dict[str, str]]] = {
         "Gated DeltaNet": (gated_delta_net, {"key_heads": "num_k_heads", "value_heads": "num_v_heads", "key_dim": "head_k_dim",
                                              "value_dim": "head_v_dim", "kernel": "d_conv"}),
-        "Mamba-2": (mamba2, {"heads": "nheads", "head_dim": "head_dim", "groups": "n_groups", "state": "d_state", "kernel": "d_conv"}),
         "Kimi delta attention": (kimi_delta, {"heads": "num_v_heads", "head_dim": "head_v_dim", "kernel": "d_conv"}),
     }  # fmt: skip
     make, arguments = makers[kind]

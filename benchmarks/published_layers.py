@@ -1,7 +1,8 @@
 """Predicted beside published times of layers that a dense decoder does not have, from the tables of aiconfigurator-core.
 
-Experts, latent attention, chosen and compressed entries, delta rules and Mamba-2. Every price is what `predict` adds for such a part of
-a layer on the shipped profile. Kernels are priced alone; a `block` is half a layer with its projections and overhead.
+Experts, latent attention, chosen and compressed entries, delta rules; products in 8 and 4 bits, and prompts. Every price is what
+`predict` adds for such a part of a layer on the shipped profile. Kernels are priced alone; a `block` is half a layer with its
+projections and overhead. The package has only the convolution of Mamba-2, so that is left out.
 
     pip install pyarrow && pip install --no-deps --target tables aiconfigurator-core==0.12.0
     python benchmarks/published_layers.py tables

@@ -1,8 +1,8 @@
 """Products with the weights of experts: one grouped product over all experts that some token chose.
 
-It follows the law of a single product (`gemm`) with three differences. Rows of each expert are padded to tiles. Small kernels before,
-between and after the products sort rows by expert, gather them, apply the activation and add up the results. And the kernels reach less of
-the peak, how much less depends on the type of the weights.
+It follows the law of a single product (`gemm`) with three differences. Rows of each expert are padded to tiles. Small kernels
+before, between and after the products sort rows by expert, gather them, apply the activation and add up the results. And less of
+the peak is reached; how much less depends on the type of the weights.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ExpertLaw:
     Attributes:
         launch_s: Small kernels around the products, per layer. [s]
         tile_rows: Rows of an expert are padded to multiples of this.
-        efficiency_16, efficiency_8, efficiency_4: Achieved share of the peak rate of the type that is computed in: 16 bits, fp8, fp4. [0-1]
+        efficiency_16, efficiency_8, efficiency_4: Achieved share of the peak rate in 16, 8 and 4 bits. [0-1]
         packed_flop_per_s: Rate of one SM with packed weights that are unpacked to 16 bits; at most `packed_efficiency` of the peak.
             These kernels use instructions of older GPUs, so new GPUs are not faster. [FLOP/s]
         packed_efficiency: The most that they achieve. [0-1]

@@ -24,7 +24,7 @@ VerifyKernel = Literal["shared_kv_splitkv", "shared_kv_no_split", "per_token"]
 VERIFY_KERNELS: tuple[VerifyKernel, ...] = get_args(VerifyKernel)
 Bound = Literal["compute", "weights", "kv", "communication", "overhead"]
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
-# Products in 8 and 4 bits, on any GPU (docs/accuracy.md): a kernel quantises the inputs first, and less of the higher peak is reached.
+# Products in 8 and 4 bits, on any GPU: a kernel quantises the inputs first, and less of the higher peak is reached.
 QUANTISED = ("fp8", "fp4", "int8")
 QUANTISED_EFFICIENCY = 0.75  # relative to 16 bits
 QUANTISE_LAUNCH_S = 3e-6
