@@ -27,7 +27,7 @@ BOUNDS: tuple[Bound, ...] = get_args(Bound)
 # Products in 8 and 4 bits, on any GPU: a kernel quantises the inputs first, and less of the higher peak is reached.
 QUANTISED = ("fp8", "fp4", "int8")
 QUANTISED_EFFICIENCY = 0.75  # relative to 16 bits
-QUANTISE_LAUNCH_S = 3e-6
+QUANTISE_LAUNCH_S = 1e-6  # kernels alone take 3 us; the overhead per layer has most of that
 QUANTISE_BYTES = 3.0  # per element: 2 read, 1 written
 SCAN_CHUNK_S = 6e-6  # one head's chunk of 64 tokens on one SM; what the next chunk needs is known only then
 PROMPT_LEN = 64  # new tokens from which a kernel for prompts is used
