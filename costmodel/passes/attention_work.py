@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +89,7 @@ def attention_works(
     """Work of all layers with one kind of attention; for latent attention also the rows that pass the `kv_up` matrix.
 
     An indexer is work of its own: it reads every index key once and scores it for each query. The attention behind it reads the
-    entries that its queries choose: as many as all of them together choose at most.
+    entries that its queries choose: as many as all of them together choose at most; with latent attention, each query on its own.
     """
     q, s, budget = shape.q, shape.s, shape.budget
     if isinstance(kind, Compressed):
@@ -128,10 +128,24 @@ def attention_works(
         group=heads / kv_heads,
         read_len=read + q,
     )
+    if isinstance(kind, Latent) and kind.index is not None:
+        work = _gathered(work, shape, kind.read_width_on(shape.gpus) * model.kv_bytes_per_element, pairs)
     if kind.index is None or not kind.index.computed:
         return (work,), expanded_rows
     ratio = kind.ratio if isinstance(kind, Compressed) else 1
     return (work, _scores(kind.index, ratio, layers, model, shape)), expanded_rows
+
+
+def _gathered(work: AttentionWork, shape: PassShape, entry_bytes: float, pairs: Array) -> AttentionWork:
+    """Work of attention to chosen entries: every query gathers its own, and shares no read with others."""
+    return replace(
+        work,
+        bytes=work.layers * entry_bytes * (pairs + shape.rows),
+        sequences=shape.rows,
+        query_len=np.ones_like(shape.q),
+        query_rows=np.full_like(shape.q, work.group),
+        read_len=pairs / shape.rows,
+    )
 
 
 def _compressed(kind: Compressed, shape: PassShape) -> tuple[Array, Array]:
