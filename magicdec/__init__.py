@@ -13,11 +13,14 @@ __all__ = [
     "InputError",
     "acceptance",
     "calibrate",
+    "capacity",
+    "compare",
     "demo",
     "environment",
     "evaluate_grid",
     "explore",
     "export",
+    "import_results",
     "load_measurements",
     "load_plan",
     "models",
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from magicdec.api.demo import demo
     from magicdec.api.explore import explore
     from magicdec.api.export import export
+    from magicdec.api.importing import import_results
     from magicdec.api.listings import environment, models, profiles
     from magicdec.api.plan import plan
     from magicdec.api.predict import predict
@@ -49,17 +53,22 @@ if TYPE_CHECKING:
     from magicdec.costmodel.plans.measurement import load_measurements
     from magicdec.costmodel.plans.plan import load_plan
     from magicdec.costmodel.speculation.evaluate import evaluate_grid
+    from magicdec.fleet.capacity import capacity
+    from magicdec.fleet.compare import compare
 
 # Where each public name is defined; it is imported on first use, so that `import magicdec` is instant.
 _HOMES = {
     "InputError": "costmodel.base.errors",
     "acceptance": "api.acceptance",
     "calibrate": "api.calibrate",
+    "capacity": "fleet.capacity",
+    "compare": "fleet.compare",
     "demo": "api.demo",
     "environment": "api.listings",
     "evaluate_grid": "costmodel.speculation.evaluate",
     "explore": "api.explore",
     "export": "api.export",
+    "import_results": "api.importing",
     "load_measurements": "costmodel.plans.measurement",
     "load_plan": "costmodel.plans.plan",
     "models": "api.listings",

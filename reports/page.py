@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.base.units import format_seconds
 from magicdec.costmodel.plans.plan import Plan
 
 from .planning import PlanningGrid
@@ -88,4 +89,19 @@ def _plan_sentence(plan: Plan) -> str:
     p, w, where = plan.prediction, plan.workload, plan.hardware
     interval = f"{p.predicted_speedup:.2f}x ({p.predicted_speedup_low:.2f}x to {p.predicted_speedup_high:.2f}x)"
     place = f"{plan.target.name} on {where.num_gpus} x {where.name}, batch {w.batch_size}, context {w.context_len}"
-    return f"<p>{html.escape(f'Plan for {place}: {plan.strategy}; predicted {interval}.')}</p>"
+    sentences = [f"Plan for {place}: {plan.strategy}; decoding {interval}."]
+    served, limits = plan.serving, plan.limits
+    types = [f"{what} in {dtype}" for what, dtype in (("weights", plan.target.weight_dtype), ("KV", plan.target.kv_dtype)) if dtype]
+    if types:
+        sentences.append(f"The target has its {' and '.join(types)}.")
+    if served is not None and served.predicted_speedup is not None:
+        ends = f"{served.predicted_speedup_low:.2f}x to {served.predicted_speedup_high:.2f}x"
+        sentences.append(f"End to end, with {w.output_len} output tokens, {served.predicted_speedup:.2f}x ({ends}).")
+    if limits is not None:
+        held = {"TPOT": limits.max_tpot_s, "TTFT": limits.max_ttft_s}
+        sentences += [f"{name} is at most {format_seconds(value)}." for name, value in held.items() if value]
+    if plan.runner_up is not None:
+        sentences.append(f"Runner-up: {plan.runner_up.strategy}, {plan.runner_up.predicted_speedup:.2f}x.")
+    if plan.cost is not None:
+        sentences.append(f"${plan.cost.per_million_tokens:.3f} per million tokens, prompts and outputs.")
+    return f"<p>{html.escape(' '.join(sentences))}</p>"

@@ -32,6 +32,8 @@ class PlanningGrid:
         kv_budget: KV entries the draft reads; inf for all. [tokens]
         curves: Acceptance curves to look up.
         ridges: Machines whose ridge point is drawn.
+        output_len: Tokens that each sequence grows by, in the map and the lines of speedup. [tokens]
+        acceptance_rate: Known acceptance, instead of `curves`. [0-1]
     """
 
     deployment: Deployment
@@ -41,6 +43,8 @@ class PlanningGrid:
     kv_budget: float
     curves: tuple[AcceptanceCurve, ...]
     ridges: tuple[HardwareProfile, ...]
+    output_len: int = 0
+    acceptance_rate: float | None = None
 
     @property
     def heading(self) -> str:
@@ -51,8 +55,7 @@ class PlanningGrid:
     @property
     def draft_words(self) -> str:
         """The draft, for titles."""
-        who = self.draft.model.name if self.draft.model else "self draft"
-        return f"{who}, " + ("full KV" if np.isinf(self.kv_budget) else f"{self.draft.kv_policy} budget {self.kv_budget:.0f}")
+        return self.draft.strategy(1, self.kv_budget if np.isfinite(self.kv_budget) else 1).draft_text
 
     def evaluate(self, batch_size: ArrayLike, context_len: ArrayLike, gamma: ArrayLike) -> Evaluation:
         """Evaluate the grid."""
@@ -64,17 +67,19 @@ class PlanningGrid:
             gamma=gamma,
             kv_budget=self.kv_budget,
             curves=self.curves,
+            acceptance_rate=self.acceptance_rate,
         )
 
     def best(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
         """Speedup at the best gamma, that gamma, fits in memory, and interval above 1; each [batch, context]."""
         gammas = np.array(GAMMAS)
-        e = self.evaluate(self.batch_sizes[:, None, None], self.context_lens[:, None], gammas)
+        contexts = self.context_lens[:, None] + self.output_len / 2  # as plans and maps do
+        e = self.evaluate(self.batch_sizes[:, None, None], contexts, gammas)
         speedup = e.round.speedup
-        choice = speedup.argmax(axis=-1)
+        choice = np.broadcast_to(e.speedup_low, speedup.shape).argmax(axis=-1)
         fits = np.take_along_axis(np.asarray(e.fits_in_memory), choice[..., None], -1)[..., 0]
         sure = np.take_along_axis(e.speedup_low > 1, choice[..., None], -1)[..., 0]
-        return speedup.max(axis=-1), gammas[choice], fits, sure
+        return np.take_along_axis(speedup, choice[..., None], -1)[..., 0], gammas[choice], fits, sure
 
 
 def planning_figures(grid: PlanningGrid) -> list[Drawing]:

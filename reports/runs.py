@@ -61,7 +61,10 @@ def read_runs(files: Sequence[str]) -> tuple[list[Run], list[Plan]]:
     plans = [load_plan(file) for file in files if file.endswith(PLAN_SUFFIXES)]
     runs = []
     for file in files:
-        for number, measured in enumerate(() if file.endswith(PLAN_SUFFIXES) else load_measurements(file), start=1):
+        measurements = [] if file.endswith(PLAN_SUFFIXES) else load_measurements(file)
+        if not measurements and not file.endswith(PLAN_SUFFIXES):
+            raise bad(file, "", "measurements, as `magicdec run --measurements` writes them", "an empty file")
+        for number, measured in enumerate(measurements, start=1):
             planned = next((plan for plan in plans if measured.follows(plan)), None)
             if planned is None:
                 expected = "a plan of the same workload, strategy, model and machine among the files"

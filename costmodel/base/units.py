@@ -12,7 +12,8 @@ import re
 from .errors import bad
 
 _PREFIXES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
-_TIMES = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
+_TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
+MAX_RANGE = 256  # values of a range that takes every number
 _QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ]*)\s*")
 
 
@@ -33,17 +34,46 @@ def parse_tokens(text: str, where: str = "value") -> int:
     return round(value)
 
 
+def parse_token_range(text: str, where: str = "value", *, every: bool = False) -> tuple[int, ...]:
+    """Parse one number, or a range `8-128`: its ends and the doublings of the smaller one between them. [tokens]
+
+    Args:
+        text: The number or the range.
+        where: The parameter, for error messages.
+        every: Take every whole number of the range, not the doublings alone.
+
+    Raises:
+        InputError: The text is neither, or the range is empty or reversed.
+
+    >>> parse_token_range("2k-12k"), parse_token_range("3-5", every=True)
+    ((2000, 4000, 8000, 12000), (3, 4, 5))
+    """
+    first, dash, second = text.partition("-")
+    if not dash or not first.strip():
+        return (parse_tokens(text, where),)
+    if not second.strip():
+        raise bad(where, "", "a range with both ends, such as 8-128", repr(text))
+    least, most = parse_tokens(first, where), parse_tokens(second, where)
+    if least > most:
+        raise bad(where, "", f"the smaller end of a range first: {second.strip()}-{first.strip()}?", repr(text))
+    if every and most - least < MAX_RANGE:
+        return tuple(range(least, most + 1))
+    return (*(least << n for n in range((most // least).bit_length()) if least << n < most), most)
+
+
 def parse_seconds(text: str, where: str = "value") -> float:
-    """Parse a positive time such as `50ms`, `1.5 s` or `200us`; a number without unit is in seconds. [s]
+    """Parse a positive time such as `50ms`, `1.5 s` or `200us`. [s]
 
     Args:
         text: The time.
         where: The parameter, for error messages.
 
     Raises:
-        InputError: The text is not a positive time.
+        InputError: The text is not a positive time, or has no unit: it could be milliseconds or seconds.
     """
     expected = "a positive time such as 50ms, 1.5s or 200us"
+    if (bare := _QUANTITY.fullmatch(text)) is not None and not bare[2] and float(bare[1]) > 0:
+        raise bad(where, "", f"a time with its unit: {bare[1]}ms or {bare[1]}s?", repr(text))
     value = _scaled(text, _TIMES, where, expected)
     if value <= 0:
         raise bad(where, "", expected, repr(text))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..base.errors import bad
 from ..base.json_types import JsonObject
 from ..base.names import NAME_RULE, is_name, one_line
+from ..plans.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,35 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Served:
+    """What one command runs, as the cost model prices it.
+
+    Attributes:
+        strategy: The draft as the engine runs it; `NO_SPECULATION` for none.
+        copies_target: A self draft that runs as a second copy of the target, with weights and a cache of its own.
+        batch_size: Sequences over all replicas.
+        tensor_parallel, replicas: GPUs of one replica, and replicas.
+        max_len: Longest sequence that the server accepts, draft tokens included. [tokens]
+        weight_dtype, kv_dtype: Of the target; None for those of its checkpoint.
+        draft_kv_dtype: Of a draft's own KV cache; None for its checkpoint's.
+        draft_tensor_parallel: GPUs that share a draft model; None for as many as suit it.
+        allocates_longest: Every sequence has room for the longest one, whether it needs it or not.
+    """
+
+    strategy: Strategy
+    copies_target: bool
+    batch_size: int
+    tensor_parallel: int
+    replicas: int
+    max_len: int
+    weight_dtype: str | None = None
+    kv_dtype: str | None = None
+    draft_kv_dtype: str | None = None
+    draft_tensor_parallel: int | None = None
+    allocates_longest: bool = False
+
+
+@dataclass(frozen=True)
 class Export:
     """A plan as options of one engine.
 
@@ -53,6 +84,9 @@ class Export:
         environment: Environment variables of the command.
         python: Equivalent keyword arguments of the engine's Python API; empty if there is none.
         notes: Sentences on what the engine cannot express, and on what was rounded or dropped.
+        served: What the command runs, to price it.
+        servers: Copies of the command to start, each with GPUs and a port of its own.
+        port: Port of the first one, and the option that sets it; None for a program that does not listen.
     """
 
     engine: str
@@ -61,13 +95,29 @@ class Export:
     environment: dict[str, str] = field(default_factory=dict)
     python: JsonObject = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    served: Served | None = None
+    servers: int = 1
+    port: tuple[str, int] | None = None
 
 
 def command_text(export: Export) -> str:
-    """Format the command for a shell, one option per line."""
-    words = [f"{name}={shlex.quote(value)}" for name, value in export.environment.items()]
+    """Format the command for a shell, one option per line; several servers as several commands in the background."""
+    if export.servers == 1 or export.served is None:
+        return _command(export.environment, export.arguments)
+    gpus = export.served.tensor_parallel
+    parts = []
+    for server in range(export.servers):
+        devices = ",".join(str(server * gpus + gpu) for gpu in range(gpus))
+        port = [export.port[0], str(export.port[1] + server)] if export.port else []
+        command = _command({"CUDA_VISIBLE_DEVICES": devices} | export.environment, [*export.arguments, *port])
+        parts.append(command.rstrip("\n") + " &\n")
+    return "".join([*parts, "wait\n"])
+
+
+def _command(environment: Mapping[str, str], arguments: Sequence[str]) -> str:
+    words = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
     lines: list[str] = []
-    for word in (*words, *map(shlex.quote, export.arguments)):
+    for word in (*words, *map(shlex.quote, arguments)):
         if lines and not word.startswith("--") and len(lines) > len(words):
             lines[-1] += f" {word}"
         else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..base.errors import bad
 from ..plans.plan import Plan
+from ..plans.strategy import CompressedDtype, KvDtype, Strategy
 from . import llama_cpp, schedule, sglang, tensorrt_llm, transformers, vllm, vllm_vegas
 from .document import Export, Options
 
@@ -18,10 +19,25 @@ class Engine:
     Attributes:
         supports: Whether the engine can run a strategy, exactly or approximately; notes of the export list the differences.
         export: Converts a plan to the engine's options.
+        kv_dtypes: Types of the target's KV cache that it has.
+        weight_dtypes: Types of the target's weights that it runs; a model named with its quantisation has them in any case.
+        drafts_batches: Whether it drafts for several sequences together.
+        shares_drafts: Whether all GPUs of a replica share a draft model.
     """
 
     supports: schedule.Supports
     export: Callable[[Plan, Options], Export]
+    kv_dtypes: tuple[KvDtype, ...] = ("fp8",)
+    weight_dtypes: tuple[CompressedDtype, ...] = ("fp8", "int8", "int4")
+    drafts_batches: bool = True
+    shares_drafts: bool = True
+
+    def runs(self, strategy: Strategy) -> bool:
+        """Whether the engine runs a strategy as it is: no second copy of the target, and all the KV entries of a draft model."""
+        if strategy.draft_kind == "none":
+            return True
+        whole = strategy.draft_kind != "model" or strategy.kv_policy == "full"
+        return whole and not schedule.copies_target(strategy) and self.supports(strategy)
 
 
 ENGINES = {
@@ -29,8 +45,8 @@ ENGINES = {
     "vllm-vegas": Engine(vllm_vegas.supports, vllm_vegas.export),
     "sglang": Engine(sglang.supports, sglang.export),
     "tensorrt-llm": Engine(tensorrt_llm.supports, tensorrt_llm.export),
-    "transformers": Engine(transformers.supports, transformers.export),
-    "llama.cpp": Engine(llama_cpp.supports, llama_cpp.export),
+    "transformers": Engine(transformers.supports, transformers.export, kv_dtypes=(), drafts_batches=False, shares_drafts=False),
+    "llama.cpp": Engine(llama_cpp.supports, llama_cpp.export, kv_dtypes=("q8_0", "q4_0"), weight_dtypes=()),
 }
 
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 from ..plans.plan import Plan
 from ..plans.strategy import NO_SPECULATION, Strategy
 from ..speculation.acceptance import implied_acceptance_rate, mean_acceptance_length
+from .checkpoints import quantised, repository
 from .document import Options
 
 Supports = Callable[[Strategy], bool]
@@ -156,25 +157,29 @@ def one_gamma(served: DraftSchedule, engine: str) -> tuple[int, list[str]]:
     return gamma, [lost] if served.varies else []
 
 
-def target_path(plan: Plan, options: Options) -> tuple[str, list[str]]:
-    """Return the path of the target, and notes."""
-    if options.model_dir is not None:
-        return options.model_dir, []
-    return plan.target.name, [f"The target has the name in the plan, {plan.target.name}; `model_dir` sets its checkpoint."]
+def draft_path(plan: Plan, strategy: Strategy, options: Options, target: str) -> tuple[str | None, list[str]]:
+    """Return the path of the draft, or None if it has no checkpoint of its own; and notes.
 
-
-def draft_path(plan: Plan, strategy: Strategy, options: Options) -> tuple[str | None, list[str]]:
-    """Return the path of the draft, or None if it has no checkpoint of its own; and notes."""
+    Args:
+        plan: The plan.
+        strategy: The exported strategy.
+        options: Choices of the user.
+        target: The target's checkpoint.
+    """
     if strategy.draft_kind in ("none", "ngram", "mtp"):
         unused = options.draft_dir is not None
         return None, [f"`draft_dir` is ignored: {strategy.draft_text} has no checkpoint of its own."] if unused else []
-    if options.draft_dir is not None:
-        return options.draft_dir, []
+    given = options.draft_dir or (plan.draft_checkpoint if strategy.draft_kind == "eagle3" else None)
+    if given is not None:
+        return given, []
     if strategy.draft_kind == "self" and strategy.weight_dtype is None:
-        return target_path(plan, options)[0], []
+        return target, []
     if strategy.draft_model is not None:
         name = strategy.draft_model
-        return name, [f"The draft has the name in the plan, {name}; `draft_dir` sets its checkpoint."]
+        own = plan.draft.checkpoint if plan.draft else None
+        return own or repository(name) or name, [f"The draft has the name in the plan, {name}; `draft_dir` sets its checkpoint."]
+    if strategy.weight_dtype is not None and (known := quantised(plan.target.name, strategy.weight_dtype)) is not None:
+        return known, [f"{known} is the draft's quantised copy of the target; `draft_dir` sets another."]
     what = "EAGLE3_HEAD" if strategy.draft_kind == "eagle3" else f"{str(strategy.weight_dtype).upper()}_COPY_OF_THE_TARGET"
     return f"PATH_TO_{what}", [f"PATH_TO_{what} is a placeholder; `draft_dir` sets the checkpoint."]
 
@@ -225,7 +230,7 @@ def _plan_notes(plan: Plan) -> list[str]:
     if replicas(plan) > 1:
         servers = f"{replicas(plan)} servers of {plan.hardware.tensor_parallel} GPUs"
         batch = f"the planned batch of {plan.workload.batch_size} becomes {server_batch_size(plan)}"
-        notes.append(f"Start all {servers}. Batch sizes are per server: {batch}.")
+        notes.append(f"Replicas: {servers}. Batch sizes are per server: {batch}.")
     planned = plan.policy and plan.policy.at(plan.workload.batch_size, plan.workload.context_len)
     if planned and planned != plan.strategy:
         notes.append(f"The policy table is exported. For the planned workload it has {planned}; the plan has {plan.strategy}.")
@@ -248,7 +253,7 @@ def _draft_notes(strategy: Strategy) -> list[str]:
             f"The draft model reads its full KV cache instead of {planned}; it is slower than predicted, mostly at long contexts."
         ]
     if copies_target(strategy):
-        return ["The draft is a second copy of the target. The plan's memory does not include its weights and KV cache."]
+        return ["The draft is a second copy of the target, with weights and a KV cache of its own; they are in the price below."]
     return []
 
 

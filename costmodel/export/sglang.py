@@ -7,15 +7,20 @@ Source:
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from ..plans.plan import Plan
 from ..plans.strategy import NO_SPECULATION, Strategy
 from . import schedule
-from .document import Export, Options
+from .document import Export, Options, Served
+from .served import served_as
+from .target import Target, TypeWords, target_of
 
 # MTP layers run as EAGLE (alias NEXTN).
 ALGORITHMS = {"model": "STANDALONE", "self": "STANDALONE", "ngram": "NGRAM", "eagle3": "EAGLE3", "mtp": "EAGLE"}
 ADAPTIVE = ("EAGLE", "EAGLE3")
+WORDS = TypeWords("SGLang", {"fp8": "fp8"}, dict.fromkeys(("fp8", "int8", "int4"), ("fp8", "fp8_e4m3")))
+STATIC_SHARE = 0.9  # of memory for weights and KV cache; activations and CUDA graphs come on top
 ADAPTIVE_FILE = "adaptive.json"
 
 
@@ -29,15 +34,19 @@ def supports(strategy: Strategy) -> bool:
 def export(plan: Plan, options: Options) -> Export:
     """Convert a plan to a `sglang.launch_server` command."""
     served = schedule.draft_schedule(plan, options, supports)
-    target, notes = schedule.target_path(plan, options)
-    notes += schedule.column_notes(plan, options)
-    arguments = ["python", "-m", "sglang.launch_server", "--model-path", target, "--tp-size", str(plan.hardware.tensor_parallel)]
+    target = target_of(plan, options, WORDS)
+    notes = [*target.notes, *schedule.column_notes(plan, options)]
     files: dict[str, str] = {}
     environment: dict[str, str] = {}
     gamma, gamma_notes = _gamma(served, options)
     notes += gamma_notes
+    runs = served_as(plan, served, gamma, target, options)
+    arguments = _server(plan, target, runs)
     if gamma:
-        path, path_notes = schedule.draft_path(plan, served.strategy, options)
+        path, path_notes = schedule.draft_path(plan, served.strategy, options, target.checkpoint)
+        if path is not None:
+            runs = replace(runs, draft_kv_dtype=target.kv_dtype, draft_tensor_parallel=runs.tensor_parallel)
+            notes += ["The draft's KV cache has the type of the target's."] if target.kv_word else []
         notes += path_notes
         arguments += _flags(served.strategy, path, gamma)
         if _adapts(served):
@@ -52,7 +61,29 @@ def export(plan: Plan, options: Options) -> Export:
     else:
         notes.append("No speculation: SGLang needs no speculative options.")
     names = schedule.names_note("SGLang's documentation of late 2026", options)
-    return Export("sglang", tuple(arguments), files, environment, notes=(*served.notes, *notes, names))
+    return Export("sglang", tuple(arguments), files, environment, notes=(*served.notes, *notes, names), served=runs)
+
+
+def _server(plan: Plan, target: Target, runs: Served) -> list[str]:
+    """The command without its drafts."""
+    options: dict[str, str | int | float] = {"model-path": target.checkpoint, "tp-size": runs.tensor_parallel}
+    if runs.replicas > 1:
+        options["dp-size"] = runs.replicas
+    options |= {
+        "context-length": runs.max_len,
+        "max-running-requests": schedule.server_batch_size(plan),
+        "mem-fraction-static": STATIC_SHARE,
+    }
+    if target.convert is not None:
+        options["quantization"] = target.convert
+    if target.kv_word is not None:
+        options["kv-cache-dtype"] = target.kv_word
+    return [
+        "python",
+        "-m",
+        "sglang.launch_server",
+        *(word for name, value in options.items() for word in (f"--{name}", str(value))),
+    ]
 
 
 def _adapts(served: schedule.DraftSchedule) -> bool:

@@ -10,6 +10,7 @@ Source:
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from ..base.errors import bad
 from ..base.yaml_text import render_yaml
@@ -17,8 +18,12 @@ from ..plans.plan import Plan
 from ..plans.strategy import NO_SPECULATION, Strategy
 from . import schedule
 from .document import Export, Options
+from .served import MEMORY_SHARE, served_as
+from .target import Target, TypeWords, target_of
 
 SpeculativeConfig = dict[str, int | str | dict[int, int]]
+KvConfig = dict[str, float | str]
+WORDS = TypeWords("TensorRT-LLM", {}, dict.fromkeys(("fp8", "int8", "int4"), ("fp8", "fp8")))
 CONFIG_FILE = "trtllm.yaml"
 DEFAULT_VERSION = "1.3"
 UPPER_BOUNDS_SINCE = (1, 3)
@@ -43,17 +48,27 @@ def export(plan: Plan, options: Options) -> Export:
         InputError: `engine_version` is not a version number.
     """
     served = schedule.draft_schedule(plan, options, supports)
-    target, notes = schedule.target_path(plan, options)
-    notes += schedule.column_notes(plan, options)
+    target = target_of(plan, options, WORDS)
+    notes = [*target.notes, *schedule.column_notes(plan, options)]
     newer = _newer(options)
-    config: dict[str, int | SpeculativeConfig] = {"tensor_parallel_size": plan.hardware.tensor_parallel}
+    runs = served_as(plan, served, 0, target, options)
+    config: dict[str, int | SpeculativeConfig | KvConfig] = {
+        "tensor_parallel_size": plan.hardware.tensor_parallel,
+        "max_batch_size": schedule.server_batch_size(plan),
+        "max_seq_len": runs.max_len,
+        "kv_cache_config": {"free_gpu_memory_fraction": MEMORY_SHARE} | ({"dtype": target.kv_word} if target.kv_word else {}),
+    }
     environment: dict[str, str] = {}
     if served.strategy == NO_SPECULATION:
         notes.append("No speculation: TensorRT-LLM needs no speculative_config.")
     else:
-        speculative, gamma, config_notes = _speculative(plan, served, options, newer)
+        speculative, gamma, config_notes = _speculative(plan, served, options, newer, target)
         notes += config_notes
         if gamma:
+            runs = served_as(plan, served, gamma, target, options)
+            if served.strategy.draft_kind not in ("ngram", "mtp"):
+                runs = replace(runs, draft_kv_dtype=target.kv_dtype, draft_tensor_parallel=runs.tensor_parallel)
+                notes += ["The draft's KV cache has the type of the target's."] if target.kv_word else []
             config["speculative_config"] = speculative
             if served.strategy.draft_kind in NO_OVERLAP:
                 config["disable_overlap_scheduler"] = True
@@ -63,8 +78,10 @@ def export(plan: Plan, options: Options) -> Export:
     version = options.engine_version or DEFAULT_VERSION
     notes.append(f"For TensorRT-LLM {version}. Set `engine_version` for others: draft_len_schedule changed its meaning in 1.3.")
     files = {CONFIG_FILE: render_yaml(config)}
-    arguments = ("trtllm-serve", target, "--config", CONFIG_FILE)
-    return Export("tensorrt-llm", arguments, files, environment, notes=(*served.notes, *notes))
+    arguments = ("trtllm-serve", target.checkpoint, "--config", CONFIG_FILE)
+    port = ("--port", 8000)
+    notes = [*served.notes, *notes]
+    return Export("tensorrt-llm", arguments, files, environment, notes=tuple(notes), served=runs, servers=runs.replicas, port=port)
 
 
 def _newer(options: Options) -> bool:
@@ -76,11 +93,11 @@ def _newer(options: Options) -> bool:
 
 
 def _speculative(
-    plan: Plan, served: schedule.DraftSchedule, options: Options, newer: bool
+    plan: Plan, served: schedule.DraftSchedule, options: Options, newer: bool, target: Target
 ) -> tuple[SpeculativeConfig, int, list[str]]:
     """Return speculative_config, the draft length at the planned batch size (or the largest), and notes on what is lost."""
     strategy = served.strategy
-    path, notes = schedule.draft_path(plan, strategy, options)
+    path, notes = schedule.draft_path(plan, strategy, options, target.checkpoint)
     config: SpeculativeConfig = {"decoding_type": (DECODING_TYPES if newer else OLDER_DECODING_TYPES)[strategy.draft_kind]}
     gamma = served.max_gamma
     bounds: SpeculativeConfig = {}

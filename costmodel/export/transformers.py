@@ -6,15 +6,28 @@ Source:
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..base.json_types import JsonObject
 from ..plans.plan import Plan
 from ..plans.strategy import NO_SPECULATION, Strategy
 from . import schedule
 from .document import Export, Options
+from .served import served_as
+from .target import Target, TypeWords, target_of
 
-SCRIPT = "generate.py"
+SCRIPT, PROMPTS = "generate.py", "prompts.txt"
 # generate() supports drafting only at batch size 1 (transformers issues 29769 and 32165).
 BATCH_SIZE = 1
+WORDS = TypeWords(
+    "transformers",
+    {
+        "fp8": "FineGrainedFP8Config()",
+        "int8": "BitsAndBytesConfig(load_in_8bit=True)",
+        "int4": "BitsAndBytesConfig(load_in_4bit=True)",
+    },
+    {},
+)
 MAX_MATCHING_NGRAM_SIZE = 5
 
 
@@ -28,12 +41,12 @@ def supports(strategy: Strategy) -> bool:
 def export(plan: Plan, options: Options) -> Export:
     """Convert a plan to a Python script that calls `generate`."""
     served = schedule.draft_schedule(plan, options, supports, batch_size=BATCH_SIZE)
-    target, notes = schedule.target_path(plan, options)
-    notes += schedule.column_notes(plan, options)
+    target = target_of(plan, options, WORDS)
+    notes = [*target.notes, *schedule.column_notes(plan, options)]
     gamma, gamma_notes = schedule.one_gamma(served, "generate()")
     notes += gamma_notes
     strategy = served.strategy if gamma else NO_SPECULATION
-    path, path_notes = schedule.draft_path(plan, strategy, options)
+    path, path_notes = schedule.draft_path(plan, strategy, options, target.checkpoint)
     notes += path_notes
     python, setting = _keywords(strategy, gamma)
     notes += setting
@@ -48,8 +61,18 @@ def export(plan: Plan, options: Options) -> Export:
     elif options.replay_acceptance:
         notes.append("Acceptance is not simulated: transformers does not support it.")
     names = schedule.names_note("transformers 5.23", options)
-    files = {SCRIPT: _script(target, path, python, plan.workload.output_len)}
-    return Export("transformers", ("python", SCRIPT), files, python=python, notes=(*loud, *served.notes, *notes, names))
+    runs = served_as(plan, served, gamma, target, options)
+    batch_size = BATCH_SIZE if gamma else schedule.server_batch_size(plan)
+    runs = replace(
+        runs,
+        batch_size=batch_size * runs.replicas,
+        draft_tensor_parallel=1 if runs.strategy.draft_kind == "model" or runs.copies_target else None,
+    )
+    files = {SCRIPT: _script(target, path, python, plan, batch_size)}
+    gpus = plan.hardware.tensor_parallel
+    arguments = (*(("torchrun", "--nproc-per-node", str(gpus)) if gpus > 1 else ("python",)), SCRIPT, PROMPTS)
+    notes = [*loud, *served.notes, *notes, names]
+    return Export("transformers", arguments, files, python=python, notes=tuple(notes), served=runs, servers=runs.replicas)
 
 
 def _keywords(strategy: Strategy, gamma: int) -> tuple[JsonObject, list[str]]:
@@ -69,22 +92,35 @@ def _keywords(strategy: Strategy, gamma: int) -> tuple[JsonObject, list[str]]:
     return arguments, ["generate() reads these options from assistant.generation_config, which the script sets."]
 
 
-def _script(target: str, assistant: str | None, python: JsonObject, output_len: int) -> str:
-    """Python script that generates with the exported options."""
+def _script(target: Target, assistant: str | None, python: JsonObject, plan: Plan, batch_size: int) -> str:
+    """Python script that generates with the exported options: a prompt a line, so many at a time."""
+    imports = ["AutoModelForCausalLM", "AutoTokenizer"]
+    placed = 'tp_plan="auto"' if plan.hardware.tensor_parallel > 1 else 'device_map="auto"'
+    loading = ['dtype="auto"', placed]
+    if target.convert is not None:
+        imports.append(target.convert.partition("(")[0])
+        loading.append(f"quantization_config={target.convert}")
     lines = [
+        "import os",
         "import sys",
         "",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import {', '.join(sorted(imports))}",
         "",
-        f"tokenizer = AutoTokenizer.from_pretrained({target!r})",
-        f'model = AutoModelForCausalLM.from_pretrained({target!r}, dtype="auto", device_map="auto")',
-        "prompt = tokenizer(sys.stdin.read(), return_tensors='pt').to(model.device)",
+        f"tokenizer = AutoTokenizer.from_pretrained({target.checkpoint!r}, padding_side='left')",
+        "tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token",
+        f"model = AutoModelForCausalLM.from_pretrained({target.checkpoint!r}, {', '.join(loading)})",
     ]
     arguments = [f"{name}={value!r}" for name, value in python.items()]
     if assistant is not None:
         lines.append(f'assistant = AutoModelForCausalLM.from_pretrained({assistant!r}, dtype="auto", device_map="auto")')
         lines.append(f"assistant.generation_config.update({', '.join(arguments)})")
         arguments = ["assistant_model=assistant"]
-    lines.append(f"output = model.generate({', '.join(['**prompt', f'max_new_tokens={output_len}', *arguments])})")
-    lines.append("print(tokenizer.decode(output[0], skip_special_tokens=True))")
+    lines += [
+        "prompts = [line.rstrip() for line in open(sys.argv[1], encoding='utf-8') if line.strip()]",
+        f"for first in range(0, len(prompts), {batch_size}):",
+        f"    inputs = tokenizer(prompts[first : first + {batch_size}], padding=True, return_tensors='pt').to(model.device)",
+        f"    output = model.generate({', '.join(['**inputs', f'max_new_tokens={plan.workload.output_len}', *arguments])})",
+        "    if os.environ.get('RANK', '0') == '0':",
+        "        print(*tokenizer.batch_decode(output, skip_special_tokens=True), sep='\\n')",
+    ]
     return "\n".join(lines) + "\n"

@@ -7,15 +7,19 @@ Source:
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from ..base.json_types import JsonObject
 from ..plans.plan import Plan
 from ..plans.strategy import Strategy
 from . import schedule
-from .document import Export, Options
+from .document import Export, Options, Served
+from .served import MEMORY_SHARE, served_as
+from .target import Target, TypeWords, target_of
 
 METHODS = {"model": "draft_model", "self": "draft_model", "ngram": "ngram", "eagle3": "eagle3", "mtp": "mtp"}
 KV_CACHE_DTYPES = {None: None, "fp8": "fp8"}
+WORDS = TypeWords("vLLM", {"fp8": "fp8"}, dict.fromkeys(("fp8", "int8", "int4"), ("fp8", "fp8")))
 PROMPT_LOOKUP = {"prompt_lookup_min": 2, "prompt_lookup_max": 5}
 SCHEDULE = "num_speculative_tokens_per_batch_size"
 # Methods for which the documentation calls the schedule tested.
@@ -32,25 +36,54 @@ def supports(strategy: Strategy) -> bool:
 def export(plan: Plan, options: Options) -> Export:
     """Convert a plan to a `vllm serve` command."""
     served = schedule.draft_schedule(plan, options, supports, every_context=options.experimental)
-    target, target_notes = schedule.target_path(plan, options)
-    config, notes = _config(plan, served, options)
-    tensor_parallel = plan.hardware.tensor_parallel
-    arguments = ["vllm", "serve", target, "--tensor-parallel-size", str(tensor_parallel)]
-    python: JsonObject = {"model": target, "tensor_parallel_size": tensor_parallel}
+    target = target_of(plan, options, WORDS)
+    config, notes = _config(plan, served, options, target)
+    runs = served_as(plan, served, served.gamma(served.batch_size) if config else 0, target, options)
+    if runs.strategy.draft_kind == "model" or runs.copies_target:
+        runs = replace(runs, draft_tensor_parallel=plan.hardware.tensor_parallel)
+    one_rank = SCHEDULE in config  # a schedule needs a single data-parallel rank
+    python = serve_options(plan, target, runs, data_parallel=not one_rank)
     if config:
-        arguments += ["--speculative-config", json.dumps(config)]
         python["speculative_config"] = config
     names = schedule.names_note("vLLM main at commit 002e77c1", options)
-    return Export("vllm", tuple(arguments), python=python, notes=(*served.notes, *target_notes, *notes, names))
+    notes = [*served.notes, *target.notes, *notes, names]
+    servers = runs.replicas if one_rank else 1
+    return Export("vllm", command(python), python=python, notes=tuple(notes), served=runs, servers=servers, port=("--port", 8000))
 
 
-def _config(plan: Plan, served: schedule.DraftSchedule, options: Options) -> tuple[JsonObject, list[str]]:
+def serve_options(plan: Plan, target: Target, runs: Served, *, data_parallel: bool) -> JsonObject:
+    """Options of a server without its drafts, by their names in Python."""
+    found: JsonObject = {"model": target.checkpoint, "tensor_parallel_size": runs.tensor_parallel}
+    if data_parallel and runs.replicas > 1:
+        found["data_parallel_size"] = runs.replicas
+    found |= {
+        "max_model_len": runs.max_len,
+        "max_num_seqs": schedule.server_batch_size(plan),
+        "gpu_memory_utilization": MEMORY_SHARE,
+    }
+    if target.convert is not None:
+        found["quantization"] = target.convert
+    if target.kv_word is not None:
+        found["kv_cache_dtype"] = target.kv_word
+    return found
+
+
+def command(python: JsonObject) -> tuple[str, ...]:
+    """The `vllm serve` command with these options."""
+    words = ["vllm", "serve", str(python["model"])]
+    for name, value in python.items():
+        if name != "model":
+            words += [f"--{name.replace('_', '-')}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return tuple(words)
+
+
+def _config(plan: Plan, served: schedule.DraftSchedule, options: Options, target: Target) -> tuple[JsonObject, list[str]]:
     """The speculative config, empty for no speculation; and notes."""
     gamma, rows, notes = _schedule(plan, served, options)
     if not gamma:
         return {}, [*notes, "No speculation: vLLM needs no speculative config."]
     strategy = served.strategy
-    path, path_notes = schedule.draft_path(plan, strategy, options)
+    path, path_notes = schedule.draft_path(plan, strategy, options, target.checkpoint)
     notes += path_notes
     config: JsonObject = {"method": METHODS[strategy.draft_kind], "num_speculative_tokens": gamma}
     if path is not None:
@@ -62,9 +95,11 @@ def _config(plan: Plan, served: schedule.DraftSchedule, options: Options) -> tup
         notes.append("The plan does not specify the length of matches; prompt_lookup_min and prompt_lookup_max are defaults.")
     if strategy.kv_dtype is not None:
         config["kv_cache_dtype"] = KV_CACHE_DTYPES[strategy.kv_dtype]
+    elif target.kv_word is not None and path is not None:
+        config["kv_cache_dtype"] = "auto"  # otherwise the draft takes the target's type
     if METHODS[strategy.draft_kind] == "draft_model" and plan.hardware.tensor_parallel > 1:
         config["draft_tensor_parallel_size"] = plan.hardware.tensor_parallel
-        notes.append("vLLM runs a draft model on one GPU or on all of the target's; the plan assumes at most one GPU per KV head.")
+        notes.append("vLLM runs a draft model on one GPU or on all of the target's: here on all.")
     if options.replay_acceptance:
         rate, replay_notes = schedule.replayed(plan, served)
         notes += replay_notes

@@ -6,16 +6,20 @@ Source:
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 
 from ..base.json_types import JsonObject
 from ..plans.plan import Plan
 from ..plans.strategy import Strategy
 from . import schedule
 from .document import Export, Options
+from .served import served_as
+from .target import TypeWords, target_of
+from .vllm import command, serve_options
 
 # The fork has StreamingLLM and its own selection, which ranks entries by the attention scores of verification.
 ALGORITHMS = {"streaming_llm": "streamingllm", "snapkv": "vegas", "topk": "vegas", "quest": "vegas", "pq": "vegas"}
+WORDS = TypeWords("The fork", {"fp8": "fp8"}, dict.fromkeys(("fp8", "int8", "int4"), ("fp8", "fp8")))
 BLOCK = 16  # tokens per KV block of vLLM; budgets are rounded up to full blocks
 
 
@@ -32,20 +36,21 @@ def supports(strategy: Strategy) -> bool:
 def export(plan: Plan, options: Options) -> Export:
     """Convert a plan to a `vllm serve` command of the fork."""
     served = schedule.draft_schedule(plan, options, supports)
-    target, target_notes = schedule.target_path(plan, options)
+    target = target_of(plan, options, WORDS)
     gamma, notes = schedule.one_gamma(served, "The fork")
-    arguments = ["vllm", "serve", target, "--tensor-parallel-size", str(plan.hardware.tensor_parallel)]
-    python: JsonObject = {"model": target, "tensor_parallel_size": plan.hardware.tensor_parallel}
+    runs = served_as(plan, served, gamma, target, options)
+    python = serve_options(plan, target, runs, data_parallel=True)
     if gamma:
-        config = _config(served.strategy, gamma, options.context_len or plan.workload.context_len)
-        arguments += ["--speculative-config", json.dumps(config)]
-        python["speculative_config"] = config
+        python["speculative_config"] = _config(served.strategy, gamma, options.context_len or plan.workload.context_len)
+        budget = -(-(served.strategy.kv_budget or 0) // BLOCK) * BLOCK
+        runs = replace(runs, strategy=replace(runs.strategy, kv_budget=budget))
         notes += _config_notes(served.strategy, plan, options)
     else:
         notes.append("No speculation: the fork needs no speculative config.")
     names = schedule.names_note("github.com/platformxlab/vegas, a fork of vLLM 0.16", options)
     columns = schedule.column_notes(plan, options) if plan.policy else []
-    return Export("vllm-vegas", tuple(arguments), python=python, notes=(*served.notes, *target_notes, *columns, *notes, names))
+    notes = [*served.notes, *target.notes, *columns, *notes, names]
+    return Export("vllm-vegas", command(python), python=python, notes=tuple(notes), served=runs)
 
 
 def _config(strategy: Strategy, gamma: int, context_len: int) -> JsonObject:

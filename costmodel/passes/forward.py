@@ -25,6 +25,8 @@ __all__ = ["Array", "AttentionWork", "BoolArray", "Cost", "Products", "Work", "e
 # Tokens choose experts alike: n tokens reach as many as n^EXPONENT independent ones, and a further token of the same sequence
 # counts as a share of one of another sequence (docs/method.md).
 ROUTING_EXPONENT, SAME_SEQUENCE = 0.7, 0.6
+SCAN_CHUNK = 64  # tokens that kernels of linear attention process at a time
+SCAN_PASSES = 4  # the convolution reads and writes its channels, the recurrence reads them and writes its output
 LOGITS_BYTES = 4.0  # engines hold logits in float32
 
 
@@ -53,8 +55,28 @@ class Products:
     def bytes(self) -> Array:
         """Weights, read once, plus inputs and outputs. [bytes]"""
         m = self.matrix
-        weights = m.outputs * m.inputs * BYTES_PER_ELEMENT[m.dtype]
-        return m.layers * self.copies * (weights + self.rows * (m.outputs + m.inputs) * self.activation_bytes_per_element)
+        return m.layers * self.copies * (m.outputs * m.inputs * BYTES_PER_ELEMENT[m.dtype]) + self.activation_bytes
+
+    @property
+    def activation_bytes(self) -> Array:
+        """Inputs and outputs. [bytes]"""
+        m = self.matrix
+        return m.layers * self.copies * self.rows * ((m.outputs + m.inputs) * self.activation_bytes_per_element)
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Recurrence over a prompt: chunks of tokens one after the other, heads and sequences side by side.
+
+    Attributes:
+        layers: Number of layers.
+        heads: Heads on this GPU, of all sequences.
+        chunks: Chunks of each sequence.
+    """
+
+    layers: int
+    heads: Array
+    chunks: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +95,7 @@ class Cost:
         state: Products with recurrent states, and reading and writing them.
         num_state_layers: Layers with a recurrent state.
         query_len: New tokens per sequence. [tokens]
+        scans: Recurrences over prompts, which are sequential.
     """
 
     products: tuple[Products, ...]
@@ -86,6 +109,7 @@ class Cost:
     state: Work = NO_WORK
     num_state_layers: int = 0
     query_len: Array = field(default_factory=lambda: np.ones(()))
+    scans: tuple[Scan, ...] = ()
 
     def without_head(self) -> Cost:
         """The same pass without LM head and logits."""
@@ -169,7 +193,7 @@ def forward_cost(
         head = model.matrices()[-1]
     found = [attention_works(kind, layers, model, shape) for kind, layers in model.attentions]
     expansion = [extra for _, extra in found if extra is not None]
-    apart = b * (1 + SAME_SEQUENCE * (q - 1))
+    apart = np.power(np.maximum(b * (1 + SAME_SEQUENCE * (q - 1)), 1.0), ROUTING_EXPONENT)
     products = [_products(matrix, rows, model.bytes_per_element, apart) for matrix in layer_matrices]
     if expansion:
         products = [replace(one, rows=expansion[0]) if one.matrix.name == "kv_up" else one for one in products]
@@ -186,6 +210,7 @@ def forward_cost(
         num_expert_layers=model.num_expert_layers,
         num_state_layers=sum(layers for _, layers in model.recurrents),
         query_len=q,
+        scans=tuple(Scan(n, np.ceil(b * kind.heads / tensor_parallel), np.floor(q / SCAN_CHUNK)) for kind, n in model.recurrents),
     )
 
 
@@ -198,7 +223,8 @@ def _state(model: TransformerConfig, shape: PassShape, ends: Array) -> Work:
         return NO_WORK
     flop = sum(layers * kind.flop_per_token for kind, layers in model.recurrents) / shape.gpus
     held = state_bytes_per_gpu(model, shape.gpus)
-    return Work(shape.rows * flop, shape.b * held * (1 + ends))
+    channels = sum(layers * kind.conv_channels for kind, layers in model.recurrents) / shape.gpus
+    return Work(shape.rows * flop, shape.b * held * (1 + ends) + shape.rows * (SCAN_PASSES * channels * model.bytes_per_element))
 
 
 def _products(matrix: Matrix, rows: Array, element: float, apart: Array) -> Products:
@@ -209,21 +235,17 @@ def _products(matrix: Matrix, rows: Array, element: float, apart: Array) -> Prod
 
 
 def experts_touched(tokens: ArrayLike, num_experts: int, experts_per_token: int) -> Array:
-    """Expected number of distinct experts.
-
-    Tokens do not choose independently: n of them reach as many experts as n^`ROUTING_EXPONENT` independent ones.
+    """Expected number of distinct experts, if tokens choose independently and uniformly.
 
     Args:
-        tokens: Number of tokens.
+        tokens: Number of tokens; that of independent ones that reach as many experts, where tokens choose alike.
         num_experts: Experts per layer.
         experts_per_token: Experts chosen by each token.
 
     >>> float(experts_touched(1, 128, 8))
     8.0
     """
-    n = np.asarray(tokens, np.float64)
-    alike = np.where(n > 1, np.power(np.maximum(n, 1.0), ROUTING_EXPONENT), n)
-    return np.asarray(num_experts * (1 - np.power(1 - experts_per_token / num_experts, alike)))
+    return np.asarray(num_experts * (1 - np.power(1 - experts_per_token / num_experts, np.asarray(tokens, np.float64))))
 
 
 def whole_power(base: ArrayLike, exponent: ArrayLike) -> Array:

@@ -20,6 +20,7 @@ from ..speculation.deployment import Deployment
 from ..speculation.drafts import Draft
 from ..speculation.evaluate import Evaluation, evaluate_grid
 
+TIE = 0.02  # relative difference of speedups that predictions cannot tell apart
 GAMMAS = tuple(range(1, 11))
 KV_BUDGETS = (64, 128, 256, 512, 1024, 2048, 4096)
 
@@ -219,7 +220,8 @@ def rank(
     fast = [candidate for candidate in fitting if max_tpot_s is None or candidate.tpot_s <= max_tpot_s]
     if not fast:
         best = min(candidate.tpot_s for candidate in fitting)
-        expected = f"at least {format_seconds(best)} per output token, the fastest candidate"
+        ratio = f"{best / max_tpot_s:.2f} times the limit" if max_tpot_s else ""
+        expected = f"at least {format_seconds(best)} per output token, the fastest candidate ({ratio})"
         raise bad("max_tpot_s", "", expected, format_seconds(max_tpot_s or 0))
 
     def merit(candidate: Candidate) -> tuple[float, ...]:
@@ -245,7 +247,7 @@ def best_of_each(found: Sequence[Candidate]) -> list[Candidate]:
 
 
 def why_not(candidate: Candidate, best: Candidate, max_tpot_s: float | None = None) -> str:
-    """Explain why a candidate was not chosen, in a few words; empty for the best one.
+    """Explain why a candidate was not chosen, in a few words.
 
     Args:
         candidate: The candidate.
@@ -254,7 +256,7 @@ def why_not(candidate: Candidate, best: Candidate, max_tpot_s: float | None = No
     """
     r = candidate.evaluation.round
     if candidate is best:
-        return ""
+        return "chosen"
     if not candidate.fits_in_memory:
         return f"does not fit: {format_bytes(candidate.memory_bytes)} per GPU"
     if np.isnan(candidate.speedup):
@@ -263,10 +265,11 @@ def why_not(candidate: Candidate, best: Candidate, max_tpot_s: float | None = No
     if max_tpot_s is not None and candidate.tpot_s > max_tpot_s:
         return f"TPOT {format_seconds(candidate.tpot_s)}, above {format_seconds(max_tpot_s)}"
     if candidate.strategy.draft_kind == "none":
-        return "slower than the chosen strategy"
+        return "slower"
     if not is_safe(candidate) and candidate.speedup > 1:
-        return f"speedup uncertain: possibly only {candidate.speedup_low:.2f}x"
-    interval = f"{candidate.speedup_low:.2f} to {candidate.speedup_high:.2f}"
-    if candidate.speedup >= best.speedup:
-        return f"less certain: {candidate.speedup:.2f}x (range {interval})"
-    return f"lower speedup: {candidate.speedup:.2f}x (range {interval})"
+        return f"uncertain: perhaps only {candidate.speedup_low:.2f}x"
+    if candidate.batch_size != best.batch_size:
+        return f"fewer tokens/s at batch {candidate.batch_size}"
+    if abs(candidate.speedup_low / best.speedup_low - 1) < TIE:
+        return f"tie: within {TIE:.0%} of the chosen one"
+    return "less certain: its low end is lower" if candidate.speedup >= best.speedup else "slower"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,6 +127,7 @@ def sweep(
     acceptance_rate: float | None = None,
     acceptance_by_position: Sequence[float] | None = None,
     max_tpot_s: float | None = None,
+    output_len: int = 0,
 ) -> Sweep:
     """Find the best strategy of every cell of a grid.
 
@@ -141,19 +143,22 @@ def sweep(
         curves: Measured acceptance.
         acceptance_rate, acceptance_by_position: Known acceptance, instead of `curves`. [0-1]
         max_tpot_s: Limit on the time per output token. [s]
+        output_len: Tokens that each sequence grows by: a cell costs what its mean context costs, and the final one must fit, as
+            in `candidates`. [tokens]
 
     Raises:
         InputError: A value is out of range, or a draft model has a different vocabulary.
     """
     batches, contexts = np.array(sorted(set(batch_sizes))), np.array(sorted(set(context_lens)))
-    autoregressive = evaluate_grid(deployment, Draft(), batch_size=batches[:, None], context_len=contexts)
+    autoregressive = evaluate_grid(deployment, Draft(), batch_size=batches[:, None], **_lengths(contexts, output_len))
     shape = (len(batches), len(contexts))
     acceptance: AcceptanceInputs = {
         "acceptance_rate": acceptance_rate,
         "acceptance_by_position": acceptance_by_position,
         "curves": curves,
     }
-    bests = tuple(_best(deployment, draft, batches, contexts, gammas, kv_budgets, max_tpot_s, acceptance) for draft in drafts)
+    limits = max_tpot_s, acceptance, output_len
+    bests = tuple(_best(deployment, draft, batches, contexts, gammas, kv_budgets, *limits) for draft in drafts)
     fits = np.broadcast_to(autoregressive.fits_in_memory, shape)
     tpot_s = np.broadcast_to(autoregressive.round.target_step_s, shape)
     feasible = fits & (True if max_tpot_s is None else tpot_s <= max_tpot_s)
@@ -178,6 +183,7 @@ def _best(
     kv_budgets: Sequence[int],
     max_tpot_s: float | None,
     acceptance: AcceptanceInputs,
+    output_len: int,
 ) -> BestOfDraft:
     """Search gamma and budget of one draft, in chunks of the grid."""
     budgets = np.array(kv_budgets, np.float64) if draft.sparse else np.array([np.inf])
@@ -192,13 +198,14 @@ def _best(
                     deployment,
                     draft,
                     batch_size=batch_part[:, None, None, None],
-                    context_len=context_part[:, None, None],
+                    **_lengths(context_part[:, None, None], output_len),
                     gamma=np.array(gammas)[:, None],
                     kv_budget=budgets,
                     **acceptance,
                 ),
                 np.array(gammas),
                 budgets,
+                context_part[:, None, None],
                 max_tpot_s,
             )
             for context_part in parts
@@ -228,7 +235,27 @@ def _chunks(axis: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     return [axis[start : start + step] for start in range(0, len(axis), step)]
 
 
-def _best_of_chunk(draft: Draft, e: Evaluation, gammas: NDArray[np.int64], budgets: Array, max_tpot_s: float | None) -> BestOfDraft:
+class _Lengths(TypedDict):
+    context_len: Array
+    max_context_len: Array
+
+
+def _lengths(contexts: NDArray[np.int64], output_len: int) -> _Lengths:
+    """Mean and final context of sequences that begin to decode at these contexts. [tokens]"""
+    return {
+        "context_len": np.asarray(contexts + output_len / 2, np.float64),
+        "max_context_len": np.asarray(contexts + output_len, np.float64),
+    }
+
+
+def _best_of_chunk(
+    draft: Draft,
+    e: Evaluation,
+    gammas: NDArray[np.int64],
+    budgets: Array,
+    contexts: NDArray[np.int64],
+    max_tpot_s: float | None,
+) -> BestOfDraft:
     """Choose gamma and budget in an evaluation over [batch, context, gamma, budget]."""
     r = e.round
     low, tpot_s = e.speedup_low, r.speculative_tpot_s
@@ -236,6 +263,8 @@ def _best_of_chunk(draft: Draft, e: Evaluation, gammas: NDArray[np.int64], budge
     feasible = np.broadcast_to(e.fits_in_memory, shape)
     if max_tpot_s is not None:
         feasible = feasible & ~(tpot_s > max_tpot_s)  # keeps NaN: an unknown time does not violate the limit
+    if draft.sparse:  # a budget below the context, as in `candidates`
+        feasible = feasible & ((budgets < contexts) | (budgets == budgets.min()))
     least = np.broadcast_to(r.minimum_acceptance_rate(), shape) if np.isnan(low).all() else np.full(shape, np.nan)
     merit = np.where(feasible, low if not np.isnan(low).all() else -np.nan_to_num(least, nan=2.0), -np.inf)
     flat = merit.reshape(*shape[:2], -1).argmax(axis=-1)

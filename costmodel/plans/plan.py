@@ -9,13 +9,13 @@ from typing import Annotated, Literal, get_args
 
 from ..base.errors import InputError, Problem, bad
 from ..base.files import read_text
-from ..base.limits import MAX_GPUS
+from ..base.limits import MAX_GPUS, MAX_TOKENS
 from ..base.names import NAME_RULE, is_name
 from ..base.records import STRICT, Limits, NotNegative, Positive, Share, to_document
 from ..base.yaml_text import load_mapping, render_yaml
 from ..models.transformer import TransformerConfig
 from .policy_table import PolicyTable
-from .strategy import COMPRESSED_DTYPES, MAX_GAMMA, Strategy
+from .strategy import COMPRESSED_DTYPES, KV_DTYPES, MAX_GAMMA, Strategy
 from .workload import Workload
 
 Bound = Literal["compute", "weights", "kv", "communication", "overhead"]  # as in `passes.roofline`
@@ -53,20 +53,25 @@ class PlannedModel:
         name: Name that `resolve_model` finds it by.
         fingerprint: Hash of the architecture.
         weight_dtype, kv_dtype: Compressed dtypes; None for the model's own.
+        checkpoint: Path or id on the Hub that the user gave; None for a built-in name.
     """
 
     name: str
     fingerprint: str
     weight_dtype: str | None = None
     kv_dtype: str | None = None
+    checkpoint: str | None = None
 
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        for key, dtype in (("weight_dtype", self.weight_dtype), ("kv_dtype", self.kv_dtype)):
-            if dtype is not None and dtype not in COMPRESSED_DTYPES:
-                raise InputError(Problem("plan", key, f"null or {' or '.join(COMPRESSED_DTYPES)}", repr(dtype)))
+        if self.checkpoint is not None:
+            _check_name(self.checkpoint)
+        types = (("weight_dtype", self.weight_dtype, COMPRESSED_DTYPES), ("kv_dtype", self.kv_dtype, KV_DTYPES))
+        for key, dtype, known in types:
+            if dtype is not None and dtype not in known:
+                raise InputError(Problem("plan", key, f"null or {' or '.join(known)}", repr(dtype)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +156,11 @@ class PredictedServing:
         predicted_throughput_tokens_per_s, predicted_plain_throughput_tokens_per_s: End-to-end throughput with and without
             speculation. [tokens/s]
         prefill_share: Share of the time spent on prefill. [0-1]
+        predicted_speedup, predicted_speedup_low, predicted_speedup_high: End-to-end throughput over that without speculation,
+            and its interval. [ratio]
+        cached_share: Share of each prompt whose KV cache is there already. [0-1]
+        queue_s: Waiting time before the prefill, in the times above. [s]
+        output_len_assumed: The output length was not given.
     """
 
     predicted_ttft_s: NotNegative
@@ -159,6 +169,67 @@ class PredictedServing:
     predicted_throughput_tokens_per_s: Positive
     predicted_plain_throughput_tokens_per_s: Positive
     prefill_share: Share
+    predicted_speedup: Positive | None = None
+    predicted_speedup_low: Positive | None = None
+    predicted_speedup_high: Positive | None = None
+    cached_share: Share = 0.0
+    queue_s: NotNegative = 0.0
+    output_len_assumed: bool = False
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCost:
+    """Cost of tokens end to end, on machines that are always busy. [dollars]
+
+    Attributes:
+        gpu_price: Of a GPU and hour.
+        per_million_tokens: Prompts and outputs counted alike.
+        plain_per_million_tokens: The same without speculation.
+        per_million_input_tokens, per_million_output_tokens: From the time of prefill and of decoding.
+        per_request: From prompt to last token.
+        saving: Share of the cost, and of the GPUs for a load, that speculation saves; negative for a loss. [ratio]
+    """
+
+    gpu_price: NotNegative
+    per_million_tokens: NotNegative
+    plain_per_million_tokens: NotNegative
+    per_million_input_tokens: NotNegative
+    per_million_output_tokens: NotNegative
+    per_request: NotNegative
+    saving: float
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedLimits:
+    """Limits that the plan holds.
+
+    Attributes:
+        max_tpot_s, max_ttft_s: On the time per output token and to the first token; None for no limit. [s]
+    """
+
+    max_tpot_s: Positive | None = None
+    max_ttft_s: Positive | None = None
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedMix:
+    """Lengths of a trace whose requests are not all equal.
+
+    Attributes:
+        mean_context_len: Mean context of a running sequence. [tokens]
+        mean_final_len: Mean context after the last token, which a paged cache holds. [tokens]
+        longest_len: Context after the last token of the longest request. [tokens]
+    """
+
+    mean_context_len: Positive
+    mean_final_len: Positive
+    longest_len: Annotated[int, Limits(gt=0, le=MAX_TOKENS)]
 
     __pydantic_config__ = STRICT
 
@@ -192,7 +263,13 @@ class Plan:
         serving: Prediction for whole requests.
         runner_up: Best strategy of another draft family.
         policy: Strategies for other batch sizes and contexts.
-        engine: The serving engine that it was priced for; None for the one that the profile was calibrated with.
+        draft_checkpoint: Path or id of a prediction layer that the user gave.
+        cost: What tokens cost, if a price was given.
+        limits: Limits that the plan holds.
+        mix: Lengths of the trace that was planned for.
+        verify_kernel: How verification attention reads the KV cache.
+        engine: The serving engine that it was priced for, and that the strategies were restricted to; None for the one that the
+            profile was calibrated with.
         notes: Sentences for people.
     """
 
@@ -206,6 +283,11 @@ class Plan:
     serving: PredictedServing | None = None
     runner_up: RunnerUp | None = None
     policy: PolicyTable | None = None
+    draft_checkpoint: str | None = None
+    cost: PlannedCost | None = None
+    limits: PlannedLimits | None = None
+    mix: PlannedMix | None = None
+    verify_kernel: Literal["shared_kv_splitkv", "shared_kv_no_split", "per_token"] = "shared_kv_splitkv"
     engine: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -216,6 +298,8 @@ class Plan:
         if named != self.strategy.draft_model:
             found = f"{named!r} and {self.strategy.draft_model!r}"
             raise InputError(Problem("plan", "", "draft and strategy.draft_model to be the same model", found))
+        if self.draft_checkpoint is not None:
+            _check_name(self.draft_checkpoint)
         most, length = self.strategy.gamma + 1, self.prediction.predicted_mean_acceptance_length
         if length > most * (1 + 1e-9):
             key = "prediction.predicted_mean_acceptance_length"

@@ -16,6 +16,9 @@ CompressedDtype = Literal["fp8", "int8", "int4"]
 DRAFT_KINDS: tuple[DraftKind, ...] = get_args(DraftKind)
 KV_POLICIES: tuple[KvPolicy, ...] = get_args(KvPolicy)
 COMPRESSED_DTYPES: tuple[CompressedDtype, ...] = get_args(CompressedDtype)
+# Types of the target's KV cache; those of ggml are llama.cpp's.
+KvDtype = Literal["fp8", "int8", "int4", "q8_0", "q4_0"]
+KV_DTYPES: tuple[KvDtype, ...] = get_args(KvDtype)
 MAX_GAMMA = 64
 COPY_SLACK = 16  # a compacted copy of KV entries is selected with one in so many left free for new tokens
 
@@ -101,6 +104,16 @@ class Strategy:
         shown = [kv] if self.draft_kind in ("self", "model") else []
         shown += [f"{what} in {dtype}" for what, dtype in (("KV", self.kv_dtype), ("weights", self.weight_dtype)) if dtype]
         return ", ".join([who, *shown])
+
+    @property
+    def short_text(self) -> str:
+        """The draft in the fewest words, without gamma."""
+        if self.draft_kind == "none":
+            return "no speculation"
+        who = self.draft_model.rpartition("/")[2] if self.draft_model else self.draft_kind
+        kv = f" {self.kv_policy.removesuffix('_llm')} {self.kv_budget}" if self.kv_budget else ""
+        types = [f" {what} in {dtype}" for what, dtype in (("KV", self.kv_dtype), ("weights", self.weight_dtype)) if dtype]
+        return who + kv + ",".join(types)
 
     def __str__(self) -> str:
         return "no speculation" if self.draft_kind == "none" else f"{self.draft_text}, gamma {self.gamma}"

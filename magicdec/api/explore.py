@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.export.engines import ENGINES
 from magicdec.costmodel.planning.search import GAMMAS
 from magicdec.costmodel.planning.sweep import Sweep, policy_table, sweep
 
-from ..inputs.checks import names, probabilities, some_names, whole_numbers
-from ..inputs.plan_search import PlanSearch
+from ..inputs.checks import names, probabilities, some_names, whole_number, whole_numbers
+from ..inputs.engines import exported_engine
+from ..inputs.plan_search import DEFAULT_OUTPUT_LEN, PlanSearch, check_types
 from ..inputs.scenario import Scenario, resolve_scenario
 from ..results.speedup_map import Regret, SpeedupMap
 
@@ -22,10 +25,11 @@ def explore(
     *,
     batch_size: int | Sequence[int] | None = None,
     context_len: int | Sequence[int] | None = None,
-    draft: str | Sequence[str] = ("self",),
+    draft: str | Sequence[str] | None = None,
     kv_policy: str | Sequence[str] = (),
     kv_budget: int | Sequence[int] | None = None,
     gamma: int | Sequence[int] | None = None,
+    output_len: int | None = None,
     max_tpot_s: float | None = None,
     acceptance_rate: float | None = None,
     acceptance_by_position: Sequence[float] | None = None,
@@ -44,8 +48,9 @@ def explore(
 
     Args:
         model, hardware: As in `predict`.
-        batch_size, context_len: Values of the axes beside the usual ones, which are 1 to 256 sequences and 1,000 to 128,000
-            tokens as far as the model supports them. [sequences, tokens]
+        batch_size, context_len: Several values are the axis; one joins the usual ones, which are 1 to 256 sequences and 1,000
+            to 128,000 tokens as far as the model supports them. [sequences, tokens]
+        output_len: New tokens per sequence; None for 128. [tokens]
         draft, kv_policy, kv_budget, gamma, max_tpot_s, acceptance_rate, acceptance_by_position: As in `plan`.
         num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype, draft_kv_dtype, draft_weight_dtype: As in `plan`.
         engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
@@ -72,7 +77,7 @@ def explore(
         kv_dtype=kv_dtype,
     )
     search = PlanSearch(
-        drafts=some_names("draft", draft),
+        drafts=None if draft is None else some_names("draft", draft),
         kv_policies=names("kv_policy", kv_policy),
         batch_sizes=whole_numbers("batch_size", batch_size),
         max_tpot_s=max_tpot_s,
@@ -82,20 +87,30 @@ def explore(
         acceptance_by_position=probabilities("acceptance_by_position", acceptance_by_position),
         draft_kv_dtype=draft_kv_dtype,
         draft_weight_dtype=draft_weight_dtype,
+        engine=exported_engine(scenario.deployment),
+        output_len=DEFAULT_OUTPUT_LEN if output_len is None else whole_number("output_len", output_len),
     )
+    check_types(search.engine, weight_dtype, kv_dtype)
     return explore_scenario(scenario, search, context_lens=whole_numbers("context_len", context_len))
 
 
 def explore_scenario(scenario: Scenario, search: PlanSearch, *, context_lens: Sequence[int] = ()) -> SpeedupMap:
-    """`explore` with everything resolved already; `context_lens` and the search's batch sizes join the usual ones."""
+    """`explore` with everything resolved already; several `context_lens` or batch sizes are the axis, one joins the usual ones."""
     longest = scenario.deployment.target.max_context_len
-    contexts = {length for length in CONTEXT_LENS if length <= longest} | set(context_lens)
-    batches = {*BATCH_SIZES, *search.batch_sizes}
-    found = _sweep(scenario, search, sorted(batches), sorted(contexts or {longest}), search.gammas)
-    return SpeedupMap(scenario, found, policy_table(found), _regrets(scenario, search, found))
+    contexts = _axis(context_lens, [length for length in CONTEXT_LENS if length <= longest] or [longest])
+    if search.engine is not None and not ENGINES[search.engine].drafts_batches and max(search.batch_sizes, default=2) > 1:
+        raise bad("batch_size", "", f"1 beside a sweep: {search.engine} drafts for one sequence at a time", "more, or nothing")
+    found = sweep_scenario(scenario, search, _axis(search.batch_sizes, BATCH_SIZES), contexts, search.gammas)
+    return SpeedupMap(scenario, found, policy_table(found), _regrets(scenario, search, found), search.output_len)
 
 
-def _sweep(scenario: Scenario, search: PlanSearch, batches: Sequence[int], contexts: Sequence[int], gammas: Sequence[int]) -> Sweep:
+def _axis(given: Sequence[int], usual: Sequence[int]) -> list[int]:
+    return sorted(set(given) if len(given) > 1 else {*usual, *given})
+
+
+def sweep_scenario(
+    scenario: Scenario, search: PlanSearch, batches: Sequence[int], contexts: Sequence[int], gammas: Sequence[int]
+) -> Sweep:
     return sweep(
         scenario.deployment,
         search.resolve_drafts(scenario.deployment),
@@ -107,6 +122,7 @@ def _sweep(scenario: Scenario, search: PlanSearch, batches: Sequence[int], conte
         acceptance_rate=search.acceptance_rate,
         acceptance_by_position=search.acceptance_by_position,
         max_tpot_s=search.max_tpot_s,
+        output_len=search.output_len,
     )
 
 
@@ -115,7 +131,7 @@ def _regrets(scenario: Scenario, search: PlanSearch, found: Sweep) -> tuple[Regr
     regrets = [Regret("never speculating", found.regret(1.0))]
     if found.knows_acceptance:
         axes = found.batch_sizes.tolist(), found.context_lens.tolist()
-        always = {gamma: found.regret(_sweep(scenario, search, *axes, [gamma]).forced_speedup) for gamma in search.gammas}
+        always = {gamma: found.regret(sweep_scenario(scenario, search, *axes, [gamma]).forced_speedup) for gamma in search.gammas}
         best = min(always, key=lambda gamma: always[gamma])
         regrets.append(Regret(f"always speculating, with gamma {best} (the best fixed one),", always[best]))
     return tuple(regrets)

@@ -43,7 +43,7 @@ def acceptance(
     rows: int,
     gamma: int,
     max_new_tokens: int,
-    as_json: bool,
+    as_json: str | None,
     output: str | None,
 ) -> None:
     """Measure how often a model accepts its own drafts.

@@ -24,7 +24,7 @@ def calibrate(
     from_aiconfigurator: str | None,
     system: str | None,
     profile: str | None,
-    as_json: bool,
+    as_json: str | None,
     output: str | None,
 ) -> None:
     """Fit a hardware profile to measurements.

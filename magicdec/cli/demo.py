@@ -22,7 +22,7 @@ def demo(
     max_new_tokens: int,
     folder: str,
     remeasure: bool,
-    as_json: bool,
+    as_json: str | None,
     output: str | None,
 ) -> None:
     """Predict, plan, run and compare on the shipped model.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import click
@@ -19,6 +20,8 @@ from .options import TOKENS, emit, json_option, refuse_two_on_stdout
 @click.option("--replay-acceptance", is_flag=True, help="Make the engine accept drafts as often as predicted, to check the speed.")
 @click.option("--model-dir", help="Checkpoint or repository of the target.  [default: the plan's name]")
 @click.option("--draft-dir", help="Checkpoint or repository of the draft.  [default: the plan's name]")
+@click.option("--hardware", help="The plan's machine, where its name is not known here: a profile file.")
+@click.option("--force", is_flag=True, help="Export a command that is slower than plain decoding, or does not fit, all the same.")
 @json_option("the export")
 @click.option(
     "-o",
@@ -36,12 +39,15 @@ def export(
     replay_acceptance: bool,
     model_dir: str | None,
     draft_dir: str | None,
-    as_json: bool,
+    hardware: str | None,
+    force: bool,
+    as_json: str | None,
     output: str | None,
 ) -> None:
     """Express a plan as command and files of a serving engine.
 
-    What the engine cannot express goes to stderr.
+    The command is priced again as the engine runs it: speedup and memory go to
+    stderr, with what the engine cannot express.
     """
     from ..api.export import export as express
 
@@ -55,12 +61,16 @@ def export(
         replay_acceptance=replay_acceptance,
         model_dir=model_dir,
         draft_dir=draft_dir,
+        hardware=hardware,
+        force=force,
     )
     known = flags(click.get_current_context().command)
     notes = tuple(with_flags(note, known) for note in result.notes)
     if output is not None:
-        for written in replace(result, export=replace(result.export, notes=notes)).save(output):
-            click.echo(f"wrote {written}", err=True)
+        saved = replace(result, export=replace(result.export, notes=notes))
+        there = {path for path in saved.paths(output) if os.path.isfile(path)}
+        for written in saved.save(output):
+            click.echo(f"{'replaced' if written in there else 'wrote'} {written}", err=True)
     if output != "-":
         emit(result, as_json=as_json)
     for note in notes:

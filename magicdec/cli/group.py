@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -25,17 +25,21 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if TYPE_CHECKING:
     from magicdec.costmodel.base.errors import InputError
 
-# Commands in the order of the help, and the modules that hold them; a module is imported when its command is used.
+# Commands in the order of the help, and their modules: of `magicdec.cli`, or of `magicdec` with a dot. A module is imported when
+# its command is used.
 COMMANDS = {
     "demo": "demo",
     "predict": "predict",
     "plan": "plan",
+    "compare": "fleet.compare_command",
+    "capacity": "fleet.capacity_command",
     "regimes": "regimes",
     "run": "run",
     "export": "export",
     "calibrate": "calibrate",
     "acceptance": "acceptance",
     "validate": "validate",
+    "import": "importing",
     "report": "report",
     "profiles": "listings",
     "models": "listings",
@@ -57,20 +61,21 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"magicdec.cli.{COMMANDS[cmd_name]}")
-        command = getattr(module, cmd_name)
+        place = COMMANDS[cmd_name]
+        module = importlib.import_module(f"magicdec.{place}" if "." in place else f"magicdec.cli.{place}")
+        command = getattr(module, "import_" if cmd_name == "import" else cmd_name)
         assert isinstance(command, click.Command)
         return command
 
     def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
-        with interruption():
+        with interruption(), short_usage_errors():
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            with interruption(), warnings.catch_warnings():
+            with interruption(), short_usage_errors(), warnings.catch_warnings():
                 warnings.showwarning = _note
                 warnings.simplefilter("always", Note)
                 return super().invoke(ctx)
@@ -95,6 +100,19 @@ def interruption() -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def short_usage_errors() -> Iterator[None]:
+    """Messages of click repeat an argument, however long it is."""
+    try:
+        yield
+    except click.ClickException as error:
+        from magicdec.costmodel.base.errors import MAX_MESSAGE_LENGTH
+        from magicdec.costmodel.base.names import shortened
+
+        vars(error)["message"] = shortened(error.message, MAX_MESSAGE_LENGTH // 2)
+        raise
 
 
 def explained(error: Exception, known: Mapping[str, str]) -> list[str]:

@@ -10,7 +10,7 @@ from .options import emit, output_options
 @click.command()
 @click.argument("name", required=False)
 @output_options
-def profiles(name: str | None, as_json: bool, output: str | None) -> None:
+def profiles(name: str | None, as_json: str | None, output: str | None) -> None:
     """List the hardware profiles, or print the file of one.
 
     NAME is what the driver, a shop or you call a GPU, or `local` for those of
@@ -24,7 +24,7 @@ def profiles(name: str | None, as_json: bool, output: str | None) -> None:
 @click.command()
 @click.argument("name", required=False, metavar="[NAME|PATH]")
 @output_options
-def models(name: str | None, as_json: bool, output: str | None) -> None:
+def models(name: str | None, as_json: str | None, output: str | None) -> None:
     """List the built-in models, or explain one: layers by kind, parameters, bytes of weights, KV cache and state.
 
     The one is a name, a Hub id, a config.json, a GGUF file or a checkpoint
@@ -37,7 +37,7 @@ def models(name: str | None, as_json: bool, output: str | None) -> None:
 
 @click.command()
 @output_options
-def environment(as_json: bool, output: str | None) -> None:
+def environment(as_json: str | None, output: str | None) -> None:
     """Show versions and machine, for bug reports."""
     from ..api.listings import environment as found
 

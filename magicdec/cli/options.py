@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
@@ -37,14 +38,20 @@ class _Seconds(click.ParamType):
 
 
 class _TokenList(click.ParamType):
-    """Several, separated by commas."""
+    """Several, separated by commas, and ranges; a range is its ends and the doublings between them, or every number."""
 
-    name = "NUMBER,..."
+    name = "NUMBER|RANGE,..."
+
+    def __init__(self, *, every: bool = False):
+        self._every = every
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        from magicdec.costmodel.base.units import parse_tokens
+        from magicdec.costmodel.base.units import parse_token_range
 
-        return value if isinstance(value, tuple) else tuple(parse_tokens(part, _flag(param)) for part in str(value).split(","))
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        return tuple(one for part in parts for one in parse_token_range(part, _flag(param), every=self._every))
 
 
 class _RateList(click.ParamType):
@@ -79,11 +86,30 @@ class _Columns(click.ParamType):
         return {key.strip(): name.strip() for key, _, name in pairs}
 
 
+class _Prices(click.ParamType):
+    """A price, or one for each of several machines."""
+
+    name = "PRICE|NAME=PRICE,..."
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | dict[str, float]:
+        if not isinstance(value, str):
+            assert isinstance(value, float | dict)
+            return value
+        parts = [part.rpartition("=") for part in value.split(",")]
+        try:
+            prices = {name.strip(): float(price) for name, _, price in parts}
+        except ValueError:
+            self.fail(f"{value!r}: expected dollars per GPU and hour, or HARDWARE=DOLLARS,...", param, ctx)
+        return prices[""] if list(prices) == [""] else prices
+
+
 def _flag(param: click.Parameter | None) -> str:
     return param.opts[0] if param else "value"
 
 
-TOKENS, SECONDS, TOKEN_LIST, RATE_LIST, COLUMNS = _Tokens(), _Seconds(), _TokenList(), _RateList(), _Columns()
+TOKENS, SECONDS, RATE_LIST, COLUMNS = _Tokens(), _Seconds(), _RateList(), _Columns()
+PRICES = _Prices()
+TOKEN_LIST, EVERY_TOKEN_LIST = _TokenList(), _TokenList(every=True)
 
 
 class Acceptance(TypedDict):
@@ -114,20 +140,28 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
 
 
 def json_option(what: str) -> Callable[[Command], Command]:
-    """`--json` of a command whose result is `what`."""
-    return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON on stdout; text goes to stderr.")
+    """`--json` and the other formats of a command whose result is `what`."""
+    return options(
+        click.option("--json", "as_json", flag_value="json", help=f"Print {what} as JSON on stdout; text goes to stderr."),
+        click.option("--csv", "as_json", flag_value="csv", help="The rows of its tables as CSV instead."),
+        click.option("--jsonl", "as_json", flag_value="jsonl", help="The rows as JSON lines instead."),
+        click.option("--md", "as_json", flag_value="md", help="The rows as a Markdown table instead."),
+    )
 
 
 output_options = options(
     json_option("the result"),
-    click.option("-o", "--output", type=click.Path(), metavar="FILE", help="Write the JSON document to this file."),
+    click.option(
+        "-o", "--output", type=click.Path(), metavar="FILE", help="Write it to this file: JSON, or rows for .csv, .jsonl and .md."
+    ),
 )
 gpu_options = options(
     click.option("--num-gpus", type=TOKENS, default=1, show_default=True, help="Total number of GPUs."),
     click.option("--tensor-parallel", type=TOKENS, help="GPUs that share one replica.  [default: all]"),
 )
 ENGINE_HELP = (
-    "vllm, sglang, tensorrt-llm, llama.cpp, transformers, paper, magicdec, or an engine profile.  [default: the machine's own]"
+    "What runs it: vllm, vllm-vegas, sglang, tensorrt-llm, llama.cpp, transformers, or an engine profile.  "
+    "[default: what the machine was calibrated with]"
 )
 HARDWARE_HELP = "A GPU (see `magicdec profiles`), `local` or `cpu` (of this machine), a profile file, or several, with commas."
 MODEL_HELP = "`reference`, a model's name or Hub id, a config.json, GGUF file or checkpoint directory."
@@ -146,7 +180,7 @@ acceptance_option = click.option(
 )
 type_options = options(
     click.option("--weight-dtype", help="Target weights in fp8, int8 or int4.  [default: as in the checkpoint]"),
-    click.option("--kv-dtype", help="Target KV cache in fp8, int8 or int4."),
+    click.option("--kv-dtype", help="Target KV cache in fp8, int8 or int4; in q8_0 or q4_0 for llama.cpp."),
     click.option(
         "--verify-kernel",
         help="How verification reads the KV cache: shared_kv_splitkv, shared_kv_no_split or per_token.  [default: the engine's]",
@@ -163,23 +197,33 @@ draft_type_options = options(
 )
 
 
-def refuse_two_on_stdout(as_json: bool, output: str | None) -> None:
+def refuse_two_on_stdout(as_json: str | None, output: str | None) -> None:
     """--json and -o - both want standard output."""
     if as_json and output == "-":
-        raise click.UsageError("--json prints on stdout already: leave out -o -, or name a file.")
+        raise click.UsageError(f"--{as_json} prints on stdout already: leave out -o -, or name a file.")
 
 
-def emit(result: Result, *, as_json: bool, output: str | None = None) -> None:
-    """Print a result: its text (`str(result)`, see `magicdec/results/`), or JSON on stdout and the text on stderr.
+@contextmanager
+def overwriting(path: str | None) -> Iterator[None]:
+    """Say that a file was replaced, if it was there before the block wrote it."""
+    there = path is not None and os.path.isfile(path)
+    yield
+    if there:
+        click.echo(f"replaced {path}", err=True)
 
-    `output` gets the JSON document too.
+
+def emit(result: Result, *, as_json: str | None, output: str | None = None) -> None:
+    """Print a result: its text (`str(result)`, see `magicdec/results/`), or a format on stdout and the text on stderr.
+
+    `output` gets the format that its name ends in; JSON if it names none.
     """
+    from ..files.formats import format_of, rendered
     from ..files.writing import write_text
 
     refuse_two_on_stdout(as_json, output)
-    rendered = json.dumps(result.document(), indent=2, allow_nan=False)
     if output is not None:
-        write_text(output, rendered + "\n")
-    click.echo(str(result), err=as_json)
-    if as_json:
-        click.echo(rendered)
+        with overwriting(output):
+            write_text(output, rendered(result, format_of(output)))
+    click.echo(str(result), err=as_json is not None)
+    if as_json is not None:
+        click.echo(rendered(result, as_json), nl=False)

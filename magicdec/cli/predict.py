@@ -16,6 +16,7 @@ from .options import (
     hardware_option,
     model_option,
     output_options,
+    overwriting,
     refuse_two_on_stdout,
     type_options,
 )
@@ -71,7 +72,7 @@ def predict(
     draft_weight_dtype: str | None,
     draft_tensor_parallel: int | None,
     scenarios: str | None,
-    as_json: bool,
+    as_json: str | None,
     output: str | None,
 ) -> None:
     """Predict step times, bottleneck, speedup and memory.
@@ -121,7 +122,7 @@ def _refuse_beside_scenarios() -> None:
             raise click.UsageError(f"{param.opts[0]} beside --scenarios: write it as a column of the file.")
 
 
-def _predict_scenarios(source: str, *, as_json: bool, output: str | None) -> None:
+def _predict_scenarios(source: str, *, as_json: str | None, output: str | None) -> None:
     import json
 
     from magicdec.costmodel.base.errors import bad
@@ -131,7 +132,8 @@ def _predict_scenarios(source: str, *, as_json: bool, output: str | None) -> Non
 
     refuse_two_on_stdout(as_json, output)
     table = predict_scenarios(source)
-    write_text(output or (None if as_json else "-"), table.to_csv())
+    with overwriting(output):
+        write_text(output or (None if as_json else "-"), table.to_csv())
     click.echo(table.headline, err=True)
     if as_json:
         click.echo(json.dumps(table.document(), indent=2, allow_nan=False))

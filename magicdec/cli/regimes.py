@@ -36,7 +36,7 @@ def regimes(
     engine: str | None,
     task: str | None,
     quant: str | None,
-    as_json: bool,
+    as_json: str | None,
     output: str | None,
 ) -> None:
     """Find where the picture changes.

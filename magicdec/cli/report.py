@@ -17,9 +17,9 @@ from .options import TOKEN_LIST, TOKENS, emit, json_option
 @click.option("--tensor-parallel", type=TOKENS, help="GPUs that share one replica.  [default: all]")
 @click.option("--batch-sizes", type=TOKEN_LIST, default="1,4,16,32,64,128,256", show_default=True, help="Batch axis.")
 @click.option("--context-lens", type=TOKEN_LIST, default="1k,4k,16k,32k,64k,100k", show_default=True, help="Context axis.")
-@click.option("--draft", default="self", show_default=True, help="`self` or the name of a model.")
+@click.option("--draft", help="`self`, another kind or a model.  [default: the first plan's, else self]")
 @click.option("--kv-policy", help="full, streaming_llm or snapkv.")
-@click.option("--kv-budget", type=TOKENS, default=512, show_default=True, help="KV entries the draft reads.")
+@click.option("--kv-budget", type=TOKENS, help="KV entries the draft reads.  [default: the plan's, else 512]")
 @click.option(
     "--ridge", "ridges", multiple=True, default=("a100-sxm-80gb", "h100-sxm", "l40"), help="GPU whose ridge is drawn; repeatable."
 )
@@ -33,11 +33,11 @@ def report(
     tensor_parallel: int | None,
     batch_sizes: Sequence[int],
     context_lens: Sequence[int],
-    draft: str,
+    draft: str | None,
     kv_policy: str | None,
-    kv_budget: int,
+    kv_budget: int | None,
     ridges: Sequence[str],
-    as_json: bool,
+    as_json: str | None,
     output: str,
 ) -> None:
     """Draw planning figures (PNG and SVG) and one HTML page.

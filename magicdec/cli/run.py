@@ -56,7 +56,7 @@ def run(
     repeats: int,
     device: str,
     measurements: str | None,
-    as_json: bool,
+    as_json: str | None,
     output: str | None,
 ) -> None:
     """Run a plan on prompts, measured beside its prediction.

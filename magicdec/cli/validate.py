@@ -11,7 +11,7 @@ from .options import emit, output_options
 @click.argument("files", nargs=-1, type=click.Path())
 @click.option("--figure", type=click.Path(), metavar="DIR", help="Draw predicted against measured into this folder.")
 @output_options
-def validate(files: tuple[str, ...], figure: str | None, as_json: bool, output: str | None) -> None:
+def validate(files: tuple[str, ...], figure: str | None, as_json: str | None, output: str | None) -> None:
     """Check predictions against published and own measurements.
 
     FILES are measurements that `magicdec run --compare --measurements` wrote, or CSV files of measurements as people publish

@@ -32,7 +32,15 @@ def one_of(name: str, value: str | None, known: Sequence[Choice]) -> Choice | No
     for choice in known:
         if isinstance(value, str) and value == choice:
             return choice
-    raise bad(name, "", " or ".join(known), repr(value))
+    meant = nearest(value, known)
+    raise bad(name, "", " or ".join(known) + (f" (did you mean {meant}?)" if meant else ""), repr(value))
+
+
+def nearest(value: object, known: Sequence[str]) -> str | None:
+    """The one of a few words that was probably meant, misspelt; None if none is near."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(str(value).lower()[:80], known, n=1, cutoff=0.7)), None)
 
 
 def text(name: str, value: object) -> str:

@@ -10,6 +10,14 @@ from magicdec.costmodel.speculation.drafts import Draft
 
 if TYPE_CHECKING:
     from magicdec.costmodel.engines.profile import EngineProfile
+    from magicdec.costmodel.speculation.deployment import Deployment
+
+
+def exported_engine(deployment: Deployment) -> str | None:
+    """The engine of a deployment if plans can be exported to it; None if there is none, or none such."""
+    from magicdec.costmodel.export.engines import ENGINES
+
+    return deployment.engine.name if deployment.engine is not None and deployment.engine.name in ENGINES else None
 
 
 def check_engine(engine: EngineProfile | None, drafts: Sequence[Draft]) -> None:

@@ -19,7 +19,7 @@ from magicdec.costmodel.speculation.acceptance import AcceptanceCurve, load_chec
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft, prediction_head
 
-from .checks import one_of, text
+from .checks import nearest, one_of, text
 from .cpu_profile import CPU, BarMaker, cpu_profile_file, measure_cpu, write_profile
 from .machines import find_machine
 
@@ -37,10 +37,12 @@ class Model:
     Attributes:
         config: Its configuration.
         folder: Its checkpoint directory; None if the name is not one.
+        checkpoint: The path or id on the Hub that was given; None for the name of a built-in model.
     """
 
     config: TransformerConfig
     folder: Path | None
+    checkpoint: str | None = None
 
     @property
     def curves(self) -> tuple[AcceptanceCurve, ...]:
@@ -64,7 +66,11 @@ def find_model(name: str, where: str = "model", *, drafts: bool = False) -> Mode
     Raises:
         InputError: Nothing of that name, or a file that is no model configuration.
     """
-    name = text(where, name)
+    found = _found_model(text(where, name), where, drafts=drafts)
+    return replace(found, checkpoint=name.removeprefix("hf:")) if "/" in name or os.path.exists(name) else found
+
+
+def _found_model(name: str, where: str, *, drafts: bool) -> Model:
     if name == REFERENCE:
         folder = reference_model_dir()
         return Model(load_config(folder, name=REFERENCE), folder)
@@ -200,6 +206,11 @@ def find_draft(
     kind: DraftKind = "model"
     for known in DRAFT_KINDS:
         kind = known if name == known else kind
+    if kind == "model" and (meant := nearest(name, DRAFT_KINDS)):
+        raise bad(where, "", f"{' or '.join(DRAFT_KINDS)}, or a model (did you mean {meant}?)", repr(name))
+    if kind == "mtp" and not deployment.target.num_mtp:
+        others = "eagle3, ngram or a smaller model"
+        raise bad(where, "", f"{others}: {deployment.target.name} has no MTP layers", repr(name))
     head = find_head(name, where) if kind == "model" else None
     if head is not None:
         head.check(deployment.target, where)
@@ -225,11 +236,12 @@ def find_draft(
         tensor_parallel,
         one_of("draft_kv_dtype", kv_dtype, COMPRESSED_DTYPES),
         one_of("draft_weight_dtype", weight_dtype, COMPRESSED_DTYPES),
-        _head_network(head, deployment.hardware),
+        head_network(head, deployment.hardware),
     )
 
 
-def _head_network(head: DraftHead | None, hardware: HardwareProfile) -> TransformerConfig | None:
+def head_network(head: DraftHead | None, hardware: HardwareProfile) -> TransformerConfig | None:
+    """The network of a prediction layer in the types that it executes in; None for none."""
     if head is None:
         return None
     return executed(prediction_head(head.config, "mtp") if head.kind == "mtp" else head.config, hardware)

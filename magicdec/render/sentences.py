@@ -34,27 +34,23 @@ def verdict(best: Candidate, runner_up: Candidate | None = None, served: Predict
         served: Whole requests with that strategy; the speedup from end to end is stated beside that of decoding.
     """
     why = _why(best)
-    speedup = speedup_words(best.speedup_low, best.speedup, best.speedup_high)
+    speedup = f"{best.speedup:.2f}x faster decode (likely {best.speedup_low:.2f}x to {best.speedup_high:.2f}x)"
     if np.isnan(best.speedup):
         return f"The acceptance rate of {best.strategy} is not known here: {_break_even(best)}; {why}."
     if not best.fits_in_memory:
-        return f"It does not fit in memory: use more GPUs, a smaller batch or a shorter context. If it fitted: {best.speedup:.2f}x."
+        return f"It does not fit in memory. Use more GPUs, a smaller batch or a shorter context. If it fitted: {best.speedup:.2f}x."
     if best.strategy.draft_kind == "none":
         if runner_up is None:
-            return f"Autoregressive decoding takes {format_seconds(best.tpot_s)} per token: {why}."
+            return f"TPOT {format_seconds(best.tpot_s)} without speculation: {why}."
         other = f"the best draft, {runner_up.strategy}, would decode at {runner_up.speedup:.2f}x"
-        gain = "which is slower" if runner_up.speedup < 1 else "and that gain is not certain"
-        return f"Do not speculate: {other}, {gain}; {why}."
-    r = best.evaluation.round
-    costs = (
-        f"{why}; verification takes {best.at(r.verify_cost):.2f} times as long as such a step, "
-        f"a draft step {best.at(r.draft_cost):.2f} times"
-    )
+        gain = "slower" if runner_up.speedup < 1 else f"perhaps only {runner_up.speedup_low:.2f}x"
+        return f"Do not speculate: {other}, {gain}. {_sentence(why)}."
     if best.speedup_low > 1:
-        return f"Speculate: {best.strategy} decodes {speedup} as fast as autoregressive decoding{_whole(served)}; {costs}."
+        return f"Speculate: {speedup}{_whole(served)}. {_sentence(str(best.strategy))}; {why}."
     if best.speedup_high < 1:
-        return f"Do not speculate: {best.strategy} would decode at {speedup}; {costs}."
-    return f"Within the uncertainty, do not speculate: {speedup} for {best.strategy}; {costs}."
+        return f"Do not speculate: {best.speedup:.2f}x decode (likely up to {best.speedup_high:.2f}x) with {best.strategy}; {why}."
+    interval = speedup_words(best.speedup_low, best.speedup, best.speedup_high)
+    return f"Within the uncertainty, do not speculate: decode {interval} with {best.strategy}; {why}."
 
 
 def prediction_notes(
@@ -88,16 +84,21 @@ def prediction_notes(
 
 
 def _whole(served: PredictedServing | None) -> str:
-    if served is None:
+    if served is None or served.predicted_speedup is None:
         return ""
-    gain = served.predicted_throughput_tokens_per_s / served.predicted_plain_throughput_tokens_per_s
-    return f", and serves {gain:.2f}x as many tokens end to end, prefill included"
+    interval = f"{served.predicted_speedup_low:.2f}x to {served.predicted_speedup_high:.2f}x"
+    because = f" because prefill takes {served.prefill_share:.0%} of the time"
+    return f"; end to end {served.predicted_speedup:.2f}x ({interval}){because}"
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def _why(best: Candidate) -> str:
     parts = best.breakdown["target"]
     share = parts[best.bound] / sum(parts.values())
-    return f"an autoregressive step spends {share:.0%} of its time on {BOUND_WORDS[best.bound]}"
+    return f"bottleneck: {BOUND_WORDS[best.bound]}, {share:.0%} of a step"
 
 
 def _break_even(best: Candidate) -> str:

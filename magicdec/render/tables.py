@@ -11,11 +11,27 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in columns]
     numeric = [i > 0 and any(cell[:1].isdigit() for cell in column[1:]) for i, column in enumerate(columns)]
 
+    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= width() else " "
+
     def line(cells: Sequence[str]) -> str:
         sides = zip(cells, widths, numeric, strict=True)
-        return "  ".join(cell.rjust(width) if number else cell.ljust(width) for cell, width, number in sides).rstrip()
+        return gap.join(cell.rjust(width) if number else cell.ljust(width) for cell, width, number in sides).rstrip()
 
     return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
+
+
+def width() -> int:
+    """Columns of the terminal, between 80 and 120; 80 for a file or a pipe."""
+    import shutil
+
+    return min(max(shutil.get_terminal_size((80, 24)).columns, 80), 120)
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """The text in lines that fit the terminal, all but the first indented; long words, as paths are, stay whole."""
+    import textwrap
+
+    return textwrap.fill(text, width(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def html_table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from magicdec.costmodel.base.names import shortened
 from magicdec.costmodel.base.records import to_document
-from magicdec.costmodel.base.units import format_bytes, format_seconds
+from magicdec.costmodel.base.units import format_seconds
+from magicdec.costmodel.planning.requests import Requests
 from magicdec.costmodel.planning.search import Candidate, best_of_each, why_not
-from magicdec.costmodel.plans.plan import Plan, PredictedRound, render_plan
+from magicdec.costmodel.plans.plan import Plan, PredictedRound, PredictedServing, render_plan
 from magicdec.costmodel.plans.strategy import Strategy
 from magicdec.costmodel.plans.workload import Workload
 
 from ..files.writing import write_text
 from ..render.sentences import verdict
-from ..render.tables import text_table
+from ..render.tables import text_table, wrapped
 from .base import Result, Row, known
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class PlanResult(Result):
         plan: What `magicdec run` and `magicdec export` take.
         ranked: Candidates that fit in memory and hold the limits, best first; the first one is the plan's.
         candidates: All candidates.
+        requests: The requests to serve: lengths and prefill.
         runner_up: The best candidate of another kind for the same batch size.
         speedup_map: Best strategies over batch size and context, if asked for; its table is in the plan.
         max_tpot_s: The limit that was to be held. [s]
@@ -42,6 +45,7 @@ class PlanResult(Result):
     plan: Plan
     ranked: tuple[Candidate, ...]
     candidates: tuple[Candidate, ...]
+    requests: Requests
     runner_up: Candidate | None = None
     speedup_map: SpeedupMap | None = None
     max_tpot_s: float | None = None
@@ -95,6 +99,9 @@ class PlanResult(Result):
                 "predicted_speedup": known(c.speedup),
                 "predicted_speedup_low": known(c.speedup_low),
                 "predicted_speedup_high": known(c.speedup_high),
+                "predicted_end_to_end_speedup": self._end_to_end(c)[1],
+                "predicted_end_to_end_speedup_low": self._end_to_end(c)[0],
+                "predicted_end_to_end_speedup_high": self._end_to_end(c)[2],
                 "cost_per_million_tokens": known(self._cost(c)),
                 "memory_bytes": c.memory_bytes,
                 "why_not": why_not(c, self.ranked[0], self.max_tpot_s),
@@ -102,52 +109,85 @@ class PlanResult(Result):
             for c in self.shown
         ]
 
+    def _end_to_end(self, c: Candidate) -> tuple[float | None, float | None, float | None]:
+        return (None, None, None) if np.isnan(c.speedup) else self.requests.speedup(c)
+
     def to_dict(self) -> dict[str, object]:
         return dict(to_document(self.plan))
 
+    def document(self) -> dict[str, object]:
+        """The plan, and the candidates with the reason why each was not chosen."""
+        return {**self.to_dict(), "candidates": [dict(row) for row in self.rows()]}
+
     def __str__(self) -> str:
-        served, output_len = self.plan.serving, self.plan.workload.output_len
-        lines = [self._table()]
+        served = self.plan.serving
+        lines = [wrapped(verdict(self.ranked[0], self.runner_up, served)), "", self._table()]
+        if served is not None:
+            lines += ["", *(wrapped(line, "  ") for line in self._served(served))]
         if self.speedup_map is not None:
             lines += ["", self.speedup_map.text()]
-        if served is not None:
-            fast, slow = served.predicted_throughput_tokens_per_s, served.predicted_plain_throughput_tokens_per_s
-            request, autoregressive = format_seconds(served.predicted_request_s), format_seconds(served.predicted_plain_request_s)
-            lines += [
-                "",
-                f"TTFT {format_seconds(served.predicted_ttft_s)} (no queueing)",
-                f"a request of {output_len} output tokens takes {request}; without speculation {autoregressive}",
-                f"end-to-end throughput: {fast:,.0f} against {slow:,.0f} tokens/s ({fast / slow:.2f}x); "
-                f"prefill takes {served.prefill_share:.0%} of the time",
-            ]
-        lines += [f"note: {note}" for note in self.plan.notes]
-        return "\n".join([*lines, "", verdict(self.ranked[0], self.runner_up, served)])
+        return "\n".join([*lines, *(f"note: {note}" for note in self.plan.notes)])
+
+    def _served(self, served: PredictedServing) -> list[str]:
+        """Whole requests, and what they cost."""
+        workload, cost = self.plan.workload, self.plan.cost
+        fast, slow = served.predicted_throughput_tokens_per_s, served.predicted_plain_throughput_tokens_per_s
+        request, plain = format_seconds(served.predicted_request_s), format_seconds(served.predicted_plain_request_s)
+        queue = f"{format_seconds(served.queue_s)} of queueing in it" if served.queue_s else "no queueing"
+        cached = f", {served.cached_share:.0%} of the prompt cached" if served.cached_share else ""
+        assumed = " (assumed)" if served.output_len_assumed else ""
+        lines = [
+            f"TTFT {format_seconds(served.predicted_ttft_s)} ({queue}{cached})",
+            f"a request of {workload.output_len} output tokens{assumed} takes {request}; without speculation {plain}",
+            f"end-to-end throughput: {fast:,.0f} against {slow:,.0f} tokens/s ({fast / slow:.2f}x); "
+            f"prefill takes {served.prefill_share:.0%} of the time",
+        ]
+        if cost is not None:
+            lines.append(
+                f"cost end to end: ${cost.per_million_tokens:.3f} per million tokens (without speculation "
+                f"${cost.plain_per_million_tokens:.3f}); ${cost.per_million_input_tokens:.3f} per million input tokens, "
+                f"${cost.per_million_output_tokens:.3f} per million output tokens"
+            )
+        if self.plan.strategy.gamma:
+            lines.append(f"the same load takes {1 - slow / fast:.0%} fewer GPUs")
+        return lines
 
     def _table(self) -> str:
-        """The best of every kind, and why each is not the one to use."""
-        has_price = self.gpu_price is not None
-        header = ["strategy, best first", "batch", "TPOT", "tokens/s", "speedup", *(["$ per M tokens"] if has_price else [])]
+        """The best of every kind, and why each is not the one to use; ranked by the low end of the decoding speedup."""
+        has_price, best = self.gpu_price is not None, self.ranked[0]
+        batches = len({c.batch_size for c in self.shown}) > 1
+        header = ["draft, best first", "γ", *(["batch"] if batches else []), "TPOT", "decode", "low", "e2e", "low"]
+        header += [*(["$/M"] if has_price else []), "GB"]
         rows = [
             [
-                str(c.strategy),
-                str(c.batch_size),
+                f"{number} {shortened(c.strategy.short_text, 27)}",
+                str(c.strategy.gamma or "-"),
+                *([str(c.batch_size)] if batches else []),
                 *self._speeds(c),
-                format_bytes(c.memory_bytes),
-                why_not(c, self.ranked[0], self.max_tpot_s),
+                f"{c.memory_bytes / 1e9:.1f}",
             ]
-            for c in self.shown
+            for number, c in enumerate(self.shown, start=1)
         ]
-        return text_table([*header, "memory per GPU", "why not"], rows)
+        reasons = [f"{number}: {why_not(c, best, self.max_tpot_s)}" for number, c in enumerate(self.shown, start=1)]
+        return "\n".join([text_table(header, rows), *(wrapped(reason, "   ") for reason in reasons)])
 
     def _speeds(self, c: Candidate) -> Sequence[str]:
         has_price = self.gpu_price is not None
         if np.isnan(c.speedup):
-            return ["?"] * (4 if has_price else 3)
+            return ["?"] * (6 if has_price else 5)
+        low, middle, _ = self.requests.speedup(c)
         cost = [f"{self._cost(c):.2f}"] if has_price else []
-        return [format_seconds(c.tpot_s), f"{c.throughput_tokens_per_s:.0f}", f"{c.speedup:.2f}x", *cost]
+        return [
+            format_seconds(c.tpot_s),
+            f"{c.speedup:.2f}x",
+            f"{c.speedup_low:.2f}",
+            f"{middle:.2f}x",
+            f"{low:.2f}",
+            *cost,
+        ]
 
     def _cost(self, c: Candidate) -> float:
-        """Dollars per million output tokens while decoding; nan without a price. [dollars]"""
-        if self.gpu_price is None:
+        """Dollars per million tokens end to end, prompts and outputs counted alike; nan without a price. [dollars]"""
+        if self.gpu_price is None or np.isnan(c.tpot_s):
             return float("nan")
-        return self.gpu_price * self.plan.hardware.num_gpus / 3600 / c.throughput_tokens_per_s * 1e6
+        return self.requests.cost(c.batch_size, c.tpot_s, self.gpu_price).per_million_tokens

@@ -19,7 +19,7 @@ from magicdec.costmodel.speculation.rounds import Round
 
 from ..inputs.scenario import Scenario
 from ..render.sentences import prediction_notes, verdict
-from ..render.tables import text_table
+from ..render.tables import text_table, wrapped
 from .base import Result, Row, known
 
 
@@ -202,7 +202,7 @@ def _point_text(scenario: Scenario, point: Candidate, context_len: int, draft: T
         _line("memory per GPU", format_bytes(point.memory_bytes) + ("" if point.fits_in_memory else ", DOES NOT FIT")),
         *(f"note: {note}" for note in prediction_notes(scenario, point, context_len + 1, context_len, draft)),
     ]
-    return "\n".join([*lines, "", verdict(point)])
+    return "\n".join([wrapped(verdict(point)), "", *lines])
 
 
 def _line(name: str, words: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from magicdec.costmodel.base.records import to_document
 from magicdec.costmodel.base.units import format_tokens
+from magicdec.costmodel.passes.forward import Array
 from magicdec.costmodel.planning.sweep import Sweep
 from magicdec.costmodel.plans.policy_table import PolicyTable
 
@@ -41,12 +42,14 @@ class SpeedupMap(Result):
         sweep: The best of every draft in every cell.
         policy: The chosen strategies as the table that a plan carries.
         regrets: What simple choices would cost.
+        output_len: New tokens per sequence. [tokens]
     """
 
     scenario: Scenario
     sweep: Sweep
     policy: PolicyTable
     regrets: tuple[Regret, ...]
+    output_len: int = 128
 
     @property
     def typical(self) -> tuple[int, int]:
@@ -64,6 +67,7 @@ class SpeedupMap(Result):
 
     def rows(self) -> list[Row]:
         found = self.sweep
+        end_to_end, end_to_end_low = self.end_to_end(found.speedup), self.end_to_end(found.speedup_low)
         return [
             {
                 "batch_size": int(batch),
@@ -71,12 +75,21 @@ class SpeedupMap(Result):
                 "strategy": None if found.choice[i, j] == NOTHING_FITS else str(found.strategy(i, j)),
                 "predicted_speedup": known(float(found.speedup[i, j])),
                 "predicted_speedup_low": known(float(found.speedup_low[i, j])),
+                "predicted_end_to_end_speedup": known(float(end_to_end[i, j])),
+                "predicted_end_to_end_speedup_low": known(float(end_to_end_low[i, j])),
                 "autoregressive_tpot_s": known(float(found.autoregressive_tpot_s[i, j])),
                 "bound": str(found.bound[i, j]),
             }
             for i, batch in enumerate(found.batch_sizes)
             for j, context in enumerate(found.context_lens)
         ]
+
+    def end_to_end(self, speedup: Array) -> Array:
+        """Throughput over that without speculation, prompts included, of a decoding speedup in every cell. [ratio]"""
+        found, where = self.sweep, self.scenario.deployment
+        prompts_s = found.batch_sizes[:, None] / where.replicas * where.ttft_s(found.context_lens.astype(np.float64))
+        plain_s = self.output_len * found.autoregressive_tpot_s
+        return np.asarray((plain_s + prompts_s) / (plain_s / speedup + prompts_s))
 
     def to_dict(self) -> dict[str, object]:
         return {
@@ -100,6 +113,11 @@ class SpeedupMap(Result):
             [str(batch), *(self._cell(marks[table.choice[i][j]], i, j) for j in range(len(table.context_lens)))]
             for i, batch in enumerate(table.batch_sizes)
         ]
+        gains = self.end_to_end(self.sweep.speedup)
+        whole = [
+            [str(batch), *("-" if self.sweep.choice[i, j] < 0 else f"{gains[i, j]:.2f}" for j in range(len(table.context_lens)))]
+            for i, batch in enumerate(table.batch_sizes)
+        ]
         nothing_fits = [".. does not fit"] if (self.sweep.choice == NOTHING_FITS).any() else []
         lines = [
             text_table(["batch \\ context", *map(format_tokens, table.context_lens)], rows),
@@ -107,6 +125,8 @@ class SpeedupMap(Result):
             *(f"{mark}  {one}" for mark, one in zip(letters, table.strategies[1:], strict=False)),
             "-  no speculation",
             *nothing_fits,
+            "",
+            text_table([f"end to end, {self.output_len} out", *map(format_tokens, table.context_lens)], whole),
             "",
             *(
                 f"{one.choice} takes {max(one.extra_time, 0.0):.0%} more time per token, on average over the map"

@@ -34,14 +34,16 @@ def by_name(cost: Cost) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("num_experts", "per_token"), [(8, 2), (128, 8), (256, 8), (4, 4), (32, 4)])
-def test_tokens_that_choose_alike_touch_fewer_experts_than_at_random(num_experts: int, per_token: int) -> None:
-    assert float(experts_touched(1, num_experts, per_token)) == pytest.approx(per_token)
-    for tokens in (4, 16, 150):
-        at_random = num_experts * (1 - (1 - per_token / num_experts) ** tokens)
-        found = float(experts_touched(tokens, num_experts, per_token))
-        assert per_token <= found <= at_random
-        alike = tokens**0.7
-        assert found == pytest.approx(num_experts * (1 - (1 - per_token / num_experts) ** alike))
+@pytest.mark.parametrize("tokens", [1, 7, 150])
+def test_as_many_experts_are_touched_as_when_tokens_choose_at_random(num_experts: int, per_token: int, tokens: int) -> None:
+    random, trials = np.random.default_rng(0), 400
+    hit = np.zeros((trials, num_experts), dtype=bool)
+    for _ in range(tokens):
+        chosen = random.random((trials, num_experts)).argpartition(per_token - 1, axis=1)[:, :per_token]
+        np.put_along_axis(hit, chosen, True, axis=1)
+    touched = hit.sum(axis=1)
+    sampling_error = touched.std() / np.sqrt(trials)
+    assert float(experts_touched(tokens, num_experts, per_token)) == pytest.approx(touched.mean(), abs=4 * sampling_error + 0.01)
 
 
 def test_a_further_token_of_a_sequence_meets_fewer_new_experts_than_one_of_another() -> None:

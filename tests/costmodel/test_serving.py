@@ -28,7 +28,7 @@ def deployment(llama: TransformerConfig, a100: HardwareProfile) -> Deployment:
 
 def plain(**changes: Any) -> Serving:
     """64 requests at 10 ms a token, whose prompts take half a second each."""
-    values: dict[str, Any] = {"ttft_s": 0.5, "tpot_s": 0.01, "output_len": 100.0, "batch_size": 64.0}
+    values: dict[str, Any] = {"prefill_s": 0.5, "tpot_s": 0.01, "output_len": 100.0, "batch_size": 64.0}
     arrays = {name: np.asarray(value, np.float64) for name, value in {**values, **changes}.items() if name != "replicas"}
     return Serving(**arrays, replicas=changes.get("replicas", 1))
 
@@ -51,7 +51,7 @@ def test_alone_in_the_batch_a_request_takes_a_whole_cycle() -> None:
 
 
 def test_without_prompts_throughput_is_the_batch_over_the_time_per_token() -> None:
-    s = plain(ttft_s=0.0)
+    s = plain(prefill_s=0.0)
     assert s.throughput_tokens_per_s == 64 / 0.01
     assert s.prefill_share == 0
 
@@ -95,7 +95,7 @@ def test_replicas_read_their_prompts_side_by_side() -> None:
 
 @given(st.floats(0, 100), st.floats(1e-4, 1), st.integers(1, 10_000), st.integers(1, 1000), st.sampled_from([1, 2, 8]))
 def test_shares_are_shares_and_throughput_has_its_limits(ttft: float, tpot: float, output: int, batch: int, replicas: int) -> None:
-    s = plain(ttft_s=ttft, tpot_s=tpot, output_len=output, batch_size=batch * replicas, replicas=replicas)
+    s = plain(prefill_s=ttft, tpot_s=tpot, output_len=output, batch_size=batch * replicas, replicas=replicas)
     assert -1e-12 <= s.prefill_share < 1
     assert s.throughput_tokens_per_s <= batch * replicas / tpot * (1 + 1e-12)
     if ttft > 0:
@@ -167,3 +167,15 @@ def test_decoding_twice_as_fast_is_worth_less_with_prompts(deployment: Deploymen
     gain = fast.throughput_tokens_per_s / slow.throughput_tokens_per_s
     assert 1 < gain < 1.2 < e.round.speedup
     assert slow.prefill_share > 0.8, "reading 128 prompts of 32k tokens takes longer than 256 steps"
+
+
+def test_a_cached_prefix_is_not_read_again_and_a_queue_delays_the_first_token(deployment: Deployment) -> None:
+    asked = {"prompt_lens": 32_000, "output_len": 128, "batch_size": 64, "tpot_s": 0.01}
+    whole, half = serving(deployment, **asked), serving(deployment, **asked, cached_share=0.5)  # type: ignore[arg-type]
+    assert half.prefill_s == pytest.approx(float(deployment.ttft_s(32_000) - deployment.ttft_s(16_000)))
+    assert half.throughput_tokens_per_s > whole.throughput_tokens_per_s
+    all_but_one = serving(deployment, **asked, cached_share=1.0)  # type: ignore[arg-type]
+    assert 0 < all_but_one.prefill_s < 0.05 * whole.prefill_s
+    waiting = serving(deployment, **asked, queue_s=2.0)  # type: ignore[arg-type]
+    assert waiting.ttft_s == pytest.approx(whole.ttft_s + 2)
+    assert waiting.throughput_tokens_per_s == whole.throughput_tokens_per_s

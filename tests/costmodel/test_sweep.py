@@ -60,6 +60,7 @@ def by_hand(
         for budget in budgets:
             e = alone(deployment, best.draft, batch, context, gamma, budget, **given)
             holds = bool(e.fits_in_memory) and float(e.round.speculative_tpot_s) <= limit
+            holds = holds and (budget < context or budget == min(budgets))
             points[gamma, budget] = (float(e.speedup_low), holds, e)
     return points
 

@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from magicdec.costmodel.base.errors import InputError
-from magicdec.costmodel.base.units import format_bytes, format_rate, format_seconds, format_tokens, parse_seconds, parse_tokens
+from magicdec.costmodel.base.units import (
+    format_bytes,
+    format_rate,
+    format_seconds,
+    format_tokens,
+    parse_seconds,
+    parse_token_range,
+    parse_tokens,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +62,7 @@ def test_a_number_beyond_all_floats_is_refused_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("50ms", 0.05), ("1.5 s", 1.5), ("200us", 2e-4), ("200µs", 2e-4), ("0.05", 0.05), ("5e-3", 5e-3)]
+    ("text", "seconds"), [("50ms", 0.05), ("1.5 s", 1.5), ("200us", 2e-4), ("200µs", 2e-4), ("0.05s", 0.05), ("5e-3 s", 5e-3)]
 )
 def test_times_are_read_with_their_unit(text: str, seconds: float) -> None:
     assert parse_seconds(text) == pytest.approx(seconds, rel=1e-15)
@@ -66,6 +76,24 @@ def test_what_is_not_a_positive_time_is_refused_by_option_name(text: str) -> Non
     assert problem.where == "max_tpot_s"
     assert "positive time" in problem.expected
     assert problem.found == repr(text)
+
+
+@pytest.mark.parametrize("text", ["15", "0.5", "5e-3"])
+def test_a_time_without_unit_is_asked_about(text: str) -> None:
+    with pytest.raises(InputError, match=rf"max_tpot_s: expected a time with its unit: {text}ms or {text}s\?, found '{text}'"):
+        parse_seconds(text, "max_tpot_s")
+
+
+@given(st.integers(1, 1000), st.integers(1, 1000))
+def test_a_range_has_its_ends_and_the_doublings_between(first: int, second: int) -> None:
+    if first > second:
+        with pytest.raises(InputError, match=f"{second}-{first}\\?"):
+            parse_token_range(f"{first}-{second}")
+        return
+    found = parse_token_range(f"{first}-{second}")
+    assert (found[0], found[-1]) == (first, second)
+    assert all(after == 2 * before for before, after in pairwise(found[:-1]))
+    assert found == tuple(sorted(set(found)))
 
 
 @given(st.floats(1e-6, 1e3))

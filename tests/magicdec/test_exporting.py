@@ -40,7 +40,7 @@ def call(*arguments: object) -> Result:
 def test_the_command_is_on_stdout_and_what_it_loses_on_stderr(plan: Path) -> None:
     result = call(plan, "--to", "vllm-vegas")
     assert result.exit_code == 0
-    assert result.stdout.startswith("vllm serve Llama-3.1-8B")
+    assert result.stdout.startswith("vllm serve meta-llama/Llama-3.1-8B-Instruct ")
     assert '"sparse_attn_min_tokens": 512' in result.stdout
     assert "note:" not in result.stdout
     assert "note: Its only attention sinks are the 16 tokens of block 0" in result.stderr
@@ -50,7 +50,7 @@ def test_the_command_is_on_stdout_and_what_it_loses_on_stderr(plan: Path) -> Non
 def test_json_is_one_document_with_the_notes_in_it(plan: Path) -> None:
     result = call(plan, "--to", "vllm-vegas", "--json")
     document = json.loads(result.stdout)
-    assert set(document) == {"engine", "engine_version", "arguments", "files", "environment", "python", "notes"}
+    assert set(document) == {"engine", "engine_version", "arguments", "files", "environment", "python", "priced", "notes"}
     assert document["arguments"][:2] == ["vllm", "serve"]
     assert document["python"]["speculative_config"]["method"] == "sparse_attn"
     assert document["notes"]

@@ -25,10 +25,12 @@ PLAN, PREDICT = ["plan", *POINT], ["predict", *POINT]
 def test_a_plan_in_json_is_the_plan_file(tmp_path: Path) -> None:
     file = tmp_path / "plan.yaml"
     document = answered(*PLAN, "-o", str(file))
+    assert {row["why_not"] for row in document.pop("candidates")} >= {"chosen", "slower"}
     assert yaml.safe_load(file.read_text()) == document
     assert set(document) == {
         *("schema_version", "workload", "hardware", "target", "draft", "strategy"),
-        *("prediction", "serving", "runner_up", "policy", "engine", "notes"),
+        *("prediction", "serving", "runner_up", "policy", "notes"),
+        *("draft_checkpoint", "mix", "verify_kernel", "engine", "cost", "limits"),
     }
     assert document["workload"] == {"batch_size": 64, "context_len": 32_000, "output_len": 128}
     prediction = document["prediction"]
@@ -42,17 +44,23 @@ def test_a_plan_in_json_is_the_plan_file(tmp_path: Path) -> None:
 
 
 def test_the_text_names_every_kind_of_draft_best_first_and_why_not() -> None:
-    words = shown(*PLAN, "--draft", "self", "--draft", "llama-3.2-1b", "--draft", "ngram", "--draft", "mtp")
-    header, _, *rows = words.split("\n\n")[0].splitlines()
-    assert header.startswith("strategy, best first")
-    assert len(rows) == 7
-    for word in (str(NO_SPECULATION), "snapkv budget", "draft Llama-3.2-1B", "mtp draft"):
-        assert any(row.startswith(word) or f", {word}" in row for row in rows), word
-    (unknown,) = [row for row in rows if row.startswith("ngram draft")]
-    assert re.search(r"acceptance\D+0\.\d\d$", unknown)
-    assert "Speculate:" in words.splitlines()[-1]
+    words = shown(*PLAN, "--draft", "self", "--draft", "llama-3.2-1b", "--draft", "ngram", "--draft", "eagle3")
+    verdict, table = words.split("\n\n")[:2]
+    header, _, *rows = table.splitlines()
+    assert header.startswith("draft, best first")
+    assert len(rows) == 14
+    for number, word in enumerate(("self snapkv", "Llama-3.2-1B", "eagle3", str(NO_SPECULATION))):
+        assert any(re.match(rf"\d {word}", row) for row in rows), (number, word)
+    (unknown,) = [row[0] for row in rows if row[1:].startswith(" ngram")]
+    (why,) = [row for row in rows if row.startswith(f"{unknown}: ")]
+    assert re.search(r"acceptance\D+0\.\d\d$", why)
+    assert rows[7] == "1: chosen"
+    assert verdict.startswith("Speculate: ")
+    assert max(map(len, table.splitlines())) <= 80
     assert "TTFT" in words
-    assert re.search(r"end-to-end throughput: \d+ against \d+ tokens/s \(\d\.\d\dx\); prefill takes \d+% of the time", words)
+    assert re.search(
+        r"end-to-end throughput: \d+ against \d+ tokens/s \(\d\.\d\dx\); prefill takes \d+% of the time", " ".join(words.split())
+    )
 
 
 def test_an_unknown_acceptance_is_answered_by_the_acceptance_that_pays() -> None:
@@ -66,7 +74,7 @@ def test_an_unknown_acceptance_is_answered_by_the_acceptance_that_pays() -> None
 def test_a_draft_that_never_pays_says_so() -> None:
     short = ["--batch-size", "1", "--context-len", "100"]
     words = shown("plan", *WHERE, *short, "--draft", "self", "--kv-policy", "pq")
-    (row,) = [line for line in words.splitlines() if ", pq budget" in line]
+    (row,) = [line for line in words.splitlines() if "at any acceptance" in line]
     assert "at any acceptance rate" in row
 
 
@@ -95,10 +103,11 @@ def test_gammas_and_budgets_can_be_narrowed() -> None:
 def test_cost_is_shown_per_million_tokens_and_orders_as_throughput_does() -> None:
     asked = ["plan", *WHERE, "--batch-size", "1,16,128", "--context-len", "32k", "--gpu-price", "2.5"]
     words = shown(*asked, "--objective", "cost")
-    assert "$ per M tokens" in words
+    assert "$/M" in words
     found = answered(*asked, "--objective", "cost")
-    per_s = found["workload"]["batch_size"] / found["prediction"]["predicted_speculative_tpot_s"]
-    assert f"{8 * 2.5 / 3600 / per_s * 1e6:.2f}" in words
+    per_s = found["serving"]["predicted_throughput_tokens_per_s"] * (32_000 + 128) / 128  # prompts and outputs
+    assert found["cost"]["per_million_tokens"] == pytest.approx(8 * 2.5 / 3600 / per_s * 1e6)
+    assert f"{found['cost']['per_million_tokens']:.2f}" in words
     assert found == answered(*asked, "--objective", "throughput")
     assert found["workload"]["batch_size"] == 128
     assert answered(*asked, "--objective", "latency")["workload"]["batch_size"] == 1
@@ -142,7 +151,7 @@ def test_plain_decoding_alone_can_be_planned() -> None:
 # Predictions of every kind of draft.
 
 
-@pytest.mark.parametrize("draft", ["mtp", "eagle3", "ngram"])
+@pytest.mark.parametrize("draft", ["eagle3", "ngram"])
 def test_a_draft_without_a_budget_is_predicted(draft: str) -> None:
     given = answered(*PREDICT, "--draft", draft, "--gamma", "2", "--acceptance-rate", "0.6")
     assert given["predicted_mean_acceptance_length"] == pytest.approx(1 + 0.6 + 0.36)
@@ -159,16 +168,17 @@ def test_a_prediction_of_unknown_acceptance_says_what_pays() -> None:
     gamma = str(unknown["strategy"]["gamma"])
     at = answered(*PREDICT, "--draft", "ngram", "--gamma", gamma, "--acceptance-rate", str(least))
     assert at["predicted_speedup"] == pytest.approx(1, rel=1e-6)
-    assert f"it pays from an acceptance rate of {least:.2f}" in shown(*PREDICT, "--draft", "ngram")
+    assert f"it pays from an acceptance rate of {least:.2f}" in " ".join(shown(*PREDICT, "--draft", "ngram").split())
     for other in GAMMAS:
         assert answered(*PREDICT, "--draft", "ngram", "--gamma", str(other))["minimum_useful_acceptance_rate"] >= least
 
 
 def test_a_borrowed_acceptance_is_said_and_widens_the_interval() -> None:
-    borrowed = answered(*PREDICT, "--draft", "mtp", "--gamma", "1")
+    asked = ["predict", "--model", "qwen3.5-27b", *WHERE[2:], "--batch-size", "8", "--context-len", "8k", "--draft", "mtp"]
+    borrowed = answered(*asked, "--gamma", "1")
     assert any("assumed equal to that of Qwen3.8-27B" in note for note in borrowed["notes"])
     rate = str(borrowed["acceptance_rate"])
-    given = answered(*PREDICT, "--draft", "mtp", "--gamma", "1", "--acceptance-rate", rate)
+    given = answered(*asked, "--gamma", "1", "--acceptance-rate", rate)
     assert borrowed["predicted_speedup_low"] < given["predicted_speedup_low"]
     assert given["predicted_speedup"] == pytest.approx(borrowed["predicted_speedup"], rel=1e-9)
 
@@ -206,14 +216,6 @@ def test_a_draft_in_smaller_types_leaves_the_target_as_it_is() -> None:
         assert found["memory_bytes"] > whole["memory_bytes"]
 
 
-def test_mtp_on_a_model_with_windows_takes_a_positive_time() -> None:
-    asked = "predict --model gpt-oss-20b --hardware h100-sxm --batch-size 32 --context-len 32k --draft mtp --gamma 2".split()
-    found = answered(*asked)
-    assert 0 < found["predicted_draft_step_s"] < found["predicted_target_step_s"]
-    assert all(part >= 0 for part in found["breakdown"]["draft"].values())
-    assert found["predicted_speedup"] < 3
-
-
 def test_the_field_report_as_a_user_would_ask_it() -> None:
     """Llama-3.1-8B with 257 SnapKV entries and gamma 2 on 8 A100 of 40 GB at 32k: no speedup at any batch up to 48."""
     report = ["--context-len", "32k", "--kv-policy", "snapkv", "--kv-budget", "257", "--gamma", "2"]
@@ -222,7 +224,7 @@ def test_the_field_report_as_a_user_would_ask_it() -> None:
         words = shown("predict", *UNCALIBRATED, "--batch-size", batch, *report)
         assert "extrapolated" in words
         assert "not calibrated" in words
-        verdicts[batch] = words.splitlines()[-1].split(":")[0]
+        verdicts[batch] = words.split(":")[0]
     assert set(list(verdicts.values())[:3]) == {"Within the uncertainty, do not speculate"}
     assert verdicts["48"] == "Speculate"
     per_token = answered("predict", *UNCALIBRATED, "--batch-size", "48", *report, "--verify-kernel", "per_token")

@@ -42,6 +42,13 @@ def map_of(words: str) -> tuple[list[str], dict[int, list[str]]]:
     return lines[start].split()[3:], rows
 
 
+def test_ranges_are_the_axes_of_the_map() -> None:
+    words = shown("plan", *WHERE, "--sweep", "--batch-size", "8-48", "--context-len", "2k-12k", "--kv-policy", "snapkv")
+    contexts, rows = map_of(words)
+    assert contexts == ["2k", "4k", "8k", "12k"]
+    assert list(rows) == [8, 16, 32, 48]
+
+
 def test_the_map_goes_into_the_plan_and_is_what_is_printed(swept: tuple[str, Path]) -> None:
     words, file = swept
     table = load_plan(file).policy
@@ -91,6 +98,7 @@ def test_the_fixed_gamma_that_is_named_loses_the_least() -> None:
     words = shown("plan", *WHERE, "--sweep", "--batch-size", "64", "--context-len", "32k", "--gamma", "1,3,9")
     scenario, gammas = resolve_scenario("llama-3.1-8b", "a100-sxm-80gb", num_gpus=8), (1, 3, 9)
     axes = {"batch_sizes": BATCH_SIZES, "context_lens": CONTEXT_LENS, "kv_budgets": KV_BUDGETS, "curves": scenario.model.curves}
+    axes |= {"output_len": 128}
     drafts = PlanSearch().resolve_drafts(scenario.deployment)
     found = sweep(scenario.deployment, drafts, gammas=gammas, **axes)  # type: ignore[arg-type]
     forced = {g: sweep(scenario.deployment, drafts, gammas=[g], **axes).forced_speedup for g in gammas}  # type: ignore[arg-type]
@@ -217,3 +225,20 @@ def test_a_bad_trace_is_refused(tmp_path: Path, text: str, expected: str) -> Non
     file = tmp_path / "trace.csv"
     file.write_text(text)
     assert expected in refused("plan", *WHERE, "--batch-size", "8", "--trace", str(file))
+
+
+# One rule.
+
+
+@pytest.mark.parametrize("point", [(64, 32_000), (128, 8000), (8, 1000)])
+def test_a_plan_and_the_map_choose_the_same_strategy_with_the_same_speedup(point: tuple[int, int]) -> None:
+    batch, context = point
+    asked = {"num_gpus": 8, "output_len": 300, "draft": ["self", "llama-3.2-1b", "eagle3"]}
+    alone = magicdec.plan("llama-3.1-8b", "h100-sxm", batch_size=batch, context_len=context, **asked)  # type: ignore[arg-type]
+    found = magicdec.explore("llama-3.1-8b", "h100-sxm", batch_size=[1, batch], context_len=[500, context], **asked)  # type: ignore[arg-type]
+    assert found.policy.at(batch, context) == alone.strategy
+    row = next(row for row in found.rows() if (row["batch_size"], row["context_len"]) == point)
+    assert row["predicted_speedup"] == pytest.approx(alone.prediction.predicted_speedup)
+    served = alone.plan.serving
+    assert served is not None
+    assert row["predicted_end_to_end_speedup"] == pytest.approx(served.predicted_speedup)

@@ -56,7 +56,7 @@ def drafts(scenario: Scenario, **search: Any) -> list[str]:
         ({}, ["self streaming_llm", "self snapkv"]),
         ({"kv_policies": ("quest",)}, ["self quest"]),
         ({"drafts": ("none",)}, []),
-        ({"drafts": ("ngram", "eagle3", "mtp")}, ["ngram full", "eagle3 full", "mtp full"]),
+        ({"drafts": ("ngram", "eagle3")}, ["ngram full", "eagle3 full"]),
         ({"drafts": ("ngram", "self"), "kv_policies": ("topk", "pq")}, ["ngram full", "self topk", "self pq"]),
         ({"drafts": ("llama-3.2-1b",)}, ["model full", "model streaming_llm"]),
         ({"drafts": ("llama-3.2-1b",), "kv_policies": ("full",)}, ["model full"]),
@@ -303,7 +303,6 @@ def test_a_plan_with_a_map_survives_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "search",
     [
-        {"drafts": ("mtp",)},
         {"drafts": ("ngram",), "acceptance_rate": 0.7},
         {"drafts": ("eagle3",), "acceptance_by_position": [0.8, 0.7]},
         {"drafts": ("llama-3.2-1b",), "acceptance_rate": 0.8},
@@ -333,7 +332,7 @@ def test_a_compressed_target_is_named_in_the_plan() -> None:
 
 
 def test_the_public_function_plans_the_same(scenario: Scenario) -> None:
-    asked: dict[str, Any] = {"context_len": 32_000, "num_gpus": 8}
+    asked: dict[str, Any] = {"context_len": 32_000, "output_len": 128, "num_gpus": 8}
     assert magicdec.plan("llama-3.1-8b", "a100-sxm-80gb", batch_size=128, **asked).plan == made(scenario)
     assert magicdec.plan("llama-3.1-8b", "a100-sxm-80gb", batch_size=1, draft=("none",), **asked).runner_up is None
 

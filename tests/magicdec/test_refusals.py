@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
-from command_line import WHERE, main, refused
+from command_line import WHERE, call, main, refused
 
 POINT = [*WHERE, "--batch-size", "64", "--context-len", "32k"]
 PLAN, PREDICT = ["plan", *POINT], ["predict", *POINT]
@@ -35,6 +35,10 @@ PLAN, PREDICT = ["plan", *POINT], ["predict", *POINT]
         ([*PLAN, "--objective", "money"], "'latency', 'throughput', 'cost'"),
         ([*PLAN, "--max-tpot", "0"], "--max-tpot"),
         ([*PLAN, "--max-tpot", "1us"], "at least"),
+        ([*PLAN, "--max-tpot", "15"], "15ms or 15s?"),
+        ([*PLAN, "--batch-size", "128-8"], "8-128?"),
+        ([*PLAN, "--batch-size", "8-"], "both ends"),
+        ([*PLAN, "--context-len", "2k-64k"], "--sweep"),
         ([*PLAN, "--max-tpot", "5 parsecs"], "5 parsecs"),
         ([*PLAN, "--gpu-price", "-1"], "--gpu-price"),
         ([*PLAN, "--gpu-price", "nan"], "--gpu-price"),
@@ -66,11 +70,16 @@ PLAN, PREDICT = ["plan", *POINT], ["predict", *POINT]
         ([*PREDICT, "--verify-kernel", "magic"], "shared_kv_splitkv"),
         ([*PREDICT, "--json", "-o", "-"], "--json"),
         ([*PREDICT, "--draft", "ngram", "--kv-policy", "snapkv"], "--kv-policy"),
-        ([*PREDICT, "--draft", "mtp", "--kv-budget", "512"], "--kv-budget"),
+        ([*PREDICT, "--draft", "eagle3", "--kv-budget", "512"], "--kv-budget"),
         ([*PREDICT, "--draft", "llama-3.2-1b", "--kv-policy", "full", "--kv-budget", "512"], "--kv-budget"),
         ([*PREDICT, "--draft", "none", "--gamma", "3"], "--gamma"),
         ([*PREDICT, "--draft", "none", "--mean-acceptance-length", "3"], "--mean-acceptance-length"),
-        ([*PREDICT, "--draft", "mtp", "--draft-kv-dtype", "int4"], "--draft-kv-dtype"),
+        ([*PREDICT, "--draft", "mtp"], "eagle3, ngram or a smaller model: Llama-3.1-8B has no MTP layers"),
+        ([*PREDICT, "--draft", "slf"], "did you mean self?"),
+        ([*PREDICT, "--draft", "ngarm"], "did you mean ngram?"),
+        ([*PREDICT, "--kv-policy", "snapvk"], "did you mean snapkv?"),
+        ([*PREDICT, "--num-gpus", "3"], "--num-gpus: expected a divisor of the 32 query heads"),
+        ([*PREDICT, "--draft", "eagle3", "--draft-kv-dtype", "int4"], "--draft-kv-dtype"),
         ([*PREDICT, "--draft", "self", "--draft-tensor-parallel", "2"], "--draft-tensor-parallel"),
         ([*PREDICT, "--draft", "llama-3.2-1b", "--draft-weight-dtype", "int8"], "--draft-weight-dtype"),
         ([*PREDICT, "--gamma", "2", "--mean-acceptance-length", "2", "--acceptance-rate", "0.5"], "--mean-acceptance-length"),
@@ -119,7 +128,23 @@ def test_a_bad_profile_file_names_file_key_expected_and_found(tmp_path: Path) ->
     assert "peak.colour: expected no such key" in message
 
 
+def test_a_report_on_an_empty_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").write_text("")
+    assert "found an empty file" in refused("report", tmp_path / "none.jsonl", "-o", tmp_path / "page")
+
+
+def test_a_file_that_is_replaced_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "point.json"
+    assert "replaced" not in call(*PREDICT, "-o", file).stderr
+    assert f"replaced {file}" in call(*PREDICT, "-o", file).stderr
+
+
 def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "a file that can be written" in refused(*PREDICT, "-o", tmp_path / "file" / "below.json")
     assert "a file that can be written" in refused(*PLAN, "-o", tmp_path / "file" / "below.yaml")
+
+
+@pytest.mark.parametrize("arguments", [["x" * 5000], ["predict", "--" + "x" * 5000], ["predict", "x" * 5000]])
+def test_usage_errors_stay_short_however_long_the_argument(arguments: list[str]) -> None:
+    assert len(refused(*arguments)) < 2000

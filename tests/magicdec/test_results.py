@@ -157,8 +157,8 @@ def test_a_plan_says_which_of_its_two_speedups_is_which() -> None:
     decoding = found.prediction.predicted_speedup
     whole = served.predicted_throughput_tokens_per_s / served.predicted_plain_throughput_tokens_per_s
     assert decoding > whole + 0.2
-    verdict = str(found).splitlines()[-1]
-    assert f"decodes {decoding:.2f}x (" in verdict
-    assert f"serves {whole:.2f}x as many tokens end to end, prefill included" in verdict
-    assert f"({whole:.2f}x); prefill takes {served.prefill_share:.0%} of the time" in str(found)
+    verdict = " ".join(str(found).split("\n\n")[0].split())
+    assert verdict.startswith(f"Speculate: {decoding:.2f}x faster decode (likely ")
+    assert f"end to end {whole:.2f}x" in verdict
+    assert f"({whole:.2f}x); prefill takes {served.prefill_share:.0%} of the time" in " ".join(str(found).split())
     assert f"decodes {decoding:.2f}x as fast" in found.headline

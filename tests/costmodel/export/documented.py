@@ -50,8 +50,11 @@ def from_text(text: str, facts: dict[str, Any]) -> Any:
 def flags(export: Export) -> dict[str, Any]:
     """The options of an export's command line, checked."""
     known = fields(export.engine)
-    words = list(export.arguments[len(known["command"]) :])
-    assert list(export.arguments[: len(known["command"])]) == known["command"]
+    arguments = list(export.arguments)
+    if arguments[:2] == ["torchrun", "--nproc-per-node"]:
+        arguments[:3] = ["python"]
+    words = arguments[len(known["command"]) :]
+    assert arguments[: len(known["command"])] == known["command"]
     if words and not words[0].startswith("--"):
         words.pop(0)  # the model
     found: dict[str, Any] = {}

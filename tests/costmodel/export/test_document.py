@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def test_a_shell_reads_the_command_as_its_arguments(engine: str, kind: str) -> N
     export = export_plan(plan_of(STRATEGIES[kind]), engine, Options(replay_acceptance=True))
     words = [word for word in shlex.split(command_text(export)) if word != "\n"]
     assert words == [*(f"{name}={value}" for name, value in export.environment.items()), *export.arguments]
-    json.dumps(vars(export))
+    json.dumps(asdict(export))
 
 
 def test_a_script_writes_its_files_and_starts_the_program_in_its_environment(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def stubs(tmp_path: Path) -> Path:
     """A folder with every program that an export may start; each notes its arguments and ends."""
     folder = tmp_path / "stubs"
     folder.mkdir()
-    for program in ("vllm", "python", "python3", "trtllm-serve", "llama-server", "magicdec"):
+    for program in ("vllm", "torchrun", "python", "python3", "trtllm-serve", "llama-server", "magicdec"):
         file = folder / program
         file.write_text(STUB.format(python=sys.executable, log=str(tmp_path / "log.jsonl")))
         file.chmod(0o755)

@@ -59,9 +59,9 @@ def drafted(export: Export, batch_size: int) -> int:
 @pytest.mark.parametrize(
     ("kind", "algorithm", "path"),
     [
-        ("model", "STANDALONE", "Llama-3.2-1B"),
-        ("sparse model", "STANDALONE", "Llama-3.2-1B"),
-        ("int8 weights", "STANDALONE", "PATH_TO_INT8_COPY_OF_THE_TARGET"),
+        ("model", "STANDALONE", "meta-llama/Llama-3.2-1B-Instruct"),
+        ("sparse model", "STANDALONE", "meta-llama/Llama-3.2-1B-Instruct"),
+        ("int8 weights", "STANDALONE", "RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w8a8"),
         ("ngram", "NGRAM", None),
         ("eagle3", "EAGLE3", "PATH_TO_EAGLE3_HEAD"),
         ("mtp", "EAGLE", None),

@@ -15,6 +15,7 @@ from magicdec.costmodel.export.engines import export_plan
 from magicdec.costmodel.plans.policy_table import PolicyTable
 
 SCHEDULE = "num_speculative_tokens_per_batch_size"
+SMALL = "meta-llama/Llama-3.2-1B-Instruct"
 RUNS = ["model", "sparse model", "ngram", "eagle3", "mtp", "fp8 KV", "int8 weights"]
 
 
@@ -53,7 +54,7 @@ def export_of(kind: str, **options: Any) -> Export:
     ("kind", "expected"),
     [
         ("none", {}),
-        ("model", {"method": "draft_model", "num_speculative_tokens": 4, "model": "Llama-3.2-1B", "draft_tensor_parallel_size": 4}),
+        ("model", {"method": "draft_model", "num_speculative_tokens": 4, "model": SMALL, "draft_tensor_parallel_size": 4}),
         ("ngram", {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_min": 2, "prompt_lookup_max": 5}),
         ("eagle3", {"method": "eagle3", "num_speculative_tokens": 3, "model": "PATH_TO_EAGLE3_HEAD"}),
         ("mtp", {"method": "mtp", "num_speculative_tokens": 2}),
@@ -71,7 +72,7 @@ def test_a_self_draft_with_quantised_kv_is_a_second_model_with_its_own_cache_typ
 
 
 def test_a_quantised_copy_needs_its_checkpoint() -> None:
-    assert speculative_config(export_of("int8 weights"))["model"] == "PATH_TO_INT8_COPY_OF_THE_TARGET"
+    assert speculative_config(export_of("int8 weights"))["model"] == "RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w8a8"
     assert speculative_config(export_of("int8 weights", draft_dir="w8"))["model"] == "w8"
 
 

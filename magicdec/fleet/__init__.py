@@ -1,0 +1,1 @@
+"""Machines side by side, and how many requests they serve within limits."""
