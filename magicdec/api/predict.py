@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,7 +15,7 @@ from magicdec.costmodel.planning.best_gamma import evaluate_best_gamma
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import GridInputs, evaluate_grid
 
-from ..inputs.checks import probabilities, quantities, text
+from ..inputs.checks import probabilities, quantities, text, whole_number
 from ..inputs.names import DEFAULT_KV_BUDGET, find_draft
 from ..inputs.scenario import Scenario, resolve_scenario
 from ..results.prediction import Prediction
@@ -41,6 +42,7 @@ def predict(
     draft_kv_dtype: str | None = None,
     draft_weight_dtype: str | None = None,
     draft_tensor_parallel: int | None = None,
+    output_len: int | None = None,
 ) -> Prediction:
     """Predict step times, speedup and memory; array arguments broadcast to a grid.
 
@@ -63,6 +65,7 @@ def predict(
         weight_dtype, kv_dtype: Narrower types of the target's matrices and KV cache: fp8, int8 or int4.
         draft_kv_dtype, draft_weight_dtype: Narrower types that a self draft reads.
         draft_tensor_parallel: GPUs that share a draft model; None for as many as it has KV heads, up to the target's.
+        output_len: New tokens of a request whose prompt is `context_len`: adds what is gained end to end. [tokens]
 
     Raises:
         InputError: A name is unknown, a value is out of its range, or values contradict one another.
@@ -128,7 +131,7 @@ def predict(
     )
     if kv_budget is not None and found.drafts and not found.sparse:
         raise bad("kv_budget", "", "a draft that reads part of its KV cache beside it", found.strategy(1, 1).draft_text)
-    return evaluate(
+    predicted = evaluate(
         scenario,
         found,
         batch_size=batch_size,
@@ -139,6 +142,7 @@ def predict(
         acceptance_by_position=acceptance_by_position,
         mean_acceptance_length=mean_acceptance_length,
     )
+    return predicted if output_len is None else replace(predicted, output_len=whole_number("output_len", output_len))
 
 
 def evaluate(
