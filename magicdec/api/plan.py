@@ -202,6 +202,7 @@ def make_plan(
         acceptance_by_position=search.acceptance_by_position,
         exact_output=search.exact_output,
     )
+    left_out = search.left_out(search.batch_sizes or (workload.batch_size,))
     considered = [c for c in considered if search.runs(c.strategy, c.batch_size)]
     if search.must_speculate:
         considered = [c for c in considered if c.strategy.gamma]
@@ -235,7 +236,7 @@ def make_plan(
         mix=_planned_mix(trace),
         verify_kernel=deployment.verify_kernel,
         engine=search.engine,
-        notes=[*notes, *_trace_notes(trace, deployment.target), *served.notes(workload.output_len, trace)],
+        notes=[*notes, *_trace_notes(trace, deployment.target), *served.notes(workload.output_len, trace), *left_out],
     )
     return PlanResult(made, tuple(ranked), tuple(considered), requests, runner_up, speedup_map, search.max_tpot_s, served.gpu_price)
 

@@ -121,12 +121,26 @@ class PlanResult(Result):
 
     def __str__(self) -> str:
         served = self.plan.serving
-        lines = [wrapped(verdict(self.ranked[0], self.runner_up, served)), "", wrapped(self._point(), "  "), self._table()]
+        lines = [
+            wrapped(verdict(self.ranked[0], self.runner_up, served) + self._unknown()),
+            "",
+            wrapped(self._point(), "  "),
+            self._table(),
+        ]
         if served is not None:
             lines += ["", *(wrapped(line, "  ") for line in self._served(served))]
         if self.speedup_map is not None:
             lines += ["", self.speedup_map.text()]
         return "\n".join([*lines, *(f"note: {note}" for note in self.plan.notes)])
+
+    def _unknown(self) -> str:
+        """From which acceptance rate drafts pay whose acceptance is not known, if nothing else speculates."""
+        if self.plan.strategy.gamma:
+            return ""
+        unknown = [c for c in self.shown if np.isnan(c.speedup) and c.fits_in_memory]
+        least = [(c.strategy.short_text, c.at(c.evaluation.round.minimum_acceptance_rate())) for c in unknown]
+        pays = [f"{name} from {rate:.2f}" for name, rate in least if rate == rate]
+        return f" Drafts whose acceptance rate is not known would pay: {', '.join(pays)}." if pays else ""
 
     def _point(self) -> str:
         """What was planned for, in words."""
