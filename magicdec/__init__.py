@@ -20,6 +20,7 @@ __all__ = [
     "evaluate_grid",
     "explore",
     "export",
+    "import_results",
     "load_measurements",
     "load_plan",
     "models",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from magicdec.api.demo import demo
     from magicdec.api.explore import explore
     from magicdec.api.export import export
+    from magicdec.api.importing import import_results
     from magicdec.api.listings import environment, models, profiles
     from magicdec.api.plan import plan
     from magicdec.api.predict import predict
@@ -66,6 +68,7 @@ _HOMES = {
     "evaluate_grid": "costmodel.speculation.evaluate",
     "explore": "api.explore",
     "export": "api.export",
+    "import_results": "api.importing",
     "load_measurements": "costmodel.plans.measurement",
     "load_plan": "costmodel.plans.plan",
     "models": "api.listings",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .names import one_line, shortened
@@ -55,6 +56,16 @@ def within_message(lines: Iterable[str]) -> list[str]:
             break
         kept.append(line)
     return [*kept, f"and {len(every) - len(kept)} more problems"] if len(kept) < len(every) else kept
+
+
+@contextmanager
+def called(where: str, name: str) -> Iterator[None]:
+    """Problems with the input `where` name it as the user knows it, such as by its file."""
+    try:
+        yield
+    except InputError as error:
+        problems = (replace(problem, where=name) if problem.where == where else problem for problem in error.problems)
+        raise InputError(*problems) from error
 
 
 def bad(where: str | Path, key: str, expected: str, found: object) -> InputError:

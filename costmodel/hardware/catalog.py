@@ -81,6 +81,8 @@ def find_profile(name: str, where: str = "hardware", *, memory_gb: int | None = 
     """
     if name.endswith((".yaml", ".yml")) or os.path.isfile(name):
         return Found(load_profile(name))
+    if name in profile_files() and memory_gb is None:
+        return Found(_builtin(name))  # taking all other names apart is slow
     wanted = MachineName.parse(name)
     exact = [_entries()[full] for full in _full_names().get(wanted.text, ())]
     fitting = exact or [entry for entry in _group(wanted.key) if wanted.forms <= _forms(entry)]

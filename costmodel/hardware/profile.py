@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from ..base.records import STRICT, Limits, NotNegative
 from ..kernels.attention import AttentionLaw
 from ..kernels.collectives import AllreduceLaw
+from ..kernels.experts import ExpertLaw
 from ..kernels.gemm import GemmLaw
 from .defaults import Interconnect, default_allreduce, default_attention
 
@@ -20,7 +21,9 @@ SIXTEEN_BITS = ("bfloat16", "float16")
 # own is upcast.
 COMPUTE_DTYPES = {
     "fp8": ("fp8", *SIXTEEN_BITS),
+    "mxfp8": ("fp8", *SIXTEEN_BITS),
     "int8": ("int8", *SIXTEEN_BITS),
+    "nvfp4": ("fp4", *SIXTEEN_BITS),
     "float16": ("float16", "bfloat16"),
     "float32": ("float32",),
     "float64": ("float64",),
@@ -121,6 +124,7 @@ class Calibration:
         attention: Attention over the KV cache.
         allreduce: Collectives.
         engine: Overheads of the inference engine.
+        experts: Grouped products with the weights of experts.
         table_attention: Attention law fitted to kernel tables, if the measured engine uses a different kernel.
         fits: Origin of the numbers; empty for defaults.
     """
@@ -129,6 +133,7 @@ class Calibration:
     attention: AttentionLaw = field(default_factory=AttentionLaw)
     allreduce: AllreduceLaw = field(default_factory=AllreduceLaw)
     engine: EngineLaw = field(default_factory=EngineLaw)
+    experts: ExpertLaw = field(default_factory=ExpertLaw)
     table_attention: AttentionLaw | None = None
     fits: tuple[Fit, ...] = ()
 
@@ -195,10 +200,20 @@ class HardwareProfile:
             return f"{kernels}; engine overheads are defaults"
         return "datasheet: not calibrated, default efficiencies, step times accurate to about 25 %"
 
+    @property
+    def has_fp4(self) -> bool:
+        """Whether products are computed in fp4; weights in fp4 are else unpacked to 16 bits."""
+        return "fp4" in self.peak.flop_per_s
+
     def flop_per_s(self, dtype: str) -> float:
         """Peak rate of products with weights of this dtype. [FLOP/s]"""
-        rates = self.peak.flop_per_s
-        return next((rates[name] for name in COMPUTE_DTYPES.get(dtype, SIXTEEN_BITS) if name in rates), rates["float32"])
+        return self.peak.flop_per_s[self.compute_dtype(dtype)]
+
+    def compute_dtype(self, dtype: str) -> str:
+        """Type in which products with weights of this dtype are computed."""
+        if dtype == "mxfp4" and self.has_fp4:
+            dtype = "fp8"  # activations have 8 bits
+        return next((name for name in COMPUTE_DTYPES.get(dtype, SIXTEEN_BITS) if name in self.peak.flop_per_s), "float32")
 
     def ridge_point(self, dtype: str) -> float:
         """Arithmetic intensity above which a pass is compute-bound, from datasheet peaks. [FLOP/byte]"""

@@ -12,6 +12,7 @@ from ..base.files import read_text
 from ..base.yaml_text import load_mapping, load_shipped, render_yaml
 from ..kernels.attention import AttentionLaw
 from ..kernels.collectives import AllreduceLaw
+from ..kernels.experts import ExpertLaw
 from ..kernels.gemm import GemmLaw
 from .profile import Calibration, EngineLaw, Fit, HardwareProfile, Peak
 
@@ -110,7 +111,10 @@ def render_profile(profile: HardwareProfile, sources_read: date) -> str:
 
 def with_calibration(text: str, calibration: Calibration) -> str:
     """Replace the calibration block of a profile's YAML text; everything written by hand stays unchanged."""
-    block = render_yaml({"calibration": _without_empty(asdict(calibration))})
+    values = asdict(calibration)
+    if calibration.experts == ExpertLaw():
+        del values["experts"]  # not fitted to this machine
+    block = render_yaml({"calibration": _without_empty(values)})
     kept = re.sub(r"(?m)^calibration:.*\n?(?:[ \t].*\n?|\n)*", "", text)
     return kept.rstrip("\n") + "\n" + block
 

@@ -195,6 +195,7 @@ def block_index(keys: Keys, sizes: Sizes) -> Index:
         query_inputs=sizes.d_model,
         weights_heads=False,
         vectors=2 * head_dim,
+        scored_dtype=None,
     )
 
 

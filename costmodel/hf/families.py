@@ -249,6 +249,8 @@ ALIASES = {
     "cwm": "llama",
     "cohere2_vision": "cohere2",
     "deepseek_vl_v2": "deepseek_v2",
+    "exaone4_5": "exaone4",
+    "exaone4_5_text": "exaone4",
     "gemma3_text": "gemma3",
     "gemma3n_text": "gemma3n",
     "gemma4_text": "gemma4",

@@ -144,6 +144,7 @@ class Storage:
         named: Dtype by module name.
         targets: Dtype of modules by pattern.
         kv_dtype: Dtype of the KV cache, if it is stated.
+        expert_modules: Names of the module of all experts, within a layer.
         files: The weight files, which have the last word.
     """
 
@@ -152,6 +153,7 @@ class Storage:
     kept: Patterns = field(default_factory=Patterns)
     named: dict[str, str] = field(default_factory=dict)
     kv_dtype: str | None = None
+    expert_modules: tuple[str, ...] = EXPERTS
     files: StoredTypes | None = None
 
     @property
@@ -163,7 +165,7 @@ class Storage:
         """Return the dtype of a matrix of a layer; None for that of the activations."""
         if self.files is not None and (held := self.files.dtype(layer, weight)) is not None:
             return held
-        names = [f"layers.{layer}.{name}" for name in modules_of(weight)]
+        names = [f"layers.{layer}.{name}" for name in (self.expert_modules if weight.role == "expert" else modules_of(weight))]
         for name in names:
             found = self._named(name)
             if found is not None:
@@ -213,6 +215,8 @@ def read_storage(keys: Keys, blocks: list[Keys]) -> Storage:
         storage = found[0]
         if any((other.usual, other.experts) != (storage.usual, storage.experts) for other in found[1:]):
             keys.wrong("quantization_config", "one quantisation, or blocks that agree", "blocks that contradict one another")
+    if (keys.word("model_type") or "").startswith("gemma4"):
+        storage.expert_modules = ("experts",)  # beside a dense `mlp`, which may be kept as it is
     dtype = keys.word("expert_dtype")
     if dtype is not None and storage.experts == "":
         known = {"fp4": "mxfp4", "mxfp4": "mxfp4", "fp8": "fp8", "bf16": None, "bfloat16": None, "nvfp4": "nvfp4"}
@@ -267,7 +271,9 @@ def _read(block: Keys) -> Storage:
 
 
 def _kv_cache(block: Keys, storage: Storage) -> None:
-    if (scheme := block.part("kv_cache_scheme")) is not None:
+    if isinstance(block.raw.get("kv_cache_scheme"), str):  # older releases of modelopt write the name
+        storage.kv_dtype = KV_ALGORITHMS.get((block.word("kv_cache_scheme") or "").upper())
+    elif (scheme := block.part("kv_cache_scheme")) is not None:
         bits, kind = scheme.whole_or(16, "num_bits"), scheme.word("type")
         storage.kv_dtype = {(8, "float"): "fp8", (8, "int"): "int8", (4, "float"): "nvfp4", (4, "int"): "int4"}.get(
             (bits or 16, kind or "")

@@ -82,6 +82,7 @@ def attention_s(
     num_sms: int,
     may_split: ArrayLike = True,
     sm_speedup: ArrayLike = 1.0,
+    tile_rows: ArrayLike | None = None,
 ) -> tuple[Array, Array, Array]:
     """Latency of one call, for one layer on one GPU; array arguments broadcast.
 
@@ -97,6 +98,7 @@ def attention_s(
         flop_per_s, bytes_per_s: Peak rates. [FLOP/s, bytes/s]
         num_sms: SMs of the GPU.
         may_split: Whether several CTAs may share a sequence in this call.
+        tile_rows: Query rows per CTA in this call; None for those of the law.
         sm_speedup: Factor on the streaming rate of an SM; above 1 only in benchmarks that hit the L2 cache. [ratio]
 
     Returns:
@@ -105,7 +107,7 @@ def attention_s(
     b, k, rows, length = (np.asarray(x, np.float64) for x in (sequences, kv_heads, query_rows, read_len))
     kv, queries = np.asarray(kv_bytes, np.float64), np.asarray(query_bytes, np.float64)
     slots = float(num_sms * law.ctas_per_sm)
-    blocks = b * k * np.ceil(rows / law.tile_rows)
+    blocks = b * k * np.ceil(rows / (law.tile_rows if tile_rows is None else np.asarray(tile_rows)))
     reached = bytes_per_s * law.memory_efficiency
     rate = law.sm_bytes_per_s / law.ctas_per_sm  # per CTA
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .dtypes import BYTES_PER_ELEMENT
 from .weights import Weight
 
 QkNorm = Literal["none", "head", "all"]
@@ -22,10 +23,10 @@ class Index:
         weights_heads: Whether a projection weights the heads.
         vectors: Parameters of its norms.
         computed: False if the layer takes the choice of an earlier layer: no weights, no index keys, no scores.
-        key_heads: Index keys per token.
+        scored_dtype: Dtype of index keys and queries in the kernel; None for those of cache and activations.
 
     Source:
-        DeepSeek-V3.2 (arXiv 2512.02556), section 2.1.
+        DeepSeek-V3.2 (arXiv 2512.02556), section 2.1: the indexer computes in FP8, whatever the type of the cache.
     """
 
     heads: int
@@ -35,6 +36,7 @@ class Index:
     weights_heads: bool = True
     vectors: int = 0
     computed: bool = True
+    scored_dtype: str | None = "fp8"
 
     def weights(self, d_model: int) -> tuple[Weight, ...]:
         """Matrices of one layer; each GPU holds all of them."""
@@ -46,10 +48,17 @@ class Index:
         )
         return (*found, Weight("index_weights", self.heads, d_model, split="none", role="router")) if self.weights_heads else found
 
-    @property
-    def cached_width(self) -> int:
-        """Index elements cached per entry."""
-        return self.head_dim if self.computed else 0
+    def bytes_per_entry(self, element: float) -> float:
+        """Size of the cached index key of an entry, its scale included. [bytes]
+
+        Args:
+            element: Size of an element of the KV cache. [bytes]
+        """
+        if not self.computed:
+            return 0.0
+        if self.scored_dtype is None:
+            return self.head_dim * element
+        return self.head_dim * BYTES_PER_ELEMENT[self.scored_dtype] + 4
 
     @property
     def vector_params(self) -> int:
@@ -109,10 +118,9 @@ class Attention:
         """Cached elements per token, without index keys."""
         return 0 if self.shares_kv else self.kv_heads * (self.head_dim + self.value_width)
 
-    @property
-    def elements_per_token(self) -> float:
-        """Cached elements per token of context, index keys included."""
-        return self.cached_width + (self.index.cached_width if self.index else 0)
+    def bytes_per_token(self, element: float) -> float:
+        """Cached per token of context, index keys included, where an element takes so many bytes. [bytes]"""
+        return self.cached_width * element + (self.index.bytes_per_entry(element) if self.index else 0)
 
     def kv_heads_on(self, gpus: int) -> float:
         """KV heads per GPU, at least one: replicated if needed."""
@@ -207,10 +215,9 @@ class Latent:
         """Cached elements per token, without index keys."""
         return self.kv_rank + self.rope_dim
 
-    @property
-    def elements_per_token(self) -> float:
-        """Cached elements per token of context, index keys included."""
-        return self.cached_width + (self.index.cached_width if self.index else 0)
+    def bytes_per_token(self, element: float) -> float:
+        """Cached per token of context, index keys included, where an element takes so many bytes. [bytes]"""
+        return self.cached_width * element + (self.index.bytes_per_entry(element) if self.index else 0)
 
     @property
     def scored_width(self) -> int:
@@ -304,10 +311,9 @@ class Compressed:
         """Cached elements per entry, without index keys."""
         return self.head_dim
 
-    @property
-    def elements_per_token(self) -> float:
-        """Cached elements per token of context beyond the window, index keys included."""
-        return (self.head_dim + (self.index.cached_width if self.index else 0)) / self.ratio if self.ratio else float(self.head_dim)
+    def bytes_per_token(self, element: float) -> float:
+        """Cached per token of context beyond the window, index keys included, where an element takes so many bytes. [bytes]"""
+        return (self.head_dim * element + (self.index.bytes_per_entry(element) if self.index else 0)) / max(self.ratio, 1)
 
     @property
     def scored_width(self) -> int:

@@ -43,7 +43,7 @@ def resolve_model(name: str, where: str = "model") -> TransformerConfig:
         return found
     if name.startswith(("/", ".", "~")) or name.lower().endswith(FILES):
         raise unknown_model(name, where, ", a path at which there is nothing")
-    exact = builtin_configs().get(name) or _spellings().get(_spelling(name))
+    exact = _lower_case().get(name.lower()) or _spellings().get(_spelling(name))
     if exact is not None:
         return _shipped(exact)
     from .naming import applied, meaning
@@ -115,6 +115,11 @@ def _gguf(file: Path, name: str) -> TransformerConfig:
 
 def _shipped(file: Path) -> TransformerConfig:
     return shipped_config(json.loads(file.read_text(encoding="utf-8")), name=file.stem)
+
+
+@cache
+def _lower_case() -> dict[str, Path]:
+    return {known.lower(): file for known, file in builtin_configs().items()}
 
 
 @cache

@@ -52,13 +52,31 @@ SAME: dict[str, tuple[str, int | None, str | None]] = {
     "deepseek-v3-671b": ("DeepSeek-V3", None, None),
     "deepseek-v3.1": ("DeepSeek-V3", None, None),
     "deepseek-v3.1-terminus": ("DeepSeek-V3", None, None),
-    "deepseek-v3.2": ("DeepSeek-V3.2-BF16", None, "fp8"),
-    "deepseek-v3.2-exp": ("DeepSeek-V3.2-BF16", None, "fp8"),
+    "deepseek-v3.2-exp": ("DeepSeek-V3.2", None, None),
     "deepseek-r1-distill-llama-8b": ("Llama-3.1-8B", None, None),
     "deepseek-r1-distill-llama-70b": ("Llama-3.3-70B", None, None),
+    "deepseek-r1-distill-qwen-14b": ("Qwen2.5-14B", 131_072, None),
+    "deepseek-r1-distill-qwen-32b": ("Qwen2.5-32B", 131_072, None),
+    "glm-4.5": ("GLM-4.7", 131_072, None),
+    "glm-4.6": ("GLM-4.7", None, None),
+    "llama-4-maverick": ("Llama-4-Maverick-17B-128E", None, None),
+    "llama-4-maverick-17b": ("Llama-4-Maverick-17B-128E", None, None),
     "llama-4-scout": ("Llama-4-Scout-17B-16E", None, None),
     "llama-4-scout-17b": ("Llama-4-Scout-17B-16E", None, None),
     "kimi-k2-0905": ("Kimi-K2", 262_144, None),
+    "kimi-k2-thinking": ("Kimi-K2.5", None, None),
+    "minimax-m2": ("MiniMax-M2.5", None, None),
+    "minimax-m2.7": ("MiniMax-M2.5", 204_800, None),
+    "mistral-small-24b-2501": ("Mistral-Small-24B", None, None),
+    "mistral-small-3.1-24b-2503": ("Mistral-Small-24B", 131_072, None),
+    "mistral-small-3.2-24b-2506": ("Mistral-Small-24B", 131_072, None),
+    "devstral-2-123b-2512": ("Devstral-2-123B-FP8", None, "fp8"),
+    "devstral-small-2-24b-2512": ("Devstral-Small-2-24B-FP8", None, "fp8"),
+    "devstral-small-2507": ("Mistral-Small-24B", 131_072, None),
+    "magistral-small-2509": ("Mistral-Small-24B", 131_072, None),
+    "qwen3-coder-480b": ("Qwen3-Coder-480B-A35B", None, None),
+    "qwen3-next-80b-a3b-thinking": ("Qwen3-Next-80B-A3B", None, None),
+    "qwen3-coder-next": ("Qwen3-Next-80B-A3B", None, None),
     "qwen3-4b-2507": ("Qwen3-4B", 262_144, None),
     "qwen3-4b-thinking-2507": ("Qwen3-4B", 262_144, None),
     "qwen3-30b-a3b-2507": ("Qwen3-30B-A3B", 262_144, None),
@@ -161,6 +179,9 @@ def applied(config: TransformerConfig, meant: Meaning, name: str) -> tuple[Trans
         if dtype.startswith(("q4_k", "q5_k")):
             changed = _mixed(changed)
             text += ", half of the down-projections and the head in q6_k; the file itself has the exact sizes"
+        if changed.vision_params and dtype.startswith(("q", "iq")):
+            changed = replace(changed, vision_params=0)
+            text += "; its image encoder is a file of its own and is left out"
     if meant.max_context_len is not None:
         changed = replace(changed, max_context_len=meant.max_context_len)
         text += f", up to {meant.max_context_len:,} tokens"

@@ -266,11 +266,13 @@ class TransformerConfig:
 
         Index keys count; recurrent layers do not. Not modelled: paging and alignment overhead of real allocators.
         """
-        return self.kv_elements_per_token(growing=False) * self.kv_bytes_per_element
+        return sum(layers * kind.bytes_per_token(self.kv_bytes_per_element) for kind, layers in self.attentions)
 
-    def kv_elements_per_token(self, *, growing: bool) -> float:
-        """Cached elements per token over all layers; only those of layers that keep every token, if `growing`."""
-        return sum(layers * kind.elements_per_token for kind, layers in self.attentions if not growing or kind.limit is None)
+    @property
+    def growing_kv_bytes_per_token(self) -> float:
+        """The same, of layers that keep every token. [bytes/token]"""
+        element = self.kv_bytes_per_element
+        return sum(layers * kind.bytes_per_token(element) for kind, layers in self.attentions if kind.limit is None)
 
     @property
     def attention_windows(self) -> tuple[tuple[int, int | None], ...]:

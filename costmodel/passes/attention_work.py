@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..layers.attention import Attention, AttentionKind, Compressed, Index, Latent
+from ..layers.dtypes import BYTES_PER_ELEMENT
 from ..models.transformer import TransformerConfig
 
 Array = NDArray[np.float64]
+SCORE_BYTES = 8.0  # a score of an indexer, written and read in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,7 @@ class AttentionWork:
         query_rows: Query rows that share one read of a (sequence, KV head) pair: query_len x group.
         group: Query heads per KV head.
         read_len: KV entries read per sequence. [tokens]
+        dtype: Dtype of the products, where it is not that of the activations.
     """
 
     layers: int
@@ -56,6 +59,7 @@ class AttentionWork:
     query_rows: Array
     group: float
     read_len: Array
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,7 +89,7 @@ def attention_works(
     """Work of all layers with one kind of attention; for latent attention also the rows that pass the `kv_up` matrix.
 
     An indexer is work of its own: it reads every index key once and scores it for each query. The attention behind it reads the
-    entries that its queries choose: as many as all of them together choose at most.
+    entries that its queries choose: as many as all of them together choose at most; with latent attention, each query on its own.
     """
     q, s, budget = shape.q, shape.s, shape.budget
     if isinstance(kind, Compressed):
@@ -124,10 +128,24 @@ def attention_works(
         group=heads / kv_heads,
         read_len=read + q,
     )
+    if isinstance(kind, Latent) and kind.index is not None:
+        work = _gathered(work, shape, kind.read_width_on(shape.gpus) * model.kv_bytes_per_element, pairs)
     if kind.index is None or not kind.index.computed:
         return (work,), expanded_rows
     ratio = kind.ratio if isinstance(kind, Compressed) else 1
     return (work, _scores(kind.index, ratio, layers, model, shape)), expanded_rows
+
+
+def _gathered(work: AttentionWork, shape: PassShape, entry_bytes: float, pairs: Array) -> AttentionWork:
+    """Work of attention to chosen entries: every query gathers its own, and shares no read with others."""
+    return replace(
+        work,
+        bytes=work.layers * entry_bytes * (pairs + shape.rows),
+        sequences=shape.rows,
+        query_len=np.ones_like(shape.q),
+        query_rows=np.full_like(shape.q, work.group),
+        read_len=pairs / shape.rows,
+    )
 
 
 def _compressed(kind: Compressed, shape: PassShape) -> tuple[Array, Array]:
@@ -154,20 +172,26 @@ def _chunked(chunk: int, shape: PassShape) -> tuple[Array, Array]:
 
 
 def _scores(index: Index, ratio: int, layers: int, model: TransformerConfig, shape: PassShape) -> AttentionWork:
-    """Work of an indexer, on every GPU alike: one score per query, head and cached entry."""
+    """Work of an indexer, on every GPU alike: one score per query, head and cached entry.
+
+    The scores of a query, summed over its heads, are written in float32 and read by the kernel that chooses the best.
+    """
     entries, new = shape.s / ratio, shape.q / ratio
     pairs = shape.b * (shape.q * entries + shape.q * (new + 1 / ratio) / 2)
+    key_bytes = index.bytes_per_entry(model.kv_bytes_per_element)
+    query_bytes = model.bytes_per_element if index.scored_dtype is None else BYTES_PER_ELEMENT[index.scored_dtype]
     return AttentionWork(
         layers=layers,
         flop=layers * pairs * 2 * index.heads * index.head_dim,
-        bytes=layers * shape.b * (entries + new) * index.cached_width * model.kv_bytes_per_element,
-        query_bytes=layers * shape.rows * index.heads * index.head_dim * model.bytes_per_element,
+        bytes=layers * shape.b * (entries + new) * key_bytes,
+        query_bytes=layers * (shape.rows * index.heads * index.head_dim * query_bytes + pairs * SCORE_BYTES),
         sequences=shape.b,
         kv_heads=1.0,
         query_len=shape.q,
         query_rows=shape.q * index.heads,
         group=float(index.heads),
         read_len=entries + new,
+        dtype=index.scored_dtype,
     )
 
 

@@ -21,14 +21,14 @@ def kept_entries(kind: AttentionKind, context_len: ArrayLike) -> Array:
 
 def kv_bytes_per_gpu(model: TransformerConfig, context_len: ArrayLike, tensor_parallel: int) -> Array:
     """KV cache of one sequence on one GPU, index keys included; sliding-window layers keep at most their window. [bytes]"""
-    elements = 0 * np.asarray(context_len, np.float64)
+    total, element = 0 * np.asarray(context_len, np.float64), model.kv_bytes_per_element
     for kind, layers in model.attentions:
         if not kind.shares_kv:
-            elements = elements + layers * kept_entries(kind, context_len) * kind.read_width_on(tensor_parallel)
+            total = total + layers * kept_entries(kind, context_len) * kind.read_width_on(tensor_parallel) * element
         if kind.index is not None and kind.index.computed:
             scored = np.asarray(context_len, np.float64) / (kind.ratio if isinstance(kind, Compressed) else 1)
-            elements = elements + layers * scored * kind.index.cached_width
-    return elements * model.kv_bytes_per_element
+            total = total + layers * scored * kind.index.bytes_per_entry(element)
+    return total
 
 
 def state_bytes_per_gpu(model: TransformerConfig, tensor_parallel: int) -> float:

@@ -22,6 +22,8 @@ from .cache import state_bytes_per_gpu
 
 BoolArray = NDArray[np.bool_]
 __all__ = ["Array", "AttentionWork", "BoolArray", "Cost", "Products", "Work", "experts_touched", "forward_cost", "whole_power"]
+SCAN_CHUNK = 64  # tokens that kernels of linear attention process at a time
+SCAN_PASSES = 4  # the convolution reads and writes its channels, the recurrence reads them and writes its output
 LOGITS_BYTES = 4.0  # engines hold logits in float32
 
 
@@ -50,8 +52,28 @@ class Products:
     def bytes(self) -> Array:
         """Weights, read once, plus inputs and outputs. [bytes]"""
         m = self.matrix
-        weights = m.outputs * m.inputs * BYTES_PER_ELEMENT[m.dtype]
-        return m.layers * self.copies * (weights + self.rows * (m.outputs + m.inputs) * self.activation_bytes_per_element)
+        return m.layers * self.copies * (m.outputs * m.inputs * BYTES_PER_ELEMENT[m.dtype]) + self.activation_bytes
+
+    @property
+    def activation_bytes(self) -> Array:
+        """Inputs and outputs. [bytes]"""
+        m = self.matrix
+        return m.layers * self.copies * self.rows * ((m.outputs + m.inputs) * self.activation_bytes_per_element)
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Recurrence over a prompt: chunks of tokens one after the other, heads and sequences side by side.
+
+    Attributes:
+        layers: Number of layers.
+        heads: Heads on this GPU, of all sequences.
+        chunks: Chunks of each sequence.
+    """
+
+    layers: int
+    heads: Array
+    chunks: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +91,7 @@ class Cost:
         num_expert_layers: Layers with routed experts.
         state: Products with recurrent states, and reading and writing them.
         num_state_layers: Layers with a recurrent state.
+        scans: Recurrences over prompts, which are sequential.
     """
 
     products: tuple[Products, ...]
@@ -81,6 +104,7 @@ class Cost:
     num_expert_layers: int
     state: Work = NO_WORK
     num_state_layers: int = 0
+    scans: tuple[Scan, ...] = ()
 
     def operator(self, name: Operator) -> Work:
         """Sum of the matrix products of one operator class."""
@@ -174,6 +198,7 @@ def forward_cost(
         num_layers=halves / 2,
         num_expert_layers=model.num_expert_layers,
         num_state_layers=sum(layers for _, layers in model.recurrents),
+        scans=tuple(Scan(n, np.ceil(b * kind.heads / tensor_parallel), np.floor(q / SCAN_CHUNK)) for kind, n in model.recurrents),
     )
 
 
@@ -186,7 +211,8 @@ def _state(model: TransformerConfig, shape: PassShape, ends: Array) -> Work:
         return NO_WORK
     flop = sum(layers * kind.flop_per_token for kind, layers in model.recurrents) / shape.gpus
     held = state_bytes_per_gpu(model, shape.gpus)
-    return Work(shape.rows * flop, shape.b * held * (1 + ends))
+    channels = sum(layers * kind.conv_channels for kind, layers in model.recurrents) / shape.gpus
+    return Work(shape.rows * flop, shape.b * held * (1 + ends) + shape.rows * (SCAN_PASSES * channels * model.bytes_per_element))
 
 
 def _products(matrix: Matrix, rows: Array, element: float) -> Products:

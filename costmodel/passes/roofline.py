@@ -6,7 +6,7 @@ activation traffic, and overheads of the engine per layer and per pass.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -15,6 +15,7 @@ import numpy as np
 from ..hardware.profile import HardwareProfile
 from ..kernels.attention import attention_s
 from ..kernels.collectives import allreduce_s
+from ..kernels.experts import grouped_law
 from ..kernels.gemm import gemm_s
 from .attention_work import Array, AttentionWork, Work
 from .forward import Cost, Products
@@ -23,8 +24,15 @@ VerifyKernel = Literal["shared_kv_splitkv", "shared_kv_no_split", "per_token"]
 VERIFY_KERNELS: tuple[VerifyKernel, ...] = get_args(VerifyKernel)
 Bound = Literal["compute", "weights", "kv", "communication", "overhead"]
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
+# Products in 8 and 4 bits, on any GPU: a kernel quantises the inputs first, and less of the higher peak is reached.
+QUANTISED = ("fp8", "fp4", "int8")
+QUANTISED_EFFICIENCY = 0.75  # relative to 16 bits
+QUANTISE_LAUNCH_S = 1e-6  # kernels alone take 3 us; the overhead per layer has most of that
+QUANTISE_BYTES = 3.0  # per element: 2 read, 1 written
+SCAN_CHUNK_S = 6e-6  # one head's chunk of 64 tokens on one SM; what the next chunk needs is known only then
+PROMPT_LEN = 64  # new tokens from which a kernel for prompts is used
+PROMPT_TILE_ROWS = 128  # query rows per block of such a kernel
 STATE_KERNELS = 2  # convolution and update of the state, per layer
-EXPERT_LAYER_OVERHEAD = 1.0  # routing about doubles the number of small kernels per layer
 
 
 @dataclass(frozen=True)
@@ -103,31 +111,47 @@ def step_time(
     if cost.num_state_layers:
         kernels = cost.num_state_layers * STATE_KERNELS
         kv_s = kv_s + selection_s(cost.state, hardware, dtype, 0)
+        for scan in cost.scans:
+            compute_s = compute_s + scan.layers * SCAN_CHUNK_S * scan.chunks * np.ceil(scan.heads / peak.num_sms)
         overhead_s = overhead_s + kernels * calibration.gemm.launch_s
-    layers = cost.num_layers + EXPERT_LAYER_OVERHEAD * cost.num_expert_layers
+    overhead_s = overhead_s + cost.num_expert_layers * calibration.experts.launch_s
     one_s = allreduce_s(calibration.allreduce, cost.allreduce_bytes, tensor_parallel, peak.interconnect_bandwidth_bytes_per_s)
     return StepTime(
         compute_s=compute_s,
         weights_s=weights_s,
         kv_s=kv_s,
         communication_s=cost.num_allreduces * one_s,
-        overhead_s=overhead_s + layers * engine.layer_overhead_s + engine.step_overhead_s + (engine.cold_pass_s if cold else 0.0),
+        overhead_s=overhead_s
+        + cost.num_layers * engine.layer_overhead_s
+        + engine.step_overhead_s
+        + (engine.cold_pass_s if cold else 0.0),
     )
 
 
 def _products_s(products: Products, hardware: HardwareProfile) -> tuple[Array, Array, Array]:
     """(compute, memory, overhead) of the products with one matrix, over its layers. [s]"""
-    layers = products.matrix.layers
+    layers, dtype = products.matrix.layers, products.matrix.dtype
+    law, rate = hardware.calibration.gemm, hardware.flop_per_s(dtype)
+    quantised = hardware.compute_dtype(dtype) in QUANTISED
+    if grouped := products.matrix.experts > 1:
+        sm_rate = rate / hardware.peak.num_sms
+        law = grouped_law(hardware.calibration.experts, law, dtype, has_fp4=hardware.has_fp4, sm_flop_per_s=sm_rate)
+    elif quantised:
+        efficiency = law.compute_efficiency * QUANTISED_EFFICIENCY
+        law = replace(law, compute_efficiency=efficiency, launch_s=law.launch_s + QUANTISE_LAUNCH_S)
     parts = gemm_s(
-        hardware.calibration.gemm,
+        law,
         rows=products.rows,
         inputs=products.matrix.inputs,
         flop=products.flop / layers,
         moved_bytes=products.bytes / layers,
-        flop_per_s=hardware.flop_per_s(products.matrix.dtype),
+        flop_per_s=rate,
         bytes_per_s=hardware.peak.memory_bandwidth_bytes_per_s,
     )
     exposed_s, read_s, launch_s = (layers * part for part in parts)
+    if grouped or quantised:  # rows are gathered before the products and added up after them, or quantised, by other kernels
+        moved = products.activation_bytes if grouped else layers * products.rows * (QUANTISE_BYTES * products.matrix.inputs)
+        read_s = read_s + moved / (hardware.peak.memory_bandwidth_bytes_per_s * hardware.calibration.gemm.memory_efficiency)
     return exposed_s, read_s, launch_s
 
 
@@ -135,10 +159,10 @@ def _attention_s(
     work: AttentionWork, hardware: HardwareProfile, dtype: str, verify_kernel: VerifyKernel
 ) -> tuple[Array, Array, Array]:
     """(compute, KV traffic, overhead) of attention, over its layers. [s]"""
-    calibration = hardware.calibration
+    law = hardware.calibration.attention
     reads = work.query_len if verify_kernel == "per_token" else np.ones(())
     parts = attention_s(
-        calibration.attention,
+        law,
         sequences=work.sequences * reads,
         kv_heads=work.kv_heads,
         query_rows=work.query_rows / reads,
@@ -147,10 +171,11 @@ def _attention_s(
         flop=work.flop / work.layers,
         kv_bytes=work.bytes / work.layers * reads,
         query_bytes=work.query_bytes / work.layers,
-        flop_per_s=hardware.flop_per_s(dtype),
+        flop_per_s=hardware.flop_per_s(work.dtype or dtype),
         bytes_per_s=hardware.peak.memory_bandwidth_bytes_per_s,
         num_sms=hardware.peak.num_sms,
         may_split=(work.query_len <= 1) | (verify_kernel != "shared_kv_no_split"),
+        tile_rows=np.where(work.query_len >= PROMPT_LEN, np.maximum(PROMPT_TILE_ROWS, law.tile_rows), law.tile_rows),
     )
     exposed_s, read_s, launch_s = (work.layers * part for part in parts)
     return exposed_s, read_s, launch_s

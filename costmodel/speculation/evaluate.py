@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from ..base.arrays import as_floats, check_grid
 from ..base.errors import InputError, Problem, bad
+from ..base.limits import MAX_TOKENS
 from ..hardware.profile import HardwareProfile
 from ..models.transformer import TransformerConfig
 from ..passes.forward import Array, BoolArray, whole_power
@@ -166,6 +167,8 @@ def evaluate_grid(
     b, s, g, k = (as_floats(name, value) for name, value in axes.items())
     check_grid({name: value for name, value in axes.items() if name != "context_len" or context_weights is None})
     _check_axes(b, s, g, k)
+    if output_len is not None and (type(output_len) is not int or not 1 <= output_len <= MAX_TOKENS):
+        raise bad("output_len", "", "a whole number of tokens, at least 1", repr(output_len))
     check_vocabularies(deployment.target, draft.model)
     b = np.ceil(b / deployment.replicas)  # the fullest replica determines the speed
     _check_weights(s, context_weights)

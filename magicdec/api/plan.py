@@ -25,7 +25,6 @@ from magicdec.costmodel.plans.plan import (
     fingerprint,
 )
 from magicdec.costmodel.plans.trace import RequestTrace
-from magicdec.costmodel.plans.trace_file import load_trace
 from magicdec.costmodel.plans.workload import Workload
 
 from ..inputs.checks import finite, flag, names, one_of, probabilities, some_names, text, whole_number, whole_numbers
@@ -106,9 +105,7 @@ def plan(
     """
     if trace_columns is not None and not isinstance(trace_columns, Mapping):
         raise bad("trace_columns", "", "the name of a column for each of ours", repr(trace_columns))
-    requests = trace if trace is None or isinstance(trace, RequestTrace) else load_trace(text("trace", trace), trace_columns)
-    if trace_columns and (trace is None or isinstance(trace, RequestTrace)):
-        raise bad("trace_columns", "", "a file in `trace` beside it", "none")
+    requests = _requests(trace, trace_columns)
     if requests is not None and (context_len is not None or output_len is not None):
         raise bad("trace", "", "no `context_len` or `output_len` beside it: the trace has them", "both")
     if requests is not None:
@@ -253,6 +250,17 @@ def _predicted_round(best: Candidate) -> PredictedRound:
         bound=best.bound,
         breakdown=best.breakdown,
     )
+
+
+def _requests(trace: str | Path | RequestTrace | None, columns: Mapping[str, str] | None) -> RequestTrace | None:
+    """The requests of a trace, read if they are in a file."""
+    if trace is None or isinstance(trace, RequestTrace):
+        if columns:
+            raise bad("trace_columns", "", "a file in `trace` beside it", "none")
+        return trace
+    from magicdec.costmodel.plans.trace_file import load_trace  # slow to import
+
+    return load_trace(text("trace", trace), columns)
 
 
 def _trace_notes(trace: RequestTrace | None, target: TransformerConfig) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from magicdec.costmodel.base.errors import bad
+from magicdec.costmodel.base.errors import bad, called
 from magicdec.costmodel.base.records import to_document
 from magicdec.costmodel.plans.measurement import load_measurements, render_measurement
 from magicdec.costmodel.plans.plan import Plan
@@ -21,7 +21,7 @@ from magicdec.executor.model.tensor_parallel import Ranks, process_group
 from ..files.completions import Completion, CompletionFile, digest
 from ..files.prompts import PromptText, check_ids, encode, plain_text, read_prompts
 from ..files.writing import append_line
-from ..inputs.checks import flag, one_of, optional_text, whole_number
+from ..inputs.checks import flag, one_of, optional_text, text, whole_number
 from ..inputs.plans import resolve_plan
 from ..results.plan import PlanResult
 from ..results.run import RunResult
@@ -76,7 +76,7 @@ def run(
     """
     made = plan.plan if isinstance(plan, PlanResult) else resolve_plan(plan)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
-    one_of("device", device, DEVICES)
+    one_of("device", text("device", device), DEVICES)
     repeats = whole_number("repeats", repeats)
     if not flag("compare", compare) and repeats > 1:
         raise bad("repeats", "", "`compare` beside it, whose turns it counts", "nothing")
@@ -86,7 +86,7 @@ def run(
     model_dir, draft_dir = optional_text("model_dir", model_dir), optional_text("draft_dir", draft_dir)
     measurements, output = optional_text("measurements", measurements), optional_text("output", output)
     limit = made.workload.output_len if max_new_tokens is None else whole_number("max_new_tokens", max_new_tokens)
-    with process_group(device) as ranks:
+    with called("plan", str(plan) if isinstance(plan, str | Path) else "plan"), process_group(device) as ranks:
         texts = ranks.broadcast(_prompt_texts(prompts) if ranks.is_rank0 else [])
         models = load_models(made, model_dir=model_dir, draft_dir=draft_dir, device=device, ranks=ranks)
         if measurements is not None and ranks.is_rank0:

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -39,6 +39,7 @@ COMMANDS = {
     "calibrate": "calibrate",
     "acceptance": "acceptance",
     "validate": "validate",
+    "import": "importing",
     "report": "report",
     "profiles": "listings",
     "models": "listings",
@@ -62,19 +63,19 @@ class Commands(click.Group):
             return None
         place = COMMANDS[cmd_name]
         module = importlib.import_module(f"magicdec.{place}" if "." in place else f"magicdec.cli.{place}")
-        command = getattr(module, cmd_name)
+        command = getattr(module, "import_" if cmd_name == "import" else cmd_name)
         assert isinstance(command, click.Command)
         return command
 
     def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
-        with interruption():
+        with interruption(), short_usage_errors():
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            with interruption(), warnings.catch_warnings():
+            with interruption(), short_usage_errors(), warnings.catch_warnings():
                 warnings.showwarning = _note
                 warnings.simplefilter("always", Note)
                 return super().invoke(ctx)
@@ -99,6 +100,19 @@ def interruption() -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def short_usage_errors() -> Iterator[None]:
+    """Messages of click repeat an argument, however long it is."""
+    try:
+        yield
+    except click.ClickException as error:
+        from magicdec.costmodel.base.errors import MAX_MESSAGE_LENGTH
+        from magicdec.costmodel.base.names import shortened
+
+        vars(error)["message"] = shortened(error.message, MAX_MESSAGE_LENGTH // 2)
+        raise
 
 
 def explained(error: Exception, known: Mapping[str, str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +50,8 @@ def _replacing(path: Path) -> Iterator[IO[str]]:
             file.flush()
             os.fsync(file.fileno())
         if path.exists():
+            import shutil  # slow to import
+
             shutil.copymode(path, beside)
         os.replace(beside, path)
     finally:

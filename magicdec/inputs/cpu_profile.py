@@ -10,7 +10,6 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magicdec.costmodel.calibration.fitting import rounded
 from magicdec.costmodel.hardware.profile import Calibration, EngineLaw, HardwareProfile, Peak
 from magicdec.costmodel.hardware.profile_file import SCHEMA_VERSION, render_profile
 from magicdec.costmodel.kernels.attention import AttentionLaw
@@ -117,6 +116,7 @@ def fit_rounds(profile: HardwareProfile, config: TransformerConfig, times: LoopT
         data: Description of the measurements, for the profile.
     """
     from magicdec.costmodel.calibration.engine_fit import fit_passes
+    from magicdec.costmodel.calibration.fitting import rounded
 
     observations = [seen for one in times.rounds for seen in _observations(one, config)]
     fitted = fit_passes(profile, observations, CPU_PARAMETERS, data=data)

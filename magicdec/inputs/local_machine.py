@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -84,6 +82,9 @@ def _torch() -> tuple[Device, ...]:
 
 def _answer(tool: str, *arguments: str, limit_s: float = TOOL_LIMIT_S) -> str:
     """What a tool prints; empty if there is no such tool, or if it fails or hangs."""
+    import shutil  # slow to import, like the next one
+    import subprocess
+
     path = shutil.which(tool)
     if path is None:
         return ""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.base.notes import note
 from magicdec.costmodel.hardware.catalog import Found, find_profile
-from magicdec.costmodel.hardware.mixed import layer_split, split_note
 from magicdec.costmodel.hardware.profile import HardwareProfile
 
-from .local_machine import Device, local_devices
+if TYPE_CHECKING:
+    from .local_machine import Device
 
 LOCAL = "local"
 SEPARATOR = ","
@@ -34,6 +35,8 @@ def find_machine(name: str) -> HardwareProfile | None:
         InputError: Nothing of that name, or a file that is no profile.
     """
     if name == LOCAL:
+        from .local_machine import local_devices  # slow to import, like the next ones
+
         devices = local_devices()
         if not devices:
             note("no GPU that a driver knows of: the CPU of this machine is taken")
@@ -43,6 +46,8 @@ def find_machine(name: str) -> HardwareProfile | None:
         found = find_profile(name)
         note(found.note)
         return found.profile
+    from magicdec.costmodel.hardware.mixed import layer_split, split_note
+
     parts = [find_profile(part.strip()) for part in name.split(SEPARATOR)]
     split = layer_split([part.profile for part in parts])
     note(*(part.note for part in parts), split_note([part.profile for part in parts]))
@@ -60,6 +65,8 @@ def check_layer_split(profile: HardwareProfile, num_gpus: int) -> None:
 
 
 def _local(devices: Sequence[Device]) -> HardwareProfile:
+    from magicdec.costmodel.hardware.mixed import layer_split, split_note
+
     counts = Counter(devices)
     found = {device: _profile(device) for device in counts}
     has = " and ".join(f"{count} x {device.name}" if count > 1 else device.name for device, count in counts.items())

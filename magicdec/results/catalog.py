@@ -240,7 +240,7 @@ class ModelReport(Result):
 
     @property
     def _growing(self) -> float:
-        return self.config.kv_elements_per_token(growing=True) * self.config.kv_bytes_per_element
+        return self.config.growing_kv_bytes_per_token
 
     def __str__(self) -> str:
         model = self.config

@@ -351,7 +351,7 @@ def test_a_gpu_holds_the_weights_that_its_passes_read(deployment: Deployment, h2
 
 def test_a_mixture_of_experts_is_priced_by_the_experts_its_batch_meets(h200: HardwareProfile) -> None:
     deployment = Deployment(resolve_model("Qwen3-235B-A22B"), h200, 8, 4)
-    e = evaluated(deployment, Draft("ngram"), batch_size=[2, 16, 512], context_len=100, gamma=4, acceptance_rate=0.5)
+    e = evaluated(deployment, Draft("ngram"), batch_size=[2, 16, 128], context_len=100, gamma=4, acceptance_rate=0.5)
     assert (np.diff(e.target.weights_s) > 0).all()
     assert e.round.verify_cost[0] > 1.4, "more draft tokens meet more experts"
     assert e.round.verify_cost[0] > e.round.verify_cost[2]
@@ -394,6 +394,12 @@ def test_an_output_length_cuts_the_last_round_and_nothing_else(deployment: Deplo
     assert step_numbers(cut)["round"] == pytest.approx(step_numbers(whole)["round"])
     assert (cut.speedup_low <= cut.round.speedup).all()
     assert (cut.round.speedup <= cut.speedup_high).all()
+
+
+@pytest.mark.parametrize("output_len", [0, 1.0, True, "64", [64], float("nan"), 10**400])
+def test_an_output_length_is_a_whole_number(deployment: Deployment, output_len: Any) -> None:
+    with pytest.raises(InputError, match="output_len"):
+        evaluate_grid(deployment, STREAMING, batch_size=8, context_len=4000, gamma=3, output_len=output_len)
 
 
 def test_cold_caches_slow_passes_of_the_target_and_the_first_draft_step(deployment: Deployment) -> None:

@@ -30,12 +30,16 @@ MEANT = [
     ("Qwen3-30B-A3B-Instruct-2507-FP8", "Qwen3-30B-A3B", "fp8"),
     ("qwen3 coder 30b a3b instruct", "Qwen3-30B-A3B", "bfloat16"),
     ("deepseek r1", "DeepSeek-V3", "fp8"),
-    ("deepseek-ai/DeepSeek-V3.2-Exp", "DeepSeek-V3.2-BF16", "fp8"),
+    ("deepseek-ai/DeepSeek-V3.2-Exp", "DeepSeek-V3.2", "fp8"),
     ("nvidia/DeepSeek-R1-0528-FP4", "DeepSeek-V3", "nvfp4"),
     ("gpt oss 120b", "gpt-oss-120b", "mxfp4"),
     ("openai/gpt-oss-20b-BF16", "gpt-oss-20b", "bfloat16"),
     ("GLM-5.1", "GLM-5.1-FP8", "bfloat16"),
     ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-FP8", "Nemotron-3-Nano-30B-A3B-BF16", "fp8"),
+    ("zai-org/GLM-4.5-FP8", "GLM-4.7", "fp8"),
+    ("Kimi-K2-Thinking", "Kimi-K2.5", "w4g32"),
+    ("mistralai/Mistral-Small-3.2-24B-Instruct-2506", "Mistral-Small-24B", "bfloat16"),
+    ("mistralai/Devstral-Small-2-24B-Instruct-2512", "Devstral-Small-2-24B-FP8", "fp8"),
     ("qwen3.5-27b-nvfp4", "Qwen3.5-27B", "nvfp4"),
 ]
 
@@ -46,7 +50,7 @@ def test_what_is_meant_is_found(typed: str, builtin: str, dtype: str) -> None:
         warnings.simplefilter("always")
         model = resolve_model(typed)
         plain = resolve_model(builtin)
-    assert (model.params, model.kv_elements_per_token(growing=False)) == (plain.params, plain.kv_elements_per_token(growing=False))
+    assert (model.params, model.attentions, model.recurrents) == (plain.params, plain.attentions, plain.recurrents)
     assert (model.expert_dtype or model.linear_dtype or model.dtype) == dtype
     for note in notes:
         assert f"{typed} is taken for {builtin}" in str(note.message)
@@ -71,8 +75,8 @@ def test_a_name_of_a_built_in_model_is_taken_without_a_note() -> None:
         "llama-3.1-9b",
         "llama-3.1",
         "qwen3-33b",
-        "qwen3-coder-480b-a35b",
-        "Kimi-K2-Thinking",
+        "qwen3-coder-481b-a35b",
+        "Kimi-K2-Thinker",
         "qwen3-8b-q9_k_m",
         "qwen3-8b-lora",
         "fp8",
@@ -109,3 +113,9 @@ def test_tables_name_what_exists() -> None:
     assert {dtype for _, dtype in ENDINGS} - {"16"} <= set(BYTES_PER_ELEMENT)
     for name in SAME:
         assert meaning(name, known) is not None
+
+
+def test_a_name_of_a_gguf_type_leaves_out_the_image_encoder() -> None:
+    with pytest.warns(UserWarning, match="its image encoder is a file of its own"):
+        model = resolve_model("Qwen3.5-9B-Q4_K_M")
+    assert (model.vision_params, resolve_model("Qwen3.5-9B").vision_params > 0) == (0, True)

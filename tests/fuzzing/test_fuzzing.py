@@ -15,10 +15,10 @@ from .judge import judge, prepare, skip_constant_work
 from .mutations import mutated
 
 COUNTS = {  # by what one costs
-    **{"profile": 50, "config": 150, "plan": 150, "curves": 100, "measurements": 60, "report": 20, "trace": 150},
+    **{"profile": 50, "config": 150, "plan": 150, "curves": 100, "measurements": 15, "report": 8, "trace": 150},
     **{"scenarios": 100, "prompts": 40, "run plan": 40, "completions": 40, "checkpoint": 40, "arguments": 80, "api": 150},
 }
-KINDS_HERE = [pytest.param(kind, marks=pytest.mark.slow) if kind == "report" else kind for kind in KINDS]  # it draws figures
+KINDS_HERE = [pytest.param(kind, marks=pytest.mark.slow) if kind in ("report", "measurements") else kind for kind in KINDS]
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def command(name: str) -> click.Command:
 
 
 def function(name: str) -> Callable[..., Any]:
-    found: Callable[..., Any] = getattr(magicdec, name)
+    found: Callable[..., Any] = getattr(magicdec, "import_results" if name == "import" else name)  # a keyword of Python
     return found
 
 

@@ -143,3 +143,8 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "a file that can be written" in refused(*PREDICT, "-o", tmp_path / "file" / "below.json")
     assert "a file that can be written" in refused(*PLAN, "-o", tmp_path / "file" / "below.yaml")
+
+
+@pytest.mark.parametrize("arguments", [["x" * 5000], ["predict", "--" + "x" * 5000], ["predict", "x" * 5000]])
+def test_usage_errors_stay_short_however_long_the_argument(arguments: list[str]) -> None:
+    assert len(refused(*arguments)) < 2000

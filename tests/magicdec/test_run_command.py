@@ -217,5 +217,5 @@ def test_a_plan_of_a_compressed_target_is_refused(plan: Path, key: str, tmp_path
     plan.write_text(yaml.safe_dump(document))
     result = call("run", str(plan), "--prompts", str(tmp_path / "prompts.jsonl"))
     assert result.exit_code == 2
-    assert f"target.{key}" in result.stderr
+    assert f"{plan}: target.{key}" in result.stderr
     assert "int8" in result.stderr

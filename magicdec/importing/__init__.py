@@ -1,0 +1,1 @@
+"""Results of other tools' benchmarks, logs and metrics, read as measurements."""
