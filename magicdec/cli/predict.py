@@ -34,6 +34,7 @@ from .options import (
 @click.option("--kv-policy", help="full, streaming_llm, snapkv, topk, quest or pq.  [default: streaming_llm for self, else full]")
 @click.option("--kv-budget", type=TOKENS, help="KV entries the draft reads, per sequence.  [default: 512]")
 @click.option("--gamma", type=TOKENS, help="Draft tokens per round.  [default: the best]")
+@click.option("--output-len", type=TOKENS, help="New tokens of a request with such a prompt: adds what is gained end to end.")
 @acceptance_option
 @click.option(
     "--mean-acceptance-length",
@@ -71,6 +72,7 @@ def predict(
     draft_kv_dtype: str | None,
     draft_weight_dtype: str | None,
     draft_tensor_parallel: int | None,
+    output_len: int | None,
     scenarios: str | None,
     as_json: str | None,
     output: str | None,
@@ -108,6 +110,7 @@ def predict(
         draft_kv_dtype=draft_kv_dtype,
         draft_weight_dtype=draft_weight_dtype,
         draft_tensor_parallel=draft_tensor_parallel,
+        output_len=output_len,
         **acceptance(acceptance_rate),
     )
     emit(result, as_json=as_json, output=output)
