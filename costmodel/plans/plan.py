@@ -271,6 +271,7 @@ class Plan:
         verify_kernel: How verification attention reads the KV cache.
         engine: The serving engine that it was priced for, and that the strategies were restricted to; None for the one that the
             profile was calibrated with.
+        task: What is generated, where acceptance was taken for one task.
         notes: Sentences for people.
     """
 
@@ -290,6 +291,7 @@ class Plan:
     mix: PlannedMix | None = None
     verify_kernel: Literal["shared_kv_splitkv", "shared_kv_no_split", "per_token"] = "shared_kv_splitkv"
     engine: str | None = None
+    task: str | None = None
     notes: list[str] = field(default_factory=list)
 
     __pydantic_config__ = STRICT

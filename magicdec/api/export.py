@@ -95,7 +95,9 @@ def price_export(plan: Plan, exported: Export, options: Options, hardware: str |
         hardware or where.name,
         num_gpus=where.num_gpus,
         tensor_parallel=where.tensor_parallel,
-        verify_kernel=plan.verify_kernel,
+        verify_kernel=plan.verify_kernel if plan.engine in (None, exported.engine) else None,
+        engine=exported.engine if plan.engine else None,
+        task=plan.task,
     )
     machine, model = scenario.deployment, scenario.model
     plan.check_model("target", model.config, "model")

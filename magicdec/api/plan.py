@@ -243,6 +243,7 @@ def make_plan(
         mix=_planned_mix(trace),
         verify_kernel=deployment.verify_kernel,
         engine=deployment.engine.name if deployment.engine else search.engine,
+        task=deployment.task,
         notes=[*notes, *_trace_notes(trace, deployment.target), *served.notes(workload.output_len, trace), *left_out],
     )
     if deployment.engine is not None:

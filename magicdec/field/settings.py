@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.engines.catalog import engine_named
@@ -39,6 +40,7 @@ TASK_WORDS = (
     ("prose", "prose"),
 )
 LONG_PROMPT = 3000  # where prompts are timed beside the answer, they are documents [tokens]
+ASSUMED = Path(__file__).parent / "assumed"  # models whose config was not found, with dimensions that fit what is known of them
 GGUF_TYPES, GGUF_SHARE = ("Q4_K_M", "IQ4_XS", "Q3_K_M", "IQ3_S", "Q2_K"), 0.92
 GGUF = re.compile(r"(?i)\b(?:i?q\d(?:_[a-z0-9]+)*|mxfp4)\b")
 
@@ -70,6 +72,8 @@ def setting_of(row: Cells, said: Mapping[str, str], *, window: bool) -> Setting:
         InputError: The row names no model or machine that is known.
     """
     model, hardware = model_of(row), hardware_of(row, said)
+    if (assumed := ASSUMED / f"{model}.json").is_file():
+        model = str(assumed)
     for name, value in (("model", model), ("gpu", hardware)):
         if not value:
             raise bad(name, "", "a name in this column", "nothing")

@@ -94,7 +94,7 @@ def test_one_command_for_a_card_names_n_the_rate_the_memory_and_the_line_to_past
     )
     result = CliRunner().invoke(main, command.split())
     assert result.exit_code == 0, result.output
-    assert "mtp draft, gamma" in result.output
+    assert "Mtp draft, gamma" in result.output
     for words in ("rate: ", "memory: ", "tokens of context fit", "paste: llama-server", "--spec-draft-n-max"):
         assert words in result.output
 

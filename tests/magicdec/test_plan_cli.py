@@ -30,7 +30,7 @@ def test_a_plan_in_json_is_the_plan_file(tmp_path: Path) -> None:
     assert set(document) == {
         *("schema_version", "workload", "hardware", "target", "draft", "strategy"),
         *("prediction", "serving", "runner_up", "policy", "notes"),
-        *("draft_checkpoint", "mix", "verify_kernel", "engine", "cost", "limits"),
+        *("draft_checkpoint", "mix", "verify_kernel", "engine", "task", "cost", "limits"),
     }
     assert document["workload"] == {"batch_size": 64, "context_len": 32_000, "output_len": 128}
     prediction = document["prediction"]
