@@ -221,7 +221,13 @@ def test_predict_says_of_an_exported_command_what_the_export_says() -> None:
     made = magicdec.plan("qwen2.5-14b-q4_k_m", "rtx-4090", **asked)  # type: ignore[arg-type]
     found = export(made, "llama.cpp").price
     said = magicdec.predict(
-        "qwen2.5-14b-q4_k_m", "rtx-4090", batch_size=1, context_len=16_250, draft="qwen2.5-0.5b", gamma=made.strategy.gamma
+        "qwen2.5-14b-q4_k_m",
+        "rtx-4090",
+        batch_size=1,
+        context_len=16_250,
+        draft="qwen2.5-0.5b",
+        gamma=made.strategy.gamma,
+        engine="llama.cpp",
     )
     assert found is not None
     assert found.speedup == pytest.approx(float(said.speedup), rel=0.01)
