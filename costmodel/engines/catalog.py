@@ -42,7 +42,11 @@ def find_engine(name: str, where: str = "engine") -> EngineProfile:
         return parse_engine(read_text(name, "engine profile"), where=name)
     found = engine_named(name)
     if found is None:
-        raise bad(where, "", f"{', '.join(engine_files())}, or a path to an engine profile", repr(name))
+        import difflib
+
+        close = difflib.get_close_matches(name.lower(), engine_files(), n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise bad(where, "", f"{', '.join(engine_files())}, or a path to an engine profile{hint}", repr(name))
     return builtin_engine(found)
 
 

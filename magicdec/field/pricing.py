@@ -11,7 +11,7 @@ import numpy as np
 
 from magicdec.costmodel.base.errors import InputError, bad
 from magicdec.costmodel.plans.strategy import DraftKind
-from magicdec.costmodel.speculation.acceptance import find_curve, mean_acceptance_length, published_curves
+from magicdec.costmodel.speculation.acceptance import find_curve, implied_acceptance_rate, mean_acceptance_length, published_curves
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import Evaluation, deployment_error, evaluate_grid, step_error
 
@@ -111,7 +111,8 @@ def price_rows(path: str, rows: Sequence[Cells]) -> list[PricedRow]:
         rate = _rate(row)
         if rate is not None and is_plain(row):
             plain.setdefault(_group(row), rate)
-    found = [_priced(row, said, window, plain.get(_group(row))) for row in rows]
+    rates = _rates_of_groups(rows)
+    found = [_priced(row, said, window, plain.get(_group(row)), rates.get((*_group(row), cell(row, "draft")))) for row in rows]
     _best_gammas(found)
     return found
 
@@ -128,16 +129,38 @@ def _rate(row: Cells) -> float | None:
         return None
 
 
-def _priced(row: Cells, said: Mapping[str, str], window: bool, plain_rate: float | None) -> PricedRow:
+def _rates_of_groups(rows: Sequence[Cells]) -> dict[tuple[str, ...], float]:
+    """The acceptance rate of each setting, from its longest draft: for rows of the same setting that do not give theirs."""
+    longest: dict[tuple[str, ...], tuple[int, float]] = {}
+    for row in rows:
+        try:
+            gamma = whole(row, "gamma") or 0
+            length = tokens_per_round(row, gamma)[0] if gamma and not is_plain(row) else None
+        except InputError:
+            continue
+        key = (*_group(row), cell(row, "draft"))
+        if length is not None and gamma > longest.get(key, (0, 0.0))[0]:
+            longest[key] = gamma, float(implied_acceptance_rate(gamma, min(length, gamma + 1)))
+    return {group: rate for group, (_, rate) in longest.items()}
+
+
+def _priced(row: Cells, said: Mapping[str, str], window: bool, plain_rate: float | None, group_rate: float | None) -> PricedRow:
     found = PricedRow(row)
     try:
-        _price(found, row, said, window, plain_rate)
+        _price(found, row, said, window, plain_rate, group_rate)
     except InputError as error:
         found.error = "; ".join(str(problem) for problem in error.problems)
     return found
 
 
-def _price(found: PricedRow, row: Cells, said: Mapping[str, str], window: bool, plain_rate: float | None) -> None:
+def _price(
+    found: PricedRow,
+    row: Cells,
+    said: Mapping[str, str],
+    window: bool,
+    plain_rate: float | None,
+    group_rate: float | None,
+) -> None:
     if not set(row) & MEASURED_COLUMNS:
         _price_acceptance(found, row)
         return
@@ -167,6 +190,8 @@ def _price(found: PricedRow, row: Cells, said: Mapping[str, str], window: bool, 
         speedup = 1 + percent / 100
     if length is None and rate is None and round_cost is not None and speedup is not None:
         length = speedup * round_cost
+    if length is None and rate is None and not plain:
+        rate = group_rate
     evaluation = evaluate_grid(
         deployment,
         draft,
