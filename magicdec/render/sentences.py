@@ -19,6 +19,8 @@ BOUND_WORDS = {
     "overhead": "launch overhead",
 }
 
+TITLES = {"mtp": "MTP", "eagle3": "EAGLE-3", "ngram": "N-gram"}  # names of draft kinds at the start of a sentence
+
 
 def speedup_words(low: float, middle: float, high: float) -> str:
     """A speedup with its interval: `1.69x (1.60x to 1.78x)`."""
@@ -92,7 +94,8 @@ def _whole(served: PredictedServing | None) -> str:
 
 
 def _sentence(words: str) -> str:
-    return words[0].upper() + words[1:]
+    first, _, rest = words.partition(" ")
+    return f"{TITLES.get(first, words[0].upper() + first[1:])} {rest}" if rest else words[0].upper() + words[1:]
 
 
 def _why(best: Candidate) -> str:

@@ -159,10 +159,11 @@ class PlanResult(Result):
         queue = f"{format_seconds(served.queue_s)} of queueing in it" if served.queue_s else "no queueing"
         cached = f", {served.cached_share:.0%} of the prompt cached" if served.cached_share else ""
         assumed = " (assumed)" if served.output_len_assumed else ""
+        digits = ",.0f" if slow >= 100 else ".3g"
         lines = [
             f"TTFT {format_seconds(served.predicted_ttft_s)} ({queue}{cached})",
             f"a request of {workload.output_len} output tokens{assumed} takes {request}; without speculation {plain}",
-            f"end-to-end throughput: {fast:,.0f} against {slow:,.0f} tokens/s ({fast / slow:.2f}x); "
+            f"end-to-end throughput: {fast:{digits}} against {slow:{digits}} tokens/s ({fast / slow:.2f}x); "
             f"prefill takes {served.prefill_share:.0%} of the time",
         ]
         if cost is not None:
