@@ -65,3 +65,21 @@ def verified_tokens(draft: Draft, gamma: Array) -> Array:
     if draft.tree is None:
         return gamma + 1
     return np.where(gamma > 0, float(draft.tree.tokens), 1.0)
+
+
+def rounds_without_drafts(
+    target: StepTime, verify: StepTime, matches: float, batch_size: Array, length: Array
+) -> tuple[StepTime, Array]:
+    """Mean verification pass and tokens per round where a sequence drafts in only a share of the rounds.
+
+    A round in which no sequence drafts is a plain step; one in which any does verifies all of them.
+
+    Args:
+        target, verify: A plain step, and a verification of drafts of all sequences.
+        matches: Share of rounds in which a sequence drafts. [0-1]
+        batch_size: Sequences of the replica.
+        length: Tokens per round with a draft.
+    """
+    share = 1 - np.power(1 - matches, batch_size)
+    parts = zip(target.parts.values(), verify.parts.values(), strict=True)
+    return StepTime(*((1 - share) * plain + share * drafted for plain, drafted in parts)), 1 + matches * (length - 1)
