@@ -173,3 +173,11 @@ def test_outside_its_data_a_calibration_says_what_differs_and_widens() -> None:
     assert set(outside.unlike_calibration) == {"mixtures of experts", "weights in fp8", "1 GPU a replica"}
     assert deployment_error(outside) > deployment_error(inside) + 0.1
     assert "none of it is of mixtures of experts" in outside.provenance
+
+
+def test_a_tree_accepts_fewer_of_as_many_verified_tokens_than_a_chain() -> None:
+    where = deployed("llama-3.1-8b", "h200-sxm", "sglang")
+    shape = {"batch_size": 1, "context_len": 1000, "gamma": 7, "acceptance_rate": 0.75}
+    drafts = (Draft("eagle3"), Draft("eagle3", tree=Tree(width=4, tokens=8)))
+    chain, tree = (float(evaluate_grid(where, draft, **shape).round.mean_acceptance_length) for draft in drafts)  # type: ignore[arg-type]
+    assert (tree - 1) / (chain - 1) == pytest.approx(0.8, abs=0.02)

@@ -104,7 +104,7 @@ def test_one_command_for_a_card_names_n_the_rate_the_memory_and_the_line_to_past
     [
         ("--draft eagle3 --tree 8,4", "more tokens to verify"),
         ("--draft self --tree 4,8", "leave it out"),
-        ("--draft ngram --match-share 1.5", "probability"),
+        ("--draft ngram --match-share 1.5", "from 0 to 1"),
         ("--draft self --match-share 0.3", "leave it out"),
     ],
 )
