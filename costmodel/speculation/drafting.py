@@ -79,7 +79,7 @@ def tree_length(chain_length: Array, tree: Tree) -> Array:
         chain_length: Tokens per round of the chain.
         tree: The tree.
     """
-    return 1 + (chain_length - 1) * tree.width**-TREE_LOSS
+    return np.asarray(1 + (chain_length - 1) * float(tree.width) ** -TREE_LOSS)
 
 
 def rounds_without_drafts(
