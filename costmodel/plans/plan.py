@@ -19,6 +19,7 @@ from .strategy import COMPRESSED_DTYPES, KV_DTYPES, MAX_GAMMA, Strategy
 from .workload import Workload
 
 Bound = Literal["compute", "weights", "kv", "communication", "overhead"]  # as in `passes.roofline`
+BESIDE = "candidates"  # what `plan --json` prints beside the plan
 PASSES = ("target", "draft", "verify")
 
 
@@ -344,7 +345,8 @@ def parse_plan(text: str, *, where: str) -> Plan:
     """
     from ..base.validation import validate_mapping  # pydantic is slow to import
 
-    return validate_mapping(Plan, load_mapping(text, where, "a plan, as `magicdec plan -o` writes it"), where)
+    raw = load_mapping(text, where, "a plan, as `magicdec plan -o` writes it")
+    return validate_mapping(Plan, {key: value for key, value in raw.items() if key != BESIDE}, where)
 
 
 def load_plan(path: str | Path) -> Plan:

@@ -11,7 +11,7 @@ import numpy as np
 
 from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.models.transformer import TransformerConfig
-from magicdec.costmodel.planning.requests import Requests, requests_of
+from magicdec.costmodel.planning.requests import Requests, predicted_serving, requests_of
 from magicdec.costmodel.planning.search import GAMMAS, Candidate, candidates, rank
 from magicdec.costmodel.plans.plan import (
     Plan,
@@ -21,7 +21,6 @@ from magicdec.costmodel.plans.plan import (
     PlannedMix,
     PlannedModel,
     PredictedRound,
-    PredictedServing,
     RunnerUp,
     fingerprint,
 )
@@ -210,6 +209,7 @@ def make_plan(
         acceptance_by_position=search.acceptance_by_position,
         exact_output=search.exact_output,
     )
+    left_out = search.left_out(search.batch_sizes or (workload.batch_size,))
     considered = [c for c in considered if search.runs(c.strategy, c.batch_size)]
     if search.must_speculate:
         considered = [c for c in considered if c.strategy.gamma]
@@ -234,7 +234,7 @@ def make_plan(
         draft=_planned_model(draft_model, draft_model, search.checkpoint_of(draft_model)) if draft_model else None,
         strategy=best.strategy,
         prediction=_predicted_round(best),
-        serving=_predicted_serving(requests, best, served),
+        serving=predicted_serving(requests, best, output_len_assumed=served.output_len_assumed),
         cost=_planned_cost(requests, best, served.gpu_price),
         limits=_planned_limits(search.max_tpot_s, served.max_ttft_s),
         runner_up=(RunnerUp(strategy=runner_up.strategy, predicted_speedup=runner_up.speedup) if runner_up else None),
@@ -244,7 +244,7 @@ def make_plan(
         verify_kernel=deployment.verify_kernel,
         engine=deployment.engine.name if deployment.engine else search.engine,
         task=deployment.task,
-        notes=[*notes, *_trace_notes(trace, deployment.target), *served.notes(workload.output_len, trace)],
+        notes=[*notes, *_trace_notes(trace, deployment.target), *served.notes(workload.output_len, trace), *left_out],
     )
     if deployment.engine is not None:
         from ..render.engine_notes import engine_notes
@@ -307,27 +307,6 @@ def _planned_model(deployed: TransformerConfig, stored: TransformerConfig, check
     kv = deployed.kv_dtype if deployed.kv_dtype != stored.kv_dtype else None
     own = checkpoint if checkpoint != deployed.name else None
     return PlannedModel(name=deployed.name, fingerprint=fingerprint(deployed), weight_dtype=weights, kv_dtype=kv, checkpoint=own)
-
-
-def _predicted_serving(requests: Requests, best: Candidate, served: Serving) -> PredictedServing:
-    """Whole requests, with the strategy and without speculation."""
-    fast = requests.served(best.batch_size, best.tpot_s)
-    slow = requests.served(best.batch_size, best.steps["predicted_target_step_s"])
-    low, middle, high = requests.speedup(best)
-    return PredictedServing(
-        predicted_ttft_s=float(fast.ttft_s),
-        predicted_request_s=float(fast.request_s),
-        predicted_plain_request_s=float(slow.request_s),
-        predicted_throughput_tokens_per_s=float(fast.throughput_tokens_per_s),
-        predicted_plain_throughput_tokens_per_s=float(slow.throughput_tokens_per_s),
-        prefill_share=float(fast.prefill_share),
-        predicted_speedup=middle,
-        predicted_speedup_low=low,
-        predicted_speedup_high=high,
-        cached_share=served.cached_share,
-        queue_s=served.queue_s,
-        output_len_assumed=served.output_len_assumed,
-    )
 
 
 def _planned_cost(requests: Requests, best: Candidate, gpu_price: float | None) -> PlannedCost | None:

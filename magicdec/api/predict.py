@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,7 +14,7 @@ from magicdec.costmodel.planning.best_gamma import evaluate_best_gamma
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import GridInputs, evaluate_grid
 
-from ..inputs.checks import probabilities, quantities, text
+from ..inputs.checks import probabilities, quantities, text, whole_number
 from ..inputs.engines import check_engine, shaped
 from ..inputs.names import DEFAULT_KV_BUDGET, find_draft
 from ..inputs.scenario import Scenario, resolve_scenario
@@ -46,6 +47,7 @@ def predict(
     engine: str | None = None,
     task: str | None = None,
     quant: str | None = None,
+    output_len: int | None = None,
 ) -> Prediction:
     """Predict step times, speedup and memory; array arguments broadcast to a grid.
 
@@ -74,6 +76,7 @@ def predict(
         engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
         task: What is generated: code, chat, prose, reasoning or summary; None for a mean over tasks.
         quant: Quantisation of the weights, as files are named: Q4_K_M, AWQ, NVFP4; None for what the name says.
+        output_len: New tokens of a request whose prompt is `context_len`: adds what is gained end to end. [tokens]
 
     Raises:
         InputError: A name is unknown, a value is out of its range, or values contradict one another.
@@ -144,7 +147,7 @@ def predict(
     found = shaped(found, tree, match_share, gamma)
     if kv_budget is not None and found.drafts and not found.sparse:
         raise bad("kv_budget", "", "a draft that reads part of its KV cache beside it", found.strategy(1, 1).draft_text)
-    return evaluate(
+    predicted = evaluate(
         scenario,
         found,
         batch_size=batch_size,
@@ -155,6 +158,7 @@ def predict(
         acceptance_by_position=acceptance_by_position,
         mean_acceptance_length=mean_acceptance_length,
     )
+    return predicted if output_len is None else replace(predicted, output_len=whole_number("output_len", output_len))
 
 
 def evaluate(

@@ -37,6 +37,7 @@ from .options import (
 @click.option("--gamma", type=TOKENS, help="Draft tokens per round.  [default: the best]")
 @click.option("--tree", type=TOKEN_LIST, help="EAGLE-3 trees: tokens at each level, and tokens verified, such as 4,8.")
 @click.option("--match-share", type=float, help="n-gram: share of rounds in which a sequence finds a match.  [default: 1]")
+@click.option("--output-len", type=TOKENS, help="New tokens of a request with such a prompt: adds what is gained end to end.")
 @acceptance_option
 @click.option(
     "--mean-acceptance-length",
@@ -76,6 +77,7 @@ def predict(
     draft_tensor_parallel: int | None,
     tree: Sequence[int] | None,
     match_share: float | None,
+    output_len: int | None,
     scenarios: str | None,
     as_json: str | None,
     output: str | None,
@@ -115,6 +117,7 @@ def predict(
         draft_tensor_parallel=draft_tensor_parallel,
         tree=tree,
         match_share=match_share,
+        output_len=output_len,
         **acceptance(acceptance_rate),
     )
     emit(result, as_json=as_json, output=output)

@@ -46,7 +46,7 @@ def test_a_plan_in_json_is_the_plan_file(tmp_path: Path) -> None:
 def test_the_text_names_every_kind_of_draft_best_first_and_why_not() -> None:
     words = shown(*PLAN, "--draft", "self", "--draft", "llama-3.2-1b", "--draft", "ngram", "--draft", "eagle3")
     verdict, table = words.split("\n\n")[:2]
-    header, _, *rows = table.splitlines()
+    _, header, _, *rows = table.splitlines()
     assert header.startswith("draft, best first")
     assert len(rows) == 14
     for number, word in enumerate(("self snapkv", "Llama-3.2-1B", "eagle3", str(NO_SPECULATION))):
