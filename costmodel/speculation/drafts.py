@@ -50,6 +50,7 @@ class Draft:
         head: The prediction layer, for kinds `eagle3` and `mtp`; None for one like those that are usual.
         tree: The tree that it drafts; None for a chain.
         one_pass: One pass drafts all tokens of a round, as in DFlash and DSpark.
+        matches: Share of rounds in which a sequence drafts at all: an n-gram drafts only where something matches. [0-1]
     """
 
     kind: DraftKind = "none"
@@ -61,6 +62,7 @@ class Draft:
     head: TransformerConfig | None = None
     tree: Tree | None = None
     one_pass: bool = False
+    matches: float = 1.0
 
     @property
     def sparse(self) -> bool:

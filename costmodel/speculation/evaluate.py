@@ -29,7 +29,7 @@ from .acceptance import (
 )
 from .acceptance import mean_acceptance_length as uncut_length
 from .deployment import Deployment
-from .drafting import drafting_time, verified_tokens
+from .drafting import drafting_time, rounds_without_drafts, tree_length, verified_tokens
 from .drafts import Draft, copied_bytes
 from .memory import Memory, memory_of
 from .rounds import Round
@@ -186,6 +186,10 @@ def evaluate_grid(
         select_s = deployment.select_s(draft, b, s, network, gpus)
     given = _given_acceptance(g, acceptance_rate, acceptance_by_position, mean_acceptance_length)
     rate, length, estimate = given or _look_up_acceptance(deployment, draft, mix, g, k, curves)
+    if draft.tree is not None and mean_acceptance_length is None:
+        length = tree_length(length, draft.tree)
+    if draft.matches < 1.0:
+        verify, length = rounds_without_drafts(target, verify, draft.matches, b, length)
     if output_len is not None:
         cut = cut_acceptance_length(g, rate, output_len) / uncut_length(g, rate)
         length = length * np.where(np.isnan(cut), 1.0, cut)

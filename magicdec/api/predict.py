@@ -15,7 +15,7 @@ from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import GridInputs, evaluate_grid
 
 from ..inputs.checks import probabilities, quantities, text, whole_number
-from ..inputs.engines import check_engine
+from ..inputs.engines import check_engine, shaped
 from ..inputs.names import DEFAULT_KV_BUDGET, find_draft
 from ..inputs.scenario import Scenario, resolve_scenario
 from ..results.prediction import Prediction
@@ -42,6 +42,8 @@ def predict(
     draft_kv_dtype: str | None = None,
     draft_weight_dtype: str | None = None,
     draft_tensor_parallel: int | None = None,
+    tree: Sequence[int] | None = None,
+    match_share: float | None = None,
     engine: str | None = None,
     task: str | None = None,
     quant: str | None = None,
@@ -69,6 +71,8 @@ def predict(
         weight_dtype, kv_dtype: Narrower types of the target's matrices and KV cache: fp8, int8 or int4.
         draft_kv_dtype, draft_weight_dtype: Narrower types that a self draft reads.
         draft_tensor_parallel: GPUs that share a draft model; None for as many as it has KV heads, up to the target's.
+        tree: Of an EAGLE-3 draft: tokens drafted at each level (top-k), and tokens verified; None for a chain.
+        match_share: Of an n-gram draft: share of rounds in which a sequence finds a match; None for all. [0-1]
         engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
         task: What is generated: code, chat, prose, reasoning or summary; None for a mean over tasks.
         quant: Quantisation of the weights, as files are named: Q4_K_M, AWQ, NVFP4; None for what the name says.
@@ -140,6 +144,7 @@ def predict(
         tensor_parallel=draft_tensor_parallel,
     )
     check_engine(scenario.deployment.engine, [found])
+    found = shaped(found, tree, match_share, gamma)
     if kv_budget is not None and found.drafts and not found.sparse:
         raise bad("kv_budget", "", "a draft that reads part of its KV cache beside it", found.strategy(1, 1).draft_text)
     predicted = evaluate(

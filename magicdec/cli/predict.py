@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from .options import (
+    TOKEN_LIST,
     TOKENS,
     acceptance,
     acceptance_option,
@@ -34,6 +35,8 @@ from .options import (
 @click.option("--kv-policy", help="full, streaming_llm, snapkv, topk, quest or pq.  [default: streaming_llm for self, else full]")
 @click.option("--kv-budget", type=TOKENS, help="KV entries the draft reads, per sequence.  [default: 512]")
 @click.option("--gamma", type=TOKENS, help="Draft tokens per round.  [default: the best]")
+@click.option("--tree", type=TOKEN_LIST, help="EAGLE-3 trees: tokens at each level, and tokens verified, such as 4,8.")
+@click.option("--match-share", type=float, help="n-gram: share of rounds in which a sequence finds a match.  [default: 1]")
 @click.option("--output-len", type=TOKENS, help="New tokens of a request with such a prompt: adds what is gained end to end.")
 @acceptance_option
 @click.option(
@@ -72,6 +75,8 @@ def predict(
     draft_kv_dtype: str | None,
     draft_weight_dtype: str | None,
     draft_tensor_parallel: int | None,
+    tree: Sequence[int] | None,
+    match_share: float | None,
     output_len: int | None,
     scenarios: str | None,
     as_json: str | None,
@@ -110,6 +115,8 @@ def predict(
         draft_kv_dtype=draft_kv_dtype,
         draft_weight_dtype=draft_weight_dtype,
         draft_tensor_parallel=draft_tensor_parallel,
+        tree=tree,
+        match_share=match_share,
         output_len=output_len,
         **acceptance(acceptance_rate),
     )

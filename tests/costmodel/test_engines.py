@@ -129,6 +129,16 @@ def test_a_block_is_drafted_in_one_pass() -> None:
     assert block.gamma_draft_step_s < chain.gamma_draft_step_s / 3
 
 
+def test_an_n_gram_that_seldom_matches_gains_and_costs_less() -> None:
+    where = deployed("llama-3.1-8b", "h100-sxm", "vllm")
+    shape = {"batch_size": 1, "context_len": 8000, "gamma": 3, "acceptance_rate": 0.7}
+    always, third, never = (evaluate_grid(where, Draft("ngram", matches=m), **shape).round for m in (1.0, 1 / 3, 0.0))  # type: ignore[arg-type]
+    assert never.mean_acceptance_length == 1
+    assert never.verify_step_s == pytest.approx(float(never.target_step_s))
+    assert third.mean_acceptance_length == pytest.approx(1 + (float(always.mean_acceptance_length) - 1) / 3)
+    assert never.verify_step_s < third.verify_step_s < always.verify_step_s
+
+
 def test_acceptance_by_task_and_position_is_that_of_the_published_rounds() -> None:
     mtp = Draft("mtp")
     found = {task: find_curve(published_curves(), "qwen3.8-27b-Q4_K_M", mtp, task) for task in ("code", "prose", None)}
@@ -163,3 +173,11 @@ def test_outside_its_data_a_calibration_says_what_differs_and_widens() -> None:
     assert set(outside.unlike_calibration) == {"mixtures of experts", "weights in fp8", "1 GPU a replica"}
     assert deployment_error(outside) > deployment_error(inside) + 0.1
     assert "none of it is of mixtures of experts" in outside.provenance
+
+
+def test_a_tree_accepts_fewer_of_as_many_verified_tokens_than_a_chain() -> None:
+    where = deployed("llama-3.1-8b", "h200-sxm", "sglang")
+    shape = {"batch_size": 1, "context_len": 1000, "gamma": 7, "acceptance_rate": 0.75}
+    drafts = (Draft("eagle3"), Draft("eagle3", tree=Tree(width=4, tokens=8)))
+    chain, tree = (float(evaluate_grid(where, draft, **shape).round.mean_acceptance_length) for draft in drafts)  # type: ignore[arg-type]
+    assert (tree - 1) / (chain - 1) == pytest.approx(0.8, abs=0.02)

@@ -99,6 +99,22 @@ def test_one_command_for_a_card_names_n_the_rate_the_memory_and_the_line_to_past
         assert words in result.output
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("--draft eagle3 --tree 8,4", "more tokens to verify"),
+        ("--draft self --tree 4,8", "leave it out"),
+        ("--draft ngram --match-share 1.5", "from 0 to 1"),
+        ("--draft self --match-share 0.3", "leave it out"),
+    ],
+)
+def test_shapes_that_no_draft_has_are_one_sentence(given: str, words: str) -> None:
+    where = "predict --model llama-3.1-8b --hardware h200-sxm --batch-size 8 --context-len 8k --gamma 5 --acceptance-rate 0.7 "
+    result = CliRunner().invoke(main, (where + given).split())
+    assert result.exit_code == 2
+    assert words in result.output
+
+
 def test_an_engine_that_cannot_run_a_draft_names_one_that_can() -> None:
     command = "predict --model qwen3-8b --hardware h100-sxm --engine sglang --batch-size 1 --context-len 8k --draft self"
     result = CliRunner().invoke(main, command.split())
