@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from magicdec.costmodel.base.errors import bad
-from magicdec.costmodel.export.engines import ENGINES
 from magicdec.costmodel.planning.search import GAMMAS
 from magicdec.costmodel.planning.sweep import Sweep, policy_table, sweep
 
@@ -98,7 +97,7 @@ def explore_scenario(scenario: Scenario, search: PlanSearch, *, context_lens: Se
     """`explore` with everything resolved already; several `context_lens` or batch sizes are the axis, one joins the usual ones."""
     longest = scenario.deployment.target.max_context_len
     contexts = _axis(context_lens, [length for length in CONTEXT_LENS if length <= longest] or [longest])
-    if search.engine is not None and not ENGINES[search.engine].drafts_batches and max(search.batch_sizes, default=2) > 1:
+    if not search.drafts_batches and max(search.batch_sizes, default=2) > 1:
         raise bad("batch_size", "", f"1 beside a sweep: {search.engine} drafts for one sequence at a time", "more, or nothing")
     found = sweep_scenario(scenario, search, _axis(search.batch_sizes, BATCH_SIZES), contexts, search.gammas)
     return SpeedupMap(scenario, found, policy_table(found), _regrets(scenario, search, found), search.output_len)

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 def exported_engine(deployment: Deployment) -> str | None:
     """The engine of a deployment if plans can be exported to it; None if there is none, or none such."""
+
+    if deployment.engine is None:
+        return None
     from magicdec.costmodel.export.engines import ENGINES
 
-    return deployment.engine.name if deployment.engine is not None and deployment.engine.name in ENGINES else None
+    return deployment.engine.name if deployment.engine.name in ENGINES else None
 
 
 def check_engine(engine: EngineProfile | None, drafts: Sequence[Draft]) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from magicdec.costmodel.base.errors import bad
-from magicdec.costmodel.export.engines import ENGINES
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.planning.search import GAMMAS, KV_BUDGETS
 from magicdec.costmodel.plans.strategy import DraftKind, Strategy
@@ -16,6 +15,9 @@ from magicdec.costmodel.speculation.drafts import Draft
 
 from .checks import finite, names, one_of, probabilities, whole_number
 from .names import DEFAULT_KV_BUDGET, find_draft, find_head, find_model
+
+if TYPE_CHECKING:
+    from magicdec.costmodel.export.engines import Engine
 
 Objective = Literal["latency", "throughput", "cost"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
@@ -83,7 +85,8 @@ class PlanSearch:
         rate = finite("acceptance_rate", self.acceptance_rate, "a probability from 0 to 1")
         probabilities("acceptance_rate", None if rate is None else [rate])
         probabilities("acceptance_by_position", self.acceptance_by_position)
-        one_of("engine", self.engine, tuple(ENGINES))
+        if self.engine is not None:
+            one_of("engine", self.engine, tuple(_engines()))
         for name in ("batch_sizes", "gammas", "kv_budgets"):
             for value in getattr(self, name):
                 whole_number(name, value)
@@ -126,12 +129,17 @@ class PlanSearch:
         """Whether the engine, if one is given, runs a strategy at a batch size."""
         if self.engine is None or strategy.draft_kind == "none":
             return True
-        engine = ENGINES[self.engine]
+        engine = _engines()[self.engine]
         return engine.runs(strategy) and (engine.drafts_batches or batch_size == 1)
+
+    @property
+    def drafts_batches(self) -> bool:
+        """Whether the engine, if one is given, drafts for several sequences together."""
+        return self.engine is None or _engines()[self.engine].drafts_batches
 
     def left_out(self, batch_sizes: Sequence[int]) -> list[str]:
         """What the engine keeps out of the search at these batch sizes, as notes."""
-        if self.engine is None or ENGINES[self.engine].drafts_batches or max(batch_sizes) == 1:
+        if self.drafts_batches or max(batch_sizes) == 1:
             return []
         return [f"{self.engine} drafts for one sequence at a time: larger batches are planned without speculation"]
 
@@ -141,7 +149,7 @@ class PlanSearch:
         if self.engine is None or self.engine == "vllm-vegas":
             return ("self",)
         kinds = ("eagle3", "ngram", *(("mtp",) if deployment.target.num_mtp else ()))
-        return tuple(kind for kind in kinds if ENGINES[self.engine].runs(Strategy(kind, gamma=1)))
+        return tuple(kind for kind in kinds if _engines()[self.engine].runs(Strategy(kind, gamma=1)))
 
     def _run_by_engine(self, drafts: list[Draft], deployment: Deployment) -> list[Draft]:
         """The drafts that the engine runs, shared by as many GPUs as it shares them by.
@@ -151,7 +159,7 @@ class PlanSearch:
         """
         if self.engine is None:
             return drafts
-        engine = ENGINES[self.engine]
+        engine = _engines()[self.engine]
         runs = [draft for draft in drafts if engine.runs(draft.strategy(1, 1))]
         if drafts and not runs:
             known: tuple[DraftKind, ...] = ("eagle3", "ngram", *(("mtp",) if deployment.target.num_mtp else ()))
@@ -165,6 +173,13 @@ class PlanSearch:
         return runs
 
 
+def _engines() -> Mapping[str, Engine]:
+    """Exports by engine; they are loaded where an engine is named."""
+    from magicdec.costmodel.export.engines import ENGINES
+
+    return ENGINES
+
+
 def check_types(engine: str | None, weight_dtype: str | None, kv_dtype: str | None) -> None:
     """Refuse types of the target that an engine has not.
 
@@ -173,7 +188,7 @@ def check_types(engine: str | None, weight_dtype: str | None, kv_dtype: str | No
     """
     if engine is None:
         return
-    runs = ENGINES[engine]
+    runs = _engines()[engine]
     for name, wanted, has in (("weight_dtype", weight_dtype, runs.weight_dtypes), ("kv_dtype", kv_dtype, runs.kv_dtypes)):
         if wanted is not None and wanted not in has:
             gguf = f"nothing beside {engine}: name the model with its GGUF type, such as llama-3.1-8b-q4_k_m"
