@@ -75,7 +75,7 @@ class Sizes:
 
 def sizes_of(keys: Keys, family: Family) -> Sizes:
     """Read the sizes that every decoder has."""
-    layers = _number_of_layers(keys)
+    layers = 2 * keys.whole("num_layers") if family.paired and keys.first("num_layers") else _number_of_layers(keys)
     d_model = keys.whole("hidden_size", "n_embd", "d_model")
     if family.builder == "mamba":
         return Sizes(layers, d_model, 1, 1, 1)
@@ -321,8 +321,10 @@ def experts_of(keys: Keys, family: Family) -> ExpertMlp:
         shared_width = keys.count("shared_intermediate_size") * (shared or 1)
     elif not keys.first(*SHARED_WIDTHS):
         shared_width = shared * width
-    if keys.flag(False, "residual_moe"):
-        shared_width = keys.whole("intermediate_size")
+    if keys.flag(False, "residual_moe") or family.paired:
+        shared_width = keys.whole(*family.dense_width)
+    if (zero := keys.count("zero_expert_num")) and used <= num_experts:  # of those that a token takes, on average as many are empty
+        used = max(used * num_experts // (num_experts + zero), 1)
     if keys.flag(True, "use_mixed_mlp_moe") is False:
         shared_width = 0
     return ExpertMlp(

@@ -79,6 +79,7 @@ class Family:
     positions: bool = False
     head_dim: int = 0
     query_rank: bool = False
+    paired: bool = False
     executable: bool = False
 
 
@@ -196,6 +197,13 @@ FAMILIES: dict[str, Family] = {
     "lfm2": Family(qk_norm="head", linear="convolution", tied=True),
     "lfm2_moe": Family(qk_norm="head", linear="convolution", tied=True, experts=True, first_dense=2),
     "llama4": Family(shared_experts=1, experts=True, expert_width=WIDTH, dense_width=("intermediate_size_mlp",), window="types"),
+    "longcat_flash": Family(
+        experts=True,
+        latent=True,
+        paired=True,
+        expert_width=("expert_ffn_hidden_size",),
+        dense_width=("ffn_hidden_size",),
+    ),
     "mamba": Family(norms=1, tied=True, linear="mamba1", builder="mamba"),
     "mamba2": Family(norms=1, linear="mamba2", builder="mamba"),
     "mimo": Family(qkv_bias=True),

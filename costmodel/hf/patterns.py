@@ -109,6 +109,8 @@ def expert_layers(keys: Keys, layers: int, family: Family) -> list[bool]:
     optional = family.builder == "blocks" and (name is None or keys.raw[name] in (0, 1))
     if not family.experts or optional:
         return [False] * layers
+    if family.paired:
+        return [i % 2 == 0 for i in range(layers)]
     named = keys.words("mlp_layer_types", layers, more=modules_of_prediction(keys))
     if named is not None:
         return [name != "dense" for name in named]

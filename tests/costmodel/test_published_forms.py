@@ -152,6 +152,17 @@ def test_groups_of_modules_are_stored_by_pattern() -> None:
             6.24,
             5.98,
         ),
+        # LongCat-Flash 560B: two layers in one, and a third of the experts that a token takes is empty.
+        (
+            {
+                **{"model_type": "longcat_flash", "hidden_size": 6144, "ffn_hidden_size": 12288, "num_layers": 28},
+                **{"expert_ffn_hidden_size": 2048, "num_attention_heads": 64, "kv_lora_rank": 512, "q_lora_rank": 1536},
+                **{"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 512},
+                **{"zero_expert_num": 256, "moe_topk": 12, "vocab_size": 131_072, "max_position_embeddings": 131_072},
+            },
+            561,
+            27.2,
+        ),
         # ERNIE 4.5 VL 28B A3B: experts for images are kept, and not read by text.
         (
             {
