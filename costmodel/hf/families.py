@@ -126,7 +126,6 @@ FAMILIES: dict[str, Family] = {
     "bailing_moe": Family(experts=True),
     "bailing_moe_v2": Family(experts=True, qk_norm="head", first_dense=1),
     "bailing_moe_linear": Family(experts=True, qk_norm="head", first_dense=1, linear="lightning"),
-    "bailing_hybrid": Family(experts=True, first_dense=1, latent=True, linear="lightning"),
     "bamba": MAMBA2_HYBRID,
     "chatglm": Family(
         qkv_bias="add_qkv_bias",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from magicdec.costmodel.base.errors import InputError
+from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.models.draft_heads import load_head
 from magicdec.costmodel.models.hf_config import parse_hf_config
 from magicdec.costmodel.plans.trace_file import load_trace
@@ -209,6 +210,17 @@ def test_a_draft_without_a_model_is_known_as_one(tmp_path: Path, raw: dict[str, 
     head = load_head(tmp_path, name="draft")
     assert head is not None
     assert (head.kind, title in head.title) == (kind, True)
+
+
+def test_a_path_of_something_else_is_refused_with_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a folder without one$"):
+        resolve_model(str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="give its base model"):
+        resolve_model(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(bytes(8))
+    with pytest.raises(InputError, match=r"the folder of a checkpoint, found .*another file"):
+        resolve_model(str(tmp_path / "model.safetensors"))
 
 
 def test_a_number_of_gpus_goes_to_its_own_parameter_and_counts_in_a_list() -> None:
