@@ -14,13 +14,16 @@ from .names import is_name
 MAX_COLUMNS = 1000
 
 
-def read_csv(path: str, what: str, required: Sequence[str] = ()) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def read_csv(
+    path: str, what: str, required: Sequence[str] = (), *, loose: bool = False
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Read a CSV file.
 
     Args:
         path: The file.
         what: What its rows are, for error messages, such as "scenarios".
         required: Columns it must have.
+        loose: Take cells beyond the last column as a part of it: notes and sources with commas that nobody quoted.
 
     Returns:
         The names of the columns, and line number and cells of every row, with every column in each; blank lines are left out.
@@ -42,6 +45,8 @@ def read_csv(path: str, what: str, required: Sequence[str] = ()) -> tuple[list[s
         for cells in reader:
             if not cells:
                 continue
+            if loose and len(cells) > len(header):
+                cells = [*cells[: len(header) - 1], ",".join(cells[len(header) - 1 :])]
             if len(cells) != len(header):
                 expected = f"{len(header)} cells, one for each column"
                 raise bad(path, f"line {reader.line_num}", expected, f"{len(cells)} in {cells[0]},...")

@@ -72,5 +72,6 @@ def export_plan(plan: Plan, to: str, options: Options | None = None) -> Export:
         others = [name for name, engine in ENGINES.items() if any(map(engine.supports, drafts))]
         hint = f"supported by {' and '.join(others)}" if others else "`magicdec run` executes the plan"
         found = f"{to} (drafts: {'; '.join(map(str, drafts))})"
-        raise bad("to", "", f"an engine that supports a draft of the plan ({hint})", found)
+        again = f"`magicdec plan --engine {to}` searches what {to} runs"
+        raise bad("to", "", f"an engine that supports a draft of the plan ({hint}; {again})", found)
     return ENGINES[to].export(plan, options)

@@ -60,7 +60,9 @@ def layer_split(profiles: Sequence[HardwareProfile], where: str = "hardware") ->
         name=",".join(names),
         description=f"{' and '.join(profile.description for profile in profiles)}; layers split by memory",
         peak=peak,
-        calibration=replace(calibration, engine=replace(calibration.engine, step_overhead_s=step_s)),
+        calibration=replace(
+            calibration, peaks=peak.digest if alike else "", engine=replace(calibration.engine, step_overhead_s=step_s)
+        ),
         sources=dict.fromkeys(vars(peak), "derived: layers split by memory over " + ", ".join(names)),
         text="".join(profile.text for profile in profiles),
     )

@@ -13,9 +13,11 @@ from ..kernels.attention import AttentionLaw
 from ..kernels.collectives import AllreduceLaw
 from ..kernels.experts import ExpertLaw
 from ..kernels.gemm import GemmLaw
+from ..kernels.quantised import QuantisedLaw
 from .defaults import Interconnect, default_allreduce, default_attention
 
 FitPart = Literal["gemm", "attention", "allreduce", "engine"]
+HOST_SEQUENCES = 8  # sequences beyond which the work of the host grows no more: it is done for all at once
 SIXTEEN_BITS = ("bfloat16", "float16")
 # Dtypes a product may be computed in, by weight dtype, fastest first; 16 bits for any packed type. A dtype without a rate of its
 # own is upcast.
@@ -53,6 +55,15 @@ class Peak:
     l2_cache_bytes: float
     interconnect: Interconnect = "fabric"
 
+    @property
+    def digest(self) -> str:
+        """Hash of the figures, to sixteen hexadecimal digits: a calibration belongs to one."""
+        import hashlib  # slow to import
+
+        rates = ",".join(f"{dtype}={rate:.6g}" for dtype, rate in sorted(self.flop_per_s.items()))
+        figures = (self.memory_bandwidth_bytes_per_s, self.interconnect_bandwidth_bytes_per_s, self.num_sms, self.l2_cache_bytes)
+        return hashlib.sha256(f"{rates};{';'.join(f'{x:.6g}' for x in figures)}".encode()).hexdigest()[:16]
+
 
 @dataclass(frozen=True)
 class EngineLaw:
@@ -70,6 +81,15 @@ class EngineLaw:
         copy_efficiency: Share of the memory bandwidth at which a draft copies the KV entries that it selects; 0 if not measured:
             then copies cost nothing. [0-1]
         verify_wait: Share of the verification time that passes before the next draft step starts, waiting for slower GPUs. [0-1]
+        round_sequence_s: What a round takes more for each sequence, up to `HOST_SEQUENCES`. [s]
+        draft_step_s: What a draft step takes beyond its pass: sampling, and starting a graph. [s]
+        draft_sequence_s: The same for each sequence, up to `HOST_SEQUENCES`. [s]
+        server_step_s: What a server adds to a step or round: scheduling and sampling that the next step waits for. [s]
+        server_token_s: What it adds for each output token: text, streaming, and its share of reading prompts. [s]
+        tree_s: What choosing a tree and its masks add to a round. [s]
+        several_rows_s: What a layer takes more in a pass of several tokens, where only passes of one token run as a graph. [s]
+        state_update_s: What a layer with a recurrent state takes more than the traffic of its state. [s]
+        state_verify_s: What such a layer takes more where a sequence has several tokens, each with a state to go back to. [s]
     """
 
     layer_overhead_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 3e-5
@@ -81,6 +101,15 @@ class EngineLaw:
     cold_pass_s: Annotated[float, Limits(ge=0.0, le=1e-1)] = 0.0
     copy_efficiency: Annotated[float, Limits(ge=0.0, le=1.0)] = 0.0
     verify_wait: Annotated[float, Limits(ge=0.0, le=0.2)] = 0.0
+    round_sequence_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
+    server_step_s: Annotated[float, Limits(ge=0.0, le=1e-1)] = 0.0
+    server_token_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
+    draft_step_s: Annotated[float, Limits(ge=0.0, le=1e-1)] = 0.0
+    draft_sequence_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
+    tree_s: Annotated[float, Limits(ge=0.0, le=1e-1)] = 0.0
+    several_rows_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
+    state_update_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
+    state_verify_s: Annotated[float, Limits(ge=0.0, le=1e-2)] = 0.0
 
     __pydantic_config__ = STRICT
 
@@ -99,6 +128,10 @@ class Fit:
         large_mean_error: `attention` only: mean error of calls that read at least 64 MB, with at least 4096 entries per
             sequence. [0-1]
         benchmark: Parameters that describe only the benchmark, such as its L2 cache hits; predictions do not use them.
+        engine: `engine` only: what ran the measured passes.
+        model_kinds: `engine` only: kinds of models that were measured, of `MODEL_KINDS`; empty if that was not recorded.
+        weight_dtypes: `engine` only: types of their weights.
+        parallel: `engine` only: numbers of GPUs that shared a model.
     """
 
     part: FitPart
@@ -111,6 +144,10 @@ class Fit:
     date: str
     large_mean_error: NotNegative | None = None
     benchmark: dict[str, float] = field(default_factory=dict)
+    engine: str = ""
+    model_kinds: tuple[str, ...] = ()
+    weight_dtypes: tuple[str, ...] = ()
+    parallel: tuple[int, ...] = ()
 
     __pydantic_config__ = STRICT
 
@@ -125,8 +162,11 @@ class Calibration:
         allreduce: Collectives.
         engine: Overheads of the inference engine.
         experts: Grouped products with the weights of experts.
+        quantised: Products with quantised weights; None where they are priced as those of 16 bits, with fewer bytes.
+        verify_attention: Attention with several queries per sequence, where an engine has another kernel for it.
         table_attention: Attention law fitted to kernel tables, if the measured engine uses a different kernel.
         fits: Origin of the numbers; empty for defaults.
+        peaks: `Peak.digest` of the figures that they were fitted with; empty if that was not recorded.
     """
 
     gemm: GemmLaw = field(default_factory=GemmLaw)
@@ -134,8 +174,11 @@ class Calibration:
     allreduce: AllreduceLaw = field(default_factory=AllreduceLaw)
     engine: EngineLaw = field(default_factory=EngineLaw)
     experts: ExpertLaw = field(default_factory=ExpertLaw)
+    quantised: QuantisedLaw | None = None
+    verify_attention: AttentionLaw | None = None
     table_attention: AttentionLaw | None = None
     fits: tuple[Fit, ...] = ()
+    peaks: str = ""
 
     __pydantic_config__ = STRICT
 
@@ -186,11 +229,18 @@ class HardwareProfile:
     @property
     def calibrated(self) -> bool:
         """True if at least the kernels were measured; otherwise predictions use default efficiencies."""
-        return bool(self.calibration.fits)
+        return bool(self.calibration.fits) and self.fits_its_peaks
+
+    @property
+    def fits_its_peaks(self) -> bool:
+        """False if the calibration was made with other figures than those of this profile: of a copy that was changed."""
+        return self.calibration.peaks in ("", self.peak.digest)
 
     @property
     def provenance(self) -> str:
         """One sentence on how the profile was calibrated."""
+        if not self.fits_its_peaks:
+            return "its calibration was fitted with other peaks than it has: taken as not calibrated"
         engine, attention = self.calibration.fit_of("engine"), self.calibration.fit_of("attention")
         if engine is not None:
             return f"calibrated on {engine.data}: mean error {engine.mean_error:.1%}, worst {engine.worst_error:.0%}"

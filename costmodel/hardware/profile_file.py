@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from ..kernels.attention import AttentionLaw
 from ..kernels.collectives import AllreduceLaw
 from ..kernels.experts import ExpertLaw
 from ..kernels.gemm import GemmLaw
+from ..kernels.quantised import QuantisedLaw
 from .profile import Calibration, EngineLaw, Fit, HardwareProfile, Peak
 
 SCHEMA_VERSION = 2
+FIT_LISTS = ("fitted", "model_kinds", "weight_dtypes", "parallel")
 
 
 def parse_profile(text: str, *, where: str) -> HardwareProfile:
@@ -74,8 +76,11 @@ def _shipped_calibration(raw: dict[str, Any]) -> Calibration:
         attention=AttentionLaw(**raw.get("attention", {})),
         allreduce=AllreduceLaw(**raw.get("allreduce", {})),
         engine=EngineLaw(**raw.get("engine", {})),
+        quantised=QuantisedLaw(**raw["quantised"]) if "quantised" in raw else None,
+        verify_attention=AttentionLaw(**raw["verify_attention"]) if "verify_attention" in raw else None,
         table_attention=None if table_attention is None else AttentionLaw(**table_attention),
-        fits=tuple(Fit(**{**fit, "fitted": tuple(fit["fitted"])}) for fit in raw.get("fits", ())),
+        fits=tuple(Fit(**{**fit, **{key: tuple(fit.get(key, ())) for key in FIT_LISTS}}) for fit in raw.get("fits", ())),
+        peaks=raw.get("peaks", ""),
     )
 
 
@@ -106,7 +111,8 @@ def render_profile(profile: HardwareProfile, sources_read: date) -> str:
         "sources_read": sources_read,
     }
     text = render_yaml(raw)
-    return with_calibration(text, profile.calibration) if profile.calibrated else text
+    made_for = replace(profile.calibration, peaks=profile.peak.digest)
+    return with_calibration(text, made_for) if profile.calibrated else text
 
 
 def with_calibration(text: str, calibration: Calibration) -> str:
@@ -122,5 +128,5 @@ def with_calibration(text: str, calibration: Calibration) -> str:
 def _without_empty(value: object) -> object:
     """Convert to YAML types: tuples become lists; None and empty mappings are dropped."""
     if isinstance(value, dict):
-        return {key: _without_empty(item) for key, item in value.items() if item is not None and item != {}}
+        return {key: _without_empty(item) for key, item in value.items() if item is not None and item not in ({}, (), "")}
     return [_without_empty(item) for item in value] if isinstance(value, tuple) else value

@@ -44,6 +44,8 @@ class AttentionLaw:
         tile_rows: Query rows per CTA.
         instruction_rows: Query rows per tensor-core instruction; 1 without tensor cores.
         splits_kv: Whether several CTAs may share a sequence (split-KV).
+        packs_group: Whether the query heads of a KV head share a CTA; otherwise each has CTAs of its own, and further reads of
+            the KV head hit the L2 cache.
         min_split_group: Smallest number of query heads per KV head for which they may.
     """
 
@@ -61,6 +63,7 @@ class AttentionLaw:
     tile_rows: Annotated[int, Limits(ge=1, le=4096)] = 64
     instruction_rows: Annotated[int, Limits(ge=1, le=64)] = 16
     splits_kv: bool = True
+    packs_group: bool = True
     min_split_group: Annotated[int, Limits(ge=1, le=64)] = 1
 
     __pydantic_config__ = STRICT
@@ -107,7 +110,11 @@ def attention_s(
     b, k, rows, length = (np.asarray(x, np.float64) for x in (sequences, kv_heads, query_rows, read_len))
     kv, queries = np.asarray(kv_bytes, np.float64), np.asarray(query_bytes, np.float64)
     slots = float(num_sms * law.ctas_per_sm)
-    blocks = b * k * np.ceil(rows / (law.tile_rows if tile_rows is None else np.asarray(tile_rows)))
+    tile = law.tile_rows if tile_rows is None else np.asarray(tile_rows)
+    if law.packs_group:
+        blocks = b * k * np.ceil(rows / tile)
+    else:
+        blocks = b * k * np.asarray(group) * np.ceil(rows / np.asarray(group) / tile)
     reached = bytes_per_s * law.memory_efficiency
     rate = law.sm_bytes_per_s / law.ctas_per_sm  # per CTA
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from ..base.errors import InputError, bad
+from ..base.notes import Note
 from .hf_config import load_config, shipped_config
 from .transformer import TransformerConfig
 
@@ -55,7 +56,7 @@ def resolve_model(name: str, where: str = "model") -> TransformerConfig:
     import warnings
 
     model, text = applied(_shipped(builtin_configs()[meant.builtin]), meant, name)
-    warnings.warn(text, stacklevel=2)
+    warnings.warn(text, Note, stacklevel=2)
     return model
 
 

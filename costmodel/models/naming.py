@@ -32,16 +32,33 @@ ENDINGS: tuple[tuple[str, str], ...] = (
     (r"6bit", "w6g32"),
     (r"q8-0|q8-k-xl", "q8_0"),
     (r"q6-k(?:-x?l)?", "q6_k"),
-    (r"q5-k-(?:[ms]|x?l)", "q5_k"),
-    (r"q4-k-(?:[ms]|x?l)", "q4_k"),
-    (r"q3-k-(?:[msl]|xl)", "q3_k"),
-    (r"q2-k(?:-(?:s|x?l))?", "q2_k"),
+    (r"q5-k(?:-x?[lms])?", "q5_k"),
+    (r"q4-k(?:-x?[lms])?", "q4_k"),
+    (r"q3-k(?:-x?[lms])?", "q3_k"),
+    (r"q2-k(?:-x?[lms])?", "q2_k"),
     (r"q5-0", "q5_0"),
     (r"q4-0", "q4_0"),
     (r"iq4-xs", "iq4_xs"),
     (r"iq4-nl", "iq4_nl"),
+    (r"iq3-(?:xxs|xs|s|m)", "iq3_s"),
+    (r"iq2-(?:xxs|xs|s|m)", "iq2_s"),
+    (r"q8", "q8_0"),
+    (r"q4", "q4_k"),
     (r"bf16|f16|fp16|bfloat16|float16", "16"),
 )
+# What llama.cpp stores the head in, where it is not a mix.
+GGML_HEADS = {
+    "q8_0": "q8_0",
+    "q6_k": "q6_k",
+    "q4_0": "q6_k",
+    "q5_0": "q6_k",
+    "iq4_xs": "q6_k",
+    "iq4_nl": "q6_k",
+    "q2_k": "q6_k",
+} | {
+    "iq3_s": "q6_k",
+    "iq2_s": "q5_k",
+}
 TITLES = {
     "w4g128z": "AWQ in 4 bits",
     "w4g128": "4-bit integers",
@@ -97,6 +114,8 @@ SAME: dict[str, tuple[str, int | None, str | None]] = {
     "llama-4-scout": ("Llama-4-Scout-17B-16E", None, None),
     "llama-4-scout-17b": ("Llama-4-Scout-17B-16E", None, None),
     "kimi-k2-0905": ("Kimi-K2", 262_144, None),
+    "qwen3.8-27b": ("Qwen3.5-27B", None, None),  # 64 layers of the same kinds, by the reports on it
+    "qwen3.6-27b": ("Qwen3.5-27B", None, None),
     "kimi-k2-thinking": ("Kimi-K2.5", None, None),
     "minimax-m2": ("MiniMax-M2.5", None, None),
     "minimax-m2.7": ("MiniMax-M2.5", 204_800, None),
@@ -167,6 +186,11 @@ def spelling(name: str) -> str:
     return name.replace("-", "")
 
 
+def base_name(name: str) -> str:
+    """The name of a model without quantisation and differences of spelling; other names are left as they are."""
+    return _parts(name)[0]
+
+
 def meaning(name: str, known: Iterable[str]) -> Meaning | None:
     """Say which of the known models a name means; None if that is not sure.
 
@@ -233,9 +257,12 @@ def applied(config: TransformerConfig, meant: Meaning, name: str) -> tuple[Trans
             text += f" with all matrices of its layers in {TITLES.get(dtype, dtype)}"
         else:
             text += " in 16 bits"
-        if dtype.startswith(("q4_k", "q5_k")):
+        if dtype in ("q3_k", "q4_k", "q5_k"):
             changed = _mixed(changed)
             text += ", half of the down-projections and the head in q6_k; the file itself has the exact sizes"
+        elif dtype in GGML_HEADS:
+            changed = _with_head(changed, GGML_HEADS[dtype])
+            text += f", the head in {GGML_HEADS[dtype]}"
         if changed.vision_params and dtype.startswith(("q", "iq")):
             changed = replace(changed, vision_params=0)
             text += "; its image encoder is a file of its own and is left out"
@@ -251,6 +278,8 @@ def applied(config: TransformerConfig, meant: Meaning, name: str) -> tuple[Trans
 
 def _usual_type(config: TransformerConfig) -> str:
     dtype = config.expert_dtype or config.linear_dtype
+    if dtype is None:  # types may be stored matrix by matrix
+        dtype = next((kind for group in config.groups for _, kind in group.stored if kind not in ("bfloat16", "float16")), None)
     return "16" if dtype in (None, "bfloat16", "float16") else dtype
 
 
@@ -264,5 +293,11 @@ def _mixed(config: TransformerConfig) -> TransformerConfig:
         if group.count // 2 and names:
             groups += [replace(group, count=group.count // 2, stored=wide)]
         groups += [replace(group, count=group.count - (group.count // 2 if names else 0))]
-    head = {"embedding_dtype": "q6_k"} if config.tied_embeddings else {"embedding_dtype": config.linear_dtype, "head_dtype": "q6_k"}
-    return replace(config, groups=tuple(groups), **head)
+    return _with_head(replace(config, groups=tuple(groups)), "q6_k")
+
+
+def _with_head(config: TransformerConfig, dtype: str) -> TransformerConfig:
+    """The model with embedding and head as llama.cpp stores them: a tied embedding in the type of the head."""
+    if config.tied_embeddings:
+        return replace(config, embedding_dtype=dtype)
+    return replace(config, embedding_dtype=config.linear_dtype, head_dtype=dtype)

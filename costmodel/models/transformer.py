@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from ..layers.recurrent import Recurrent
 
 KindT = TypeVar("KindT")
-__all__ = ["BYTES_PER_ELEMENT", "Matrix", "Operator", "TransformerConfig"]
+__all__ = ["BYTES_PER_ELEMENT", "MODEL_TITLES", "Matrix", "Operator", "TransformerConfig", "model_kind"]
+MODEL_TITLES = {
+    "dense": "dense models",
+    "experts": "mixtures of experts",
+    "recurrent": "models with recurrent layers",
+}
 
 
 @dataclass(frozen=True)
@@ -340,3 +345,8 @@ def _counted(pairs: Iterable[tuple[KindT | None, int]]) -> tuple[tuple[KindT, in
         if kind is not None:
             counts[kind] = counts.get(kind, 0) + count
     return tuple(counts.items())
+
+
+def model_kind(model: TransformerConfig) -> str:
+    """What sets a model apart for kernels and engines, one of `MODEL_TITLES`."""
+    return "experts" if model.num_expert_layers else "recurrent" if model.recurrents else "dense"

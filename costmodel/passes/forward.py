@@ -7,7 +7,7 @@ A pass is described by (batch_size, query_len, context_len): prefill is (B, prom
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 import numpy as np
@@ -22,6 +22,9 @@ from .cache import state_bytes_per_gpu
 
 BoolArray = NDArray[np.bool_]
 __all__ = ["Array", "AttentionWork", "BoolArray", "Cost", "Products", "Work", "experts_touched", "forward_cost", "whole_power"]
+# Tokens choose experts alike: n tokens reach as many as n^EXPONENT independent ones, and a further token of the same sequence
+# counts as a share of one of another sequence (docs/method.md).
+ROUTING_EXPONENT, SAME_SEQUENCE = 0.7, 0.6
 SCAN_CHUNK = 64  # tokens that kernels of linear attention process at a time
 SCAN_PASSES = 4  # the convolution reads and writes its channels, the recurrence reads them and writes its output
 LOGITS_BYTES = 4.0  # engines hold logits in float32
@@ -91,6 +94,7 @@ class Cost:
         num_expert_layers: Layers with routed experts.
         state: Products with recurrent states, and reading and writing them.
         num_state_layers: Layers with a recurrent state.
+        query_len: New tokens per sequence. [tokens]
         scans: Recurrences over prompts, which are sequential.
     """
 
@@ -104,7 +108,13 @@ class Cost:
     num_expert_layers: int
     state: Work = NO_WORK
     num_state_layers: int = 0
+    query_len: Array = field(default_factory=lambda: np.ones(()))
     scans: tuple[Scan, ...] = ()
+
+    def without_head(self) -> Cost:
+        """The same pass without LM head and logits."""
+        layers = tuple(products for products in self.products if products.matrix.operator != "head")
+        return replace(self, products=layers, logits_bytes=np.zeros(()))
 
     def operator(self, name: Operator) -> Work:
         """Sum of the matrix products of one operator class."""
@@ -183,12 +193,13 @@ def forward_cost(
         head = model.matrices()[-1]
     found = [attention_works(kind, layers, model, shape) for kind, layers in model.attentions]
     expansion = [extra for _, extra in found if extra is not None]
-    products = [_products(matrix, rows, model.bytes_per_element) for matrix in layer_matrices]
+    apart = np.power(np.maximum(b * (1 + SAME_SEQUENCE * (q - 1)), 1.0), ROUTING_EXPONENT)
+    products = [_products(matrix, rows, model.bytes_per_element, apart) for matrix in layer_matrices]
     if expansion:
         products = [replace(one, rows=expansion[0]) if one.matrix.name == "kv_up" else one for one in products]
     halves, width = model.num_mixers + model.num_mlps, model.d_model * model.bytes_per_element
     return Cost(
-        products=(*products, _products(head, logit_rows, model.bytes_per_element)),
+        products=(*products, _products(head, logit_rows, model.bytes_per_element, logit_rows)),
         attentions=tuple(work for works, _ in found for work in works),
         state=_state(model, shape, ends),
         elementwise=Work(np.zeros_like(rows), rows * (1 + 4 * halves) * width),
@@ -198,6 +209,7 @@ def forward_cost(
         num_layers=halves / 2,
         num_expert_layers=model.num_expert_layers,
         num_state_layers=sum(layers for _, layers in model.recurrents),
+        query_len=q,
         scans=tuple(Scan(n, np.ceil(b * kind.heads / tensor_parallel), np.floor(q / SCAN_CHUNK)) for kind, n in model.recurrents),
     )
 
@@ -215,27 +227,25 @@ def _state(model: TransformerConfig, shape: PassShape, ends: Array) -> Work:
     return Work(shape.rows * flop, shape.b * held * (1 + ends) + shape.rows * (SCAN_PASSES * channels * model.bytes_per_element))
 
 
-def _products(matrix: Matrix, rows: Array, element: float) -> Products:
+def _products(matrix: Matrix, rows: Array, element: float, apart: Array) -> Products:
     if matrix.experts == 1:
         return Products(matrix, rows, np.ones_like(rows), element)
-    copies = experts_touched(rows, matrix.experts, matrix.used)
+    copies = experts_touched(apart, matrix.experts, matrix.used)
     return Products(matrix, rows * matrix.used / np.maximum(copies, 1.0), copies, element)
 
 
 def experts_touched(tokens: ArrayLike, num_experts: int, experts_per_token: int) -> Array:
     """Expected number of distinct experts, if tokens choose independently and uniformly.
 
-    This is an upper bound: real routers are uneven, and neighbouring tokens choose similar experts.
-
     Args:
-        tokens: Number of tokens.
+        tokens: Number of tokens; that of independent ones that reach as many experts, where tokens choose alike.
         num_experts: Experts per layer.
         experts_per_token: Experts chosen by each token.
 
     >>> float(experts_touched(1, 128, 8))
     8.0
     """
-    return np.asarray(num_experts * (1 - whole_power(1 - experts_per_token / num_experts, tokens)))
+    return np.asarray(num_experts * (1 - np.power(1 - experts_per_token / num_experts, np.asarray(tokens, np.float64))))
 
 
 def whole_power(base: ArrayLike, exponent: ArrayLike) -> Array:

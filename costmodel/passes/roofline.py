@@ -13,10 +13,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from ..hardware.profile import HardwareProfile
-from ..kernels.attention import attention_s
+from ..kernels.attention import AttentionLaw, attention_s
 from ..kernels.collectives import allreduce_s
 from ..kernels.experts import grouped_law
 from ..kernels.gemm import gemm_s
+from ..kernels.quantised import PLAIN_TYPES, quantised_s
 from .attention_work import Array, AttentionWork, Work
 from .forward import Cost, Products
 
@@ -113,8 +114,12 @@ def step_time(
         kv_s = kv_s + selection_s(cost.state, hardware, dtype, 0)
         for scan in cost.scans:
             compute_s = compute_s + scan.layers * SCAN_CHUNK_S * scan.chunks * np.ceil(scan.heads / peak.num_sms)
-        overhead_s = overhead_s + kernels * calibration.gemm.launch_s
+        overhead_s = overhead_s + kernels * calibration.gemm.launch_s + cost.num_state_layers * engine.state_update_s
+        if engine.state_verify_s:
+            overhead_s = overhead_s + np.where(cost.query_len > 1, cost.num_state_layers * engine.state_verify_s, 0.0)
     overhead_s = overhead_s + cost.num_expert_layers * calibration.experts.launch_s
+    if engine.several_rows_s:
+        overhead_s = overhead_s + np.where(cost.products[0].rows > 1, cost.num_layers * engine.several_rows_s, 0.0)
     one_s = allreduce_s(calibration.allreduce, cost.allreduce_bytes, tensor_parallel, peak.interconnect_bandwidth_bytes_per_s)
     return StepTime(
         compute_s=compute_s,
@@ -131,6 +136,19 @@ def step_time(
 def _products_s(products: Products, hardware: HardwareProfile) -> tuple[Array, Array, Array]:
     """(compute, memory, overhead) of the products with one matrix, over its layers. [s]"""
     layers, dtype = products.matrix.layers, products.matrix.dtype
+    own = hardware.calibration.quantised
+    if own is not None and dtype not in PLAIN_TYPES:
+        few = quantised_s(
+            own,
+            rows=products.rows,
+            flop=products.flop / layers,
+            moved_bytes=products.bytes / layers,
+            vector_flop_per_s=hardware.peak.flop_per_s["float32"],
+            matrix_flop_per_s=hardware.flop_per_s("int8"),  # batched kernels multiply unpacked integers
+            bytes_per_s=hardware.peak.memory_bandwidth_bytes_per_s,
+        )
+        exposed_s, read_s, launch_s = (layers * part for part in few)
+        return exposed_s, read_s, launch_s
     law, rate = hardware.calibration.gemm, hardware.flop_per_s(dtype)
     quantised = hardware.compute_dtype(dtype) in QUANTISED
     if grouped := products.matrix.experts > 1:
@@ -159,7 +177,22 @@ def _attention_s(
     work: AttentionWork, hardware: HardwareProfile, dtype: str, verify_kernel: VerifyKernel
 ) -> tuple[Array, Array, Array]:
     """(compute, KV traffic, overhead) of attention, over its layers. [s]"""
-    law = hardware.calibration.attention
+    calibration = hardware.calibration
+    other = calibration.verify_attention
+    if other is not None and np.any(work.query_len > 1):
+        several = _law_s(other, work, hardware, dtype, verify_kernel)
+        if np.all(work.query_len > 1):
+            return several
+        one = _law_s(calibration.attention, work, hardware, dtype, verify_kernel)
+        exposed_s, read_s, launch_s = (np.where(work.query_len > 1, b, a) for a, b in zip(one, several, strict=True))
+        return exposed_s, read_s, launch_s
+    return _law_s(calibration.attention, work, hardware, dtype, verify_kernel)
+
+
+def _law_s(
+    law: AttentionLaw, work: AttentionWork, hardware: HardwareProfile, dtype: str, verify_kernel: VerifyKernel
+) -> tuple[Array, Array, Array]:
+    """The same with one law. [s]"""
     reads = work.query_len if verify_kernel == "per_token" else np.ones(())
     parts = attention_s(
         law,

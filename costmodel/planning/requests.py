@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..plans.plan import PredictedServing
 from ..plans.trace import RequestTrace
 from ..plans.workload import Workload
 from ..speculation.deployment import Deployment
@@ -102,3 +103,24 @@ def requests_of(
     lens = tuple(float(length) for length in np.atleast_1d(trace.prompt_groups()))
     outputs = float(np.mean(trace.output_lens))
     return Requests(deployment, lens, float(np.mean(trace.prompt_lens)), outputs, cached_share, queue_s)
+
+
+def predicted_serving(requests: Requests, best: Candidate, *, output_len_assumed: bool = False) -> PredictedServing:
+    """Whole requests with a strategy and without speculation, as plans carry them."""
+    fast = requests.served(best.batch_size, best.tpot_s)
+    slow = requests.served(best.batch_size, best.steps["predicted_target_step_s"])
+    low, middle, high = requests.speedup(best)
+    return PredictedServing(
+        predicted_ttft_s=float(fast.ttft_s),
+        predicted_request_s=float(fast.request_s),
+        predicted_plain_request_s=float(slow.request_s),
+        predicted_throughput_tokens_per_s=float(fast.throughput_tokens_per_s),
+        predicted_plain_throughput_tokens_per_s=float(slow.throughput_tokens_per_s),
+        prefill_share=float(fast.prefill_share),
+        predicted_speedup=middle,
+        predicted_speedup_low=low,
+        predicted_speedup_high=high,
+        cached_share=requests.cached_share,
+        queue_s=requests.queue_s,
+        output_len_assumed=output_len_assumed,
+    )

@@ -19,6 +19,7 @@ from .strategy import COMPRESSED_DTYPES, KV_DTYPES, MAX_GAMMA, Strategy
 from .workload import Workload
 
 Bound = Literal["compute", "weights", "kv", "communication", "overhead"]  # as in `passes.roofline`
+BESIDE = "candidates"  # what `plan --json` prints beside the plan
 PASSES = ("target", "draft", "verify")
 
 
@@ -268,7 +269,9 @@ class Plan:
         limits: Limits that the plan holds.
         mix: Lengths of the trace that was planned for.
         verify_kernel: How verification attention reads the KV cache.
-        engine: The serving engine that the strategies were restricted to.
+        engine: The serving engine that it was priced for, and that the strategies were restricted to; None for the one that the
+            profile was calibrated with.
+        task: What is generated, where acceptance was taken for one task.
         notes: Sentences for people.
     """
 
@@ -288,6 +291,7 @@ class Plan:
     mix: PlannedMix | None = None
     verify_kernel: Literal["shared_kv_splitkv", "shared_kv_no_split", "per_token"] = "shared_kv_splitkv"
     engine: str | None = None
+    task: str | None = None
     notes: list[str] = field(default_factory=list)
 
     __pydantic_config__ = STRICT
@@ -341,7 +345,8 @@ def parse_plan(text: str, *, where: str) -> Plan:
     """
     from ..base.validation import validate_mapping  # pydantic is slow to import
 
-    return validate_mapping(Plan, load_mapping(text, where, "a plan, as `magicdec plan -o` writes it"), where)
+    raw = load_mapping(text, where, "a plan, as `magicdec plan -o` writes it")
+    return validate_mapping(Plan, {key: value for key, value in raw.items() if key != BESIDE}, where)
 
 
 def load_plan(path: str | Path) -> Plan:

@@ -25,15 +25,17 @@ from .drafts import Draft
 REJECTION_EXPONENT = 0.09
 # Typical differences of the rate between tasks (PG-19 and RULER in the paper), and between model pairs.
 MEASURED_UNCERTAINTY, ASSUMED_UNCERTAINTY = 0.02, 0.1
+TASKS = ("code", "chat", "prose", "reasoning", "summary")
 EXACT_OUTPUT = 1024  # tokens up to which rounds are counted one by one; beyond, each further token costs the same
 
 
-def mean_acceptance_length(gamma: ArrayLike, acceptance_rate: ArrayLike) -> Array:
+def mean_acceptance_length(gamma: ArrayLike, acceptance_rate: ArrayLike, decay: float = 1.0) -> Array:
     """Expected tokens per round, bonus token included, for independent acceptances. [tokens]
 
     Args:
         gamma: Draft tokens per round. [tokens]
         acceptance_rate: Acceptance probability of a draft token, given that all earlier ones were accepted. [0-1]
+        decay: What this rate is multiplied with at each further position. [0-1]
 
     Source:
         Leviathan et al. (arXiv 2211.17192), eq. 1.
@@ -44,7 +46,7 @@ def mean_acceptance_length(gamma: ArrayLike, acceptance_rate: ArrayLike) -> Arra
     g, a = np.broadcast_arrays(np.asarray(gamma, np.float64), np.asarray(acceptance_rate, np.float64))
     length, term = np.ones(g.shape), np.ones(g.shape)
     for position in range(1, int(g.max(initial=0)) + 1):  # sum instead of closed form: exact near 1, same rounding in any layout
-        term = term * a
+        term = term * (a * decay ** (position - 1) if decay != 1.0 else a)
         length = length + np.where(position <= g, term, 0.0)
     return np.asarray(length)
 
@@ -123,6 +125,8 @@ class AcceptanceCurve:
         draft_kind, kv_policy, draft_model, kv_dtype, weight_dtype: The draft, as in `Strategy`.
         points: (kv_budget, context_len, acceptance_rate); kv_budget equals context_len for a draft with full KV.
         source: Origin of the numbers.
+        decay: What the rate is multiplied with at each further position of a round. [0-1]
+        spread: Uncertainty of the rate on its own target; None for the usual one. [0-1]
     """
 
     target: str
@@ -134,6 +138,8 @@ class AcceptanceCurve:
     source: str
     kv_dtype: str | None = None
     weight_dtype: str | None = None
+    decay: float = 1.0
+    spread: float | None = None
 
     def matches(self, draft: Draft) -> bool:
         """True for the same draft kind and, for a self draft, the same KV policy and dtypes."""
@@ -227,7 +233,11 @@ def parse_curves(text: str, *, where: str) -> tuple[AcceptanceCurve, ...]:
 def _curves(raw: Mapping[str, Any]) -> tuple[AcceptanceCurve, ...]:
     """Convert the content of a valid file."""
     return tuple(
-        AcceptanceCurve(**{"draft_model": None, **curve, "points": tuple(map(_point, curve["points"]))}) for curve in raw["curves"]
+        AcceptanceCurve(
+            **{"draft_model": None, **{key: value for key, value in curve.items() if key != "uncertainty"}},
+            spread=curve.get("uncertainty"),
+        )
+        for curve in ({**one, "points": tuple(map(_point, one["points"]))} for one in raw["curves"])
     )
 
 
@@ -283,7 +293,8 @@ class AcceptanceEstimate:
             context_len: Tokens in the KV cache, per sequence. [tokens]
         """
         measured = np.logical_and(self.curve.covers(kv_budget, context_len), self.measured_here)
-        return np.where(measured, MEASURED_UNCERTAINTY, ASSUMED_UNCERTAINTY)
+        here = MEASURED_UNCERTAINTY if self.curve.spread is None else self.curve.spread
+        return np.where(measured, here, max(ASSUMED_UNCERTAINTY, here))
 
     @property
     def note(self) -> str:
@@ -292,7 +303,22 @@ class AcceptanceEstimate:
         return f"acceptance measured on {origin}" if self.measured_here else f"acceptance assumed equal to that of {origin}"
 
 
-def find_curve(curves: Sequence[AcceptanceCurve], target: str, draft: Draft) -> AcceptanceEstimate | None:
+def _measured_on(curve: AcceptanceCurve, target: str) -> bool:
+    """Whether a curve is of this target; curves by task hold for any spelling and quantisation of its name."""
+    if curve.target == target:
+        return True
+    by_task = curve.task == "mix" or curve.task in TASKS
+    return by_task and curve.draft_kind != "self" and _base_name(curve.target) == _base_name(target)
+
+
+@cache
+def _base_name(name: str) -> str:
+    from ..models.naming import base_name
+
+    return base_name(name)
+
+
+def find_curve(curves: Sequence[AcceptanceCurve], target: str, draft: Draft, task: str | None = None) -> AcceptanceEstimate | None:
     """Find the curve for a draft: measured on this target if possible, otherwise on another target as a prior.
 
     For a draft model any KV policy matches: its acceptance depends mostly on its size.
@@ -301,13 +327,18 @@ def find_curve(curves: Sequence[AcceptanceCurve], target: str, draft: Draft) -> 
         curves: Measured curves, in order of preference.
         target: Name of the target.
         draft: The draft.
+        task: What is generated, one of `TASKS`; None for a mean over tasks where there is one.
 
     Returns:
         The estimate, or None if no curve matches.
     """
     kind = [curve for curve in curves if curve.matches(draft)]
     model = draft.model.name if draft.model else None
-    own = [curve for curve in kind if curve.target == target and curve.draft_model == model]
+    wanted = [curve for curve in kind if curve.task == (task or "mix")]
+    kind = [*wanted, *(curve for curve in kind if curve not in wanted)]
+    own = [curve for curve in kind if _measured_on(curve, target) and curve.draft_model == model]
+    if task is not None and not any(curve.task == task for curve in own):
+        own = [curve for curve in own if curve.task not in TASKS]
     if not kind:
         return None
     exact = [curve for curve in own if curve.kv_policy == draft.kv_policy]

@@ -33,6 +33,8 @@ class CurveFile(StrictModel):
     kv_dtype: CompressedDtype | None = None
     weight_dtype: CompressedDtype | None = None
     source: str
+    decay: Annotated[float, pydantic.Field(gt=0.0, le=1.0)] = 1.0
+    uncertainty: Annotated[float, pydantic.Field(gt=0.0, le=1.0)] | None = None
     points: list[PointFile] = pydantic.Field(min_length=1)
 
     @pydantic.model_validator(mode="after")

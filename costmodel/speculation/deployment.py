@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..base.errors import bad
 from ..hardware.profile import HardwareProfile
-from ..models.transformer import TransformerConfig
+from ..models.transformer import MODEL_TITLES, TransformerConfig, model_kind
 from ..passes.forward import Array, forward_cost
 from ..passes.prefill import ttft_s
 from ..passes.roofline import StepTime, VerifyKernel, selection_s, step_time
 from .drafts import Draft, select_kernels, selection_work
+
+if TYPE_CHECKING:
+    from ..engines.profile import EngineProfile  # slow to import, and seldom needed
+
+# How much wider intervals get where a calibration has nothing of the kind: about the mean error of what was left out in turn,
+# among models of SGLang and llama.cpp (docs/accuracy.md); of parallel degrees, the error of all-reduces in public tables.
+UNLIKE_ERRORS = {"dense": 0.05, "experts": 0.08, "recurrent": 0.1, "types": 0.06, "parallel": 0.03}
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,9 @@ class Deployment:
         num_gpus: Total number of GPUs; the batch is split over `num_gpus / tensor_parallel` replicas.
         tensor_parallel: GPUs per replica of the target.
         verify_kernel: How the attention of verification reads the KV cache.
+        engine: The serving engine; None for the one that the profile was calibrated with. `hardware` is then the machine as
+            this engine uses it.
+        task: What is generated, for acceptance that depends on it; None for a mean over tasks.
 
     Raises:
         InputError: `tensor_parallel` does not divide the number of GPUs, or the heads of the target.
@@ -36,14 +47,17 @@ class Deployment:
     num_gpus: int = 1
     tensor_parallel: int = 1
     verify_kernel: VerifyKernel = "shared_kv_splitkv"
+    engine: EngineProfile | None = None
+    task: str | None = None
 
     def __post_init__(self) -> None:
         expected = ""
+        uneven = self.engine is not None and self.engine.uneven_split
         if self.num_gpus < 1 or self.tensor_parallel < 1 or self.num_gpus % self.tensor_parallel:
             expected = f"a divisor of the number of GPUs ({self.num_gpus})"
-        elif self.target.num_heads % self.tensor_parallel:
+        elif not uneven and self.target.num_heads % self.tensor_parallel:
             expected = f"a divisor of the {self.target.num_heads} query heads of {self.target.name}"
-        elif self._splits_a_kv_head:
+        elif not uneven and self._splits_a_kv_head:
             expected = f"a divisor or a multiple of the {self.target.num_kv_heads} KV heads of {self.target.name}"
         if expected:
             raise bad("tensor_parallel", "", expected, self.tensor_parallel)
@@ -52,6 +66,32 @@ class Deployment:
     def _splits_a_kv_head(self) -> bool:
         heads = self.target.num_kv_heads
         return bool(self.target.latent is None and heads % self.tensor_parallel and self.tensor_parallel % heads)
+
+    @property
+    def unlike_calibration(self) -> dict[str, float]:
+        """What is unlike the passes that the profile was calibrated on, in words, and how much wider it makes intervals. [ratio]"""
+        fit = self.hardware.calibration.fit_of("engine")
+        if self.engine is not None or fit is None or not fit.model_kinds:
+            return {}
+        found, kind, target = {}, model_kind(self.target), self.target
+        if kind not in fit.model_kinds:
+            found[MODEL_TITLES[kind]] = UNLIKE_ERRORS[kind]
+        wide = {dtype for dtype in (target.linear_dtype, target.expert_dtype) if dtype is not None} or {target.dtype}
+        if other := sorted(wide - set(fit.weight_dtypes)):
+            found[f"weights in {' and '.join(other)}"] = UNLIKE_ERRORS["types"]
+        if self.tensor_parallel not in fit.parallel:
+            gpus = f"{self.tensor_parallel} GPU{'s' if self.tensor_parallel > 1 else ''}"
+            found[f"{gpus} a replica"] = UNLIKE_ERRORS["parallel"]
+        return found
+
+    @property
+    def provenance(self) -> str:
+        """One sentence on where the step times come from, and what here is unlike it."""
+        if self.engine is not None:
+            return f"{self.hardware.name} under {self.engine.title}: {self.engine.provenance(self.hardware, self.target)}"
+        text = f"{self.hardware.name}: {self.hardware.provenance}"
+        unlike = self.unlike_calibration
+        return f"{text}; none of it is of {' or '.join(unlike)}: intervals are wider" if unlike else text
 
     @property
     def replicas(self) -> int:
@@ -69,6 +109,7 @@ class Deployment:
         model: TransformerConfig | None = None,
         gpus: int | None = None,
         cold: bool = True,
+        layers_only: bool = False,
     ) -> StepTime:
         """Time of one forward pass on one replica; array arguments broadcast.
 
@@ -81,6 +122,7 @@ class Deployment:
             model: The model; None for the target.
             gpus: GPUs that share the pass; None for `tensor_parallel`.
             cold: As in `step_time`.
+            layers_only: Leave out LM head, sampling and what the engine adds to a step, as timers of engines do.
         """
         model, gpus = model or self.target, gpus or self.tensor_parallel
         cost = forward_cost(
@@ -93,7 +135,17 @@ class Deployment:
             tensor_parallel=gpus,
             head_sharded=self.hardware.calibration.engine.head_sharded,
         )
-        return step_time(cost, self.hardware, model.dtype, tensor_parallel=gpus, verify_kernel=self.verify_kernel, cold=cold)
+        step = step_time(
+            cost.without_head() if layers_only else cost,
+            self.hardware,
+            model.dtype,
+            tensor_parallel=gpus,
+            verify_kernel=self.verify_kernel,
+            cold=cold,
+        )
+        if not layers_only:
+            return step
+        return replace(step, overhead_s=step.overhead_s - self.hardware.calibration.engine.step_overhead_s)
 
     def select_s(self, draft: Draft, batch_size: Array, context_len: Array, network: TransformerConfig, gpus: int) -> Array:
         """Time of selecting the KV entries of one draft step. [s]

@@ -25,6 +25,19 @@ EAGLE3_VOCABULARY = 32000  # EAGLE-3 heads (arXiv 2503.01840) predict only the m
 
 
 @dataclass(frozen=True)
+class Tree:
+    """A tree of draft tokens, as EAGLE drafts them.
+
+    Attributes:
+        width: Tokens drafted at each level: the top-k.
+        tokens: Tokens that are verified, the one before the draft included.
+    """
+
+    width: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Draft:
     """A way of drafting tokens.
 
@@ -35,6 +48,8 @@ class Draft:
         tensor_parallel: GPUs that share the smaller model; None for one per KV head, up to the target's.
         kv_dtype, weight_dtype: Compressed dtypes that a `self` draft reads.
         head: The prediction layer, for kinds `eagle3` and `mtp`; None for one like those that are usual.
+        tree: The tree that it drafts; None for a chain.
+        one_pass: One pass drafts all tokens of a round, as in DFlash and DSpark.
     """
 
     kind: DraftKind = "none"
@@ -44,6 +59,8 @@ class Draft:
     kv_dtype: CompressedDtype | None = None
     weight_dtype: CompressedDtype | None = None
     head: TransformerConfig | None = None
+    tree: Tree | None = None
+    one_pass: bool = False
 
     @property
     def sparse(self) -> bool:

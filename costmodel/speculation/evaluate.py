@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike
 from ..base.arrays import as_floats, check_grid
 from ..base.errors import InputError, Problem, bad
 from ..base.limits import MAX_TOKENS
-from ..hardware.profile import HardwareProfile
+from ..hardware.profile import HOST_SEQUENCES, HardwareProfile
 from ..models.transformer import TransformerConfig
 from ..passes.forward import Array, BoolArray, whole_power
-from ..passes.roofline import NO_TIME, StepTime
+from ..passes.roofline import StepTime
 from ..plans.strategy import MAX_GAMMA
 from .acceptance import (
     AcceptanceCurve,
@@ -29,6 +29,7 @@ from .acceptance import (
 )
 from .acceptance import mean_acceptance_length as uncut_length
 from .deployment import Deployment
+from .drafting import drafting_time, verified_tokens
 from .drafts import Draft, copied_bytes
 from .memory import Memory, memory_of
 from .rounds import Round
@@ -118,7 +119,8 @@ class Evaluation:
         """Speedup with the acceptance rate shifted by its uncertainty: down for -1, up for 1. [ratio]"""
         r = self.round
         shifted = np.clip(self.acceptance_rate + side * self.acceptance_error, 0.0, 1.0)
-        change = mean_acceptance_length(r.gamma, shifted) / mean_acceptance_length(r.gamma, self.acceptance_rate)
+        decay = self.acceptance.curve.decay if self.acceptance else 1.0
+        change = mean_acceptance_length(r.gamma, shifted, decay) / mean_acceptance_length(r.gamma, self.acceptance_rate, decay)
         length = np.minimum(r.mean_acceptance_length * np.where(np.isnan(change), 1.0, change), r.gamma + 1)
         return np.where(r.gamma > 0, length * r.target_step_s / r.round_s, 1.0)
 
@@ -175,18 +177,18 @@ def evaluate_grid(
     mix = ContextMix(s, None if context_weights is None else as_floats("context_weights", context_weights))
     draft_read = mix.mean(np.minimum(s, mix.spread(k)))
     s = mix.mean(s)
-    target, verify = deployment.pass_time(b, 1, s), deployment.pass_time(b, g + 1, s)
+    engine = deployment.hardware.calibration.engine
+    target, verify = deployment.pass_time(b, 1, s), deployment.pass_time(b, verified_tokens(draft, g), s)
     network, gpus = draft.network(deployment.target), draft.gpus(deployment.tensor_parallel)
-    drafting, select_s = NO_TIME, np.zeros(())
+    drafting = drafting_time(deployment, draft, network, batch_size=b, context_len=s, gamma=g, kv_budget=draft_read)
+    select_s = np.zeros(())
     if network is not None:
-        drafting = deployment.pass_time(b, 1, s, kv_budget=draft_read, model=network, gpus=gpus, cold=False)
         select_s = deployment.select_s(draft, b, s, network, gpus)
     given = _given_acceptance(g, acceptance_rate, acceptance_by_position, mean_acceptance_length)
     rate, length, estimate = given or _look_up_acceptance(deployment, draft, mix, g, k, curves)
     if output_len is not None:
         cut = cut_acceptance_length(g, rate, output_len) / uncut_length(g, rate)
         length = length * np.where(np.isnan(cut), 1.0, cut)
-    engine = deployment.hardware.calibration.engine
     first_s = np.zeros(())
     if network is not None:
         first_s = engine.verify_wait * verify.total_s + engine.cold_pass_s
@@ -218,6 +220,8 @@ def evaluate_grid(
             select_step_s=select_s,
             first_draft_s=first_s,
             overhead_s=engine.round_overhead_s
+            + np.minimum(b, HOST_SEQUENCES) * engine.round_sequence_s
+            + (engine.tree_s if draft.tree else 0.0)
             + deployment.copy_s(copied_bytes(draft, network, b, draft_read, s, length, output_len)),
         ),
         memory=memory,
@@ -225,7 +229,7 @@ def evaluate_grid(
         acceptance_rate=rate,
         acceptance=estimate,
         acceptance_error=estimate.uncertainty(draft_read, s) if estimate else np.zeros(()),
-        error=relative_error(deployment.hardware),
+        error=deployment_error(deployment),
     )
 
 
@@ -263,12 +267,30 @@ def check_vocabularies(target: TransformerConfig, draft: TransformerConfig | Non
         raise bad("draft", "", expected, f"{draft.name} ({draft.vocab_size} tokens)")
 
 
+def deployment_error(deployment: Deployment) -> float:
+    """Relative uncertainty of a speedup at a known acceptance. [0-1]
+
+    With an engine: the error of what was left out of its fit, and more for machines and models unlike its data. Otherwise that
+    of a step time.
+    """
+    if deployment.engine is not None:
+        return deployment.engine.speedup_error(deployment.hardware, deployment.target)
+    return relative_error(deployment.hardware) + sum(deployment.unlike_calibration.values())
+
+
+def step_error(deployment: Deployment) -> float:
+    """Relative uncertainty of a step time of a deployment, as `deployment_error`. [0-1]"""
+    if deployment.engine is not None:
+        return deployment.engine.step_error(deployment.hardware, deployment.target)
+    return deployment_error(deployment)
+
+
 def relative_error(hardware: HardwareProfile) -> float:
     """Relative uncertainty of a step time: at least twice the mean residual of the profile's own fit. [0-1]"""
     engine = hardware.calibration.fit_of("engine")
-    if engine is not None:
-        return 2 * max(engine.mean_error, OTHER_MODEL_ERROR)
-    return KERNELS_ONLY_ERROR if hardware.calibrated else UNCALIBRATED_ERROR
+    if not hardware.calibrated:
+        return UNCALIBRATED_ERROR
+    return KERNELS_ONLY_ERROR if engine is None else 2 * max(engine.mean_error, OTHER_MODEL_ERROR)
 
 
 def _given_acceptance(
@@ -298,9 +320,9 @@ def _look_up_acceptance(
     """Rate, mean acceptance length and the curve they come from; NaN if no curve matches the draft."""
     if not draft.drafts or not g.any():
         return np.array(np.nan), np.ones(()), None
-    estimate = find_curve(curves, deployment.target.name, draft)
+    estimate = find_curve(curves, deployment.target.name, draft, deployment.task)
     if estimate is None:
         return np.array(np.nan), np.where(g > 0, np.nan, 1.0), None
     rate = estimate.curve.rate(np.minimum(mix.spread(k), mix.contexts), mix.contexts)
-    length = mix.mean(mean_acceptance_length(mix.spread(g), rate))
+    length = mix.mean(mean_acceptance_length(mix.spread(g), rate, estimate.curve.decay))
     return np.where(g > 0, mix.mean(rate), np.nan), length, estimate

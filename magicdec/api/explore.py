@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.export.engines import ENGINES
-from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.planning.search import GAMMAS
 from magicdec.costmodel.planning.sweep import Sweep, policy_table, sweep
 
 from ..inputs.checks import names, probabilities, some_names, whole_number, whole_numbers
+from ..inputs.engines import exported_engine
 from ..inputs.plan_search import DEFAULT_OUTPUT_LEN, PlanSearch, check_types
 from ..inputs.scenario import Scenario, resolve_scenario
 from ..results.speedup_map import Regret, SpeedupMap
@@ -35,12 +35,14 @@ def explore(
     acceptance_by_position: Sequence[float] | None = None,
     num_gpus: int = 1,
     tensor_parallel: int | None = None,
-    verify_kernel: str = VERIFY_KERNELS[0],
+    verify_kernel: str | None = None,
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
     draft_kv_dtype: str | None = None,
     draft_weight_dtype: str | None = None,
     engine: str | None = None,
+    task: str | None = None,
+    quant: str | None = None,
 ) -> SpeedupMap:
     """Map the best strategy and its speedup over batch size and context length.
 
@@ -50,8 +52,10 @@ def explore(
             to 128,000 tokens as far as the model supports them. [sequences, tokens]
         output_len: New tokens per sequence; None for 128. [tokens]
         draft, kv_policy, kv_budget, gamma, max_tpot_s, acceptance_rate, acceptance_by_position: As in `plan`.
-        num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype, draft_kv_dtype, draft_weight_dtype, engine: As in
-            `plan`.
+        num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype, draft_kv_dtype, draft_weight_dtype: As in `plan`.
+        engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
+        task: What is generated: code, chat, prose, reasoning or summary; None for a mean over tasks.
+        quant: Quantisation of the weights, as files are named: Q4_K_M, AWQ, NVFP4; None for what the name says.
 
     Raises:
         InputError: A name is unknown, or values contradict one another.
@@ -66,6 +70,9 @@ def explore(
         num_gpus=num_gpus,
         tensor_parallel=tensor_parallel,
         verify_kernel=verify_kernel,
+        engine=engine,
+        task=task,
+        quant=quant,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )
@@ -80,7 +87,7 @@ def explore(
         acceptance_by_position=probabilities("acceptance_by_position", acceptance_by_position),
         draft_kv_dtype=draft_kv_dtype,
         draft_weight_dtype=draft_weight_dtype,
-        engine=engine,
+        engine=exported_engine(scenario.deployment),
         output_len=DEFAULT_OUTPUT_LEN if output_len is None else whole_number("output_len", output_len),
     )
     check_types(search.engine, weight_dtype, kv_dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from magicdec.costmodel.base.errors import InputError, bad
+from magicdec.costmodel.base.errors import InputError, bad, called
 from magicdec.costmodel.base.units import format_bytes
 from magicdec.costmodel.export.document import Export, Options
 from magicdec.costmodel.export.engines import export_plan
@@ -63,8 +63,10 @@ def export(
     made = plan.plan if isinstance(plan, PlanResult) else resolve_plan(plan)
     exported = export_plan(made, text("to", to), options)
     priced, why_not = None, ""
+    file = plan if isinstance(plan, str | Path) else "plan"
     try:
-        priced = price_export(made, exported, options, optional_text("hardware", hardware))
+        with called("model", f"{file}: target.name"), called("draft", f"{file}: strategy.draft_model"):
+            priced = price_export(made, exported, options, optional_text("hardware", hardware))
     except InputError as error:
         if not force:
             raise
@@ -95,7 +97,9 @@ def price_export(plan: Plan, exported: Export, options: Options, hardware: str |
         hardware or where.name,
         num_gpus=where.num_gpus,
         tensor_parallel=where.tensor_parallel,
-        verify_kernel=plan.verify_kernel,
+        verify_kernel=plan.verify_kernel if plan.engine in (None, exported.engine) else None,
+        engine=exported.engine if plan.engine else None,
+        task=plan.task,
     )
     machine, model = scenario.deployment, scenario.model
     plan.check_model("target", model.config, "model")

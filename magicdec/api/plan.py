@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,7 @@ import numpy as np
 
 from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.models.transformer import TransformerConfig
-from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
-from magicdec.costmodel.planning.requests import Requests, requests_of
+from magicdec.costmodel.planning.requests import Requests, predicted_serving, requests_of
 from magicdec.costmodel.planning.search import GAMMAS, Candidate, candidates, rank
 from magicdec.costmodel.plans.plan import (
     Plan,
@@ -21,7 +21,6 @@ from magicdec.costmodel.plans.plan import (
     PlannedMix,
     PlannedModel,
     PredictedRound,
-    PredictedServing,
     RunnerUp,
     fingerprint,
 )
@@ -29,6 +28,7 @@ from magicdec.costmodel.plans.trace import RequestTrace
 from magicdec.costmodel.plans.workload import Workload
 
 from ..inputs.checks import finite, flag, names, one_of, probabilities, some_names, text, whole_number, whole_numbers
+from ..inputs.engines import check_engine, exported_engine
 from ..inputs.names import executed
 from ..inputs.plan_search import DEFAULT_OUTPUT_LEN, OBJECTIVES, PlanSearch, check_types
 from ..inputs.scenario import Scenario, resolve_scenario
@@ -64,19 +64,21 @@ def plan(
     acceptance_by_position: Sequence[float] | None = None,
     num_gpus: int = 1,
     tensor_parallel: int | None = None,
-    verify_kernel: str = VERIFY_KERNELS[0],
+    verify_kernel: str | None = None,
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
     draft_kv_dtype: str | None = None,
     draft_weight_dtype: str | None = None,
     engine: str | None = None,
+    task: str | None = None,
+    quant: str | None = None,
 ) -> PlanResult:
     """Choose draft, KV policy, KV budget and gamma for a workload, under memory and latency limits.
 
     Args:
         model: `reference`, a built-in name, a config.json or a checkpoint directory.
         hardware: A GPU's name, `cpu`, `local`, a profile file, or several of them separated by commas.
-        batch_size: Sequences decoded together; several to choose from.
+        batch_size: Sequences decoded together; several to choose from; None with an `engine` for one.
         context_len: Prompt length, per sequence; several only with `sweep`. [tokens]
         output_len: New tokens per sequence; None for 128, which the result says. [tokens]
         trace: Requests of mixed lengths, or a CSV or JSON file of them, instead of the two lengths.
@@ -95,7 +97,10 @@ def plan(
         acceptance_rate, acceptance_by_position: Given instead of looked up. [0-1]
         num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype: As in `predict`.
         draft_kv_dtype, draft_weight_dtype: Narrower types of one more self draft, which reads the whole KV cache.
-        engine: A serving engine that the plan is for: only what it runs as planned is considered.
+        engine: The serving engine that the plan is for, or its profile: priced as it runs, and only what it runs is
+            considered; None for the engine that the machine was calibrated with.
+        task: What is generated: code, chat, prose, reasoning or summary; None for a mean over tasks.
+        quant: Quantisation of the weights, as files are named: Q4_K_M, AWQ, NVFP4; None for what the name says.
 
     Raises:
         InputError: A name is unknown, values contradict one another, or no strategy fits in memory and holds the limits.
@@ -119,7 +124,7 @@ def plan(
     finite("queue_s", queue_s, "a time")
     if max_ttft_s is not None and not finite("max_ttft_s", max_ttft_s, "a positive time"):
         raise bad("max_ttft_s", "", "a positive time", max_ttft_s)
-    sizes = whole_numbers("batch_size", batch_size)
+    sizes = whole_numbers("batch_size", batch_size) or ((1,) if engine is not None and contexts and not sweep else ())
     if not flag("sweep", sweep) and (not sizes or not contexts):
         raise bad("context_len" if sizes else "batch_size", "", "a value, or `sweep` for the whole map", "nothing")
     if not sweep and len(contexts) > 1:
@@ -130,6 +135,9 @@ def plan(
         num_gpus=num_gpus,
         tensor_parallel=tensor_parallel,
         verify_kernel=verify_kernel,
+        engine=engine,
+        task=task,
+        quant=quant,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )
@@ -145,7 +153,7 @@ def plan(
         acceptance_by_position=probabilities("acceptance_by_position", acceptance_by_position),
         draft_kv_dtype=draft_kv_dtype,
         draft_weight_dtype=draft_weight_dtype,
-        engine=engine,
+        engine=exported_engine(scenario.deployment),
         output_len=output_len,
     )
     check_types(search.engine, weight_dtype, kv_dtype)
@@ -187,6 +195,7 @@ def make_plan(
     requests = requests_of(deployment, workload, trace, cached_share=served.cached_share, queue_s=served.queue_s)
     served.check(float(requests.served(1, 1.0).ttft_s))
     drafts = search.resolve_drafts(deployment)
+    check_engine(deployment.engine, drafts)
     considered = candidates(
         deployment,
         drafts,
@@ -200,6 +209,7 @@ def make_plan(
         acceptance_by_position=search.acceptance_by_position,
         exact_output=search.exact_output,
     )
+    left_out = search.left_out(search.batch_sizes or (workload.batch_size,))
     considered = [c for c in considered if search.runs(c.strategy, c.batch_size)]
     if search.must_speculate:
         considered = [c for c in considered if c.strategy.gamma]
@@ -224,7 +234,7 @@ def make_plan(
         draft=_planned_model(draft_model, draft_model, search.checkpoint_of(draft_model)) if draft_model else None,
         strategy=best.strategy,
         prediction=_predicted_round(best),
-        serving=_predicted_serving(requests, best, served),
+        serving=predicted_serving(requests, best, output_len_assumed=served.output_len_assumed),
         cost=_planned_cost(requests, best, served.gpu_price),
         limits=_planned_limits(search.max_tpot_s, served.max_ttft_s),
         runner_up=(RunnerUp(strategy=runner_up.strategy, predicted_speedup=runner_up.speedup) if runner_up else None),
@@ -232,9 +242,14 @@ def make_plan(
         draft_checkpoint=draft.head.name if draft and draft.head and best.strategy.draft_kind == "eagle3" else None,
         mix=_planned_mix(trace),
         verify_kernel=deployment.verify_kernel,
-        engine=search.engine,
-        notes=[*notes, *_trace_notes(trace, deployment.target), *served.notes(workload.output_len, trace)],
+        engine=deployment.engine.name if deployment.engine else search.engine,
+        task=deployment.task,
+        notes=[*notes, *_trace_notes(trace, deployment.target), *served.notes(workload.output_len, trace), *left_out],
     )
+    if deployment.engine is not None:
+        from ..render.engine_notes import engine_notes
+
+        made = replace(made, notes=[*engine_notes(deployment, best, chosen, made, drafts), *made.notes])
     return PlanResult(made, tuple(ranked), tuple(considered), requests, runner_up, speedup_map, search.max_tpot_s, served.gpu_price)
 
 
@@ -292,27 +307,6 @@ def _planned_model(deployed: TransformerConfig, stored: TransformerConfig, check
     kv = deployed.kv_dtype if deployed.kv_dtype != stored.kv_dtype else None
     own = checkpoint if checkpoint != deployed.name else None
     return PlannedModel(name=deployed.name, fingerprint=fingerprint(deployed), weight_dtype=weights, kv_dtype=kv, checkpoint=own)
-
-
-def _predicted_serving(requests: Requests, best: Candidate, served: Serving) -> PredictedServing:
-    """Whole requests, with the strategy and without speculation."""
-    fast = requests.served(best.batch_size, best.tpot_s)
-    slow = requests.served(best.batch_size, best.steps["predicted_target_step_s"])
-    low, middle, high = requests.speedup(best)
-    return PredictedServing(
-        predicted_ttft_s=float(fast.ttft_s),
-        predicted_request_s=float(fast.request_s),
-        predicted_plain_request_s=float(slow.request_s),
-        predicted_throughput_tokens_per_s=float(fast.throughput_tokens_per_s),
-        predicted_plain_throughput_tokens_per_s=float(slow.throughput_tokens_per_s),
-        prefill_share=float(fast.prefill_share),
-        predicted_speedup=middle,
-        predicted_speedup_low=low,
-        predicted_speedup_high=high,
-        cached_share=served.cached_share,
-        queue_s=served.queue_s,
-        output_len_assumed=served.output_len_assumed,
-    )
 
 
 def _planned_cost(requests: Requests, best: Candidate, gpu_price: float | None) -> PlannedCost | None:

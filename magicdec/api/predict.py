@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from magicdec.costmodel.base.arrays import as_floats, check_grid
 from magicdec.costmodel.base.errors import bad
-from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.planning.best_gamma import evaluate_best_gamma
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import GridInputs, evaluate_grid
 
-from ..inputs.checks import probabilities, quantities, text
+from ..inputs.checks import probabilities, quantities, text, whole_number
+from ..inputs.engines import check_engine
 from ..inputs.names import DEFAULT_KV_BUDGET, find_draft
 from ..inputs.scenario import Scenario, resolve_scenario
 from ..results.prediction import Prediction
@@ -35,12 +36,16 @@ def predict(
     mean_acceptance_length: ArrayLike | None = None,
     num_gpus: int = 1,
     tensor_parallel: int | None = None,
-    verify_kernel: str = VERIFY_KERNELS[0],
+    verify_kernel: str | None = None,
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
     draft_kv_dtype: str | None = None,
     draft_weight_dtype: str | None = None,
     draft_tensor_parallel: int | None = None,
+    engine: str | None = None,
+    task: str | None = None,
+    quant: str | None = None,
+    output_len: int | None = None,
 ) -> Prediction:
     """Predict step times, speedup and memory; array arguments broadcast to a grid.
 
@@ -59,10 +64,15 @@ def predict(
         mean_acceptance_length: Tokens per round, bonus token included, instead of a rate; needs `gamma`. [tokens]
         num_gpus: GPUs in all.
         tensor_parallel: GPUs that share one replica of the target; None for all.
-        verify_kernel: How verification attention reads the KV cache, one of `VERIFY_KERNELS`.
+        verify_kernel: How verification attention reads the KV cache, one of `VERIFY_KERNELS`; None for the
+            engine's own.
         weight_dtype, kv_dtype: Narrower types of the target's matrices and KV cache: fp8, int8 or int4.
         draft_kv_dtype, draft_weight_dtype: Narrower types that a self draft reads.
         draft_tensor_parallel: GPUs that share a draft model; None for as many as it has KV heads, up to the target's.
+        engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
+        task: What is generated: code, chat, prose, reasoning or summary; None for a mean over tasks.
+        quant: Quantisation of the weights, as files are named: Q4_K_M, AWQ, NVFP4; None for what the name says.
+        output_len: New tokens of a request whose prompt is `context_len`: adds what is gained end to end. [tokens]
 
     Raises:
         InputError: A name is unknown, a value is out of its range, or values contradict one another.
@@ -114,6 +124,9 @@ def predict(
         num_gpus=num_gpus,
         tensor_parallel=tensor_parallel,
         verify_kernel=verify_kernel,
+        engine=engine,
+        task=task,
+        quant=quant,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )
@@ -126,9 +139,10 @@ def predict(
         weight_dtype=draft_weight_dtype,
         tensor_parallel=draft_tensor_parallel,
     )
+    check_engine(scenario.deployment.engine, [found])
     if kv_budget is not None and found.drafts and not found.sparse:
         raise bad("kv_budget", "", "a draft that reads part of its KV cache beside it", found.strategy(1, 1).draft_text)
-    return evaluate(
+    predicted = evaluate(
         scenario,
         found,
         batch_size=batch_size,
@@ -139,6 +153,7 @@ def predict(
         acceptance_by_position=acceptance_by_position,
         mean_acceptance_length=mean_acceptance_length,
     )
+    return predicted if output_len is None else replace(predicted, output_len=whole_number("output_len", output_len))
 
 
 def evaluate(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from magicdec.costmodel.base.errors import bad
-from magicdec.costmodel.passes.roofline import VERIFY_KERNELS
 from magicdec.costmodel.planning.regimes import (
     admissible_budgets,
     bound_map,
@@ -41,9 +40,12 @@ def regimes(
     speedup: float = 1.2,
     num_gpus: int = 1,
     tensor_parallel: int | None = None,
-    verify_kernel: str = VERIFY_KERNELS[0],
+    verify_kernel: str | None = None,
     weight_dtype: str | None = None,
     kv_dtype: str | None = None,
+    engine: str | None = None,
+    task: str | None = None,
+    quant: str | None = None,
 ) -> Regimes:
     """Find ridge points, bottlenecks, the critical context, the acceptance each budget needs, and when drafts overtake.
 
@@ -56,6 +58,9 @@ def regimes(
         small_draft: A draft model: from which batch size does self-speculation overtake it?
         speedup: Wanted, for the budgets. [ratio]
         num_gpus, tensor_parallel, verify_kernel, weight_dtype, kv_dtype: As in `predict`.
+        engine: The serving engine that runs it, or its profile; None for the one that the machine was calibrated with.
+        task: What is generated: code, chat, prose, reasoning or summary; None for a mean over tasks.
+        quant: Quantisation of the weights, as files are named: Q4_K_M, AWQ, NVFP4; None for what the name says.
 
     Raises:
         InputError: A name is unknown, or a value is out of its range.
@@ -70,6 +75,9 @@ def regimes(
         num_gpus=num_gpus,
         tensor_parallel=tensor_parallel,
         verify_kernel=verify_kernel,
+        engine=engine,
+        task=task,
+        quant=quant,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )

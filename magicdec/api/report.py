@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -74,7 +75,9 @@ def report(
     if num_gpus is None:
         num_gpus = planned.hardware.num_gpus if planned else 8
     try:
-        scenario = resolve_scenario(model, hardware, num_gpus=num_gpus, tensor_parallel=tensor_parallel)
+        scenario = resolve_scenario(
+            model, hardware, num_gpus=num_gpus, tensor_parallel=tensor_parallel, **_engine_of(planned, given)
+        )
     except InputError as error:
         raise _of_plan(error, next((file for file in files if file.endswith(PLAN_SUFFIXES)), None), given) from None
     asked = draft is not None or kv_policy is not None or kv_budget is not None
@@ -132,6 +135,19 @@ def _looked_up(drawn: Plan, draft: Draft, scenario: Scenario) -> bool:
         curves=scenario.model.curves,
     ).acceptance_rate
     return rate is None or bool(abs(known - rate) < 1e-6)
+
+
+class _Engine(TypedDict, total=False):
+    verify_kernel: str
+    engine: str | None
+    task: str | None
+
+
+def _engine_of(plan: Plan | None, given: AbstractSet[str]) -> _Engine:
+    """The engine of a plan, where its own machine and model are drawn."""
+    if plan is None or given:
+        return {}
+    return {"verify_kernel": plan.verify_kernel, "engine": plan.engine, "task": plan.task}
 
 
 def _of_plan(error: InputError, plan_file: str | None, given: AbstractSet[str]) -> InputError:

@@ -16,7 +16,7 @@ from magicdec.costmodel.speculation.acceptance import implied_acceptance_rate
 
 from ..inputs.checks import text
 from ..results.prediction import Prediction
-from ..results.scenarios import ADDED_COLUMNS, ScenarioTable
+from ..results.scenarios import ADDED_COLUMNS, MEASUREMENT_COLUMNS, ScenarioTable
 from .predict import predict
 
 REQUIRED_COLUMNS = ("hardware", "target", "batch_size", "context_len")
@@ -39,7 +39,8 @@ def predict_scenarios(scenarios: str | Path) -> ScenarioTable:
 
     Columns read: hardware, target, batch_size, context_len; and, where given, num_gpus, tensor_parallel, draft_kind (none,
     self, ngram, eagle3, mtp, model), draft_model, kv_policy, kv_budget, gamma, acceptance_rate, mean_acceptance_length.
-    A row that cannot be predicted has the reason in its `error` column.
+    A row that cannot be predicted has the reason in its `error` column. A file of measurements, with columns such as model, gpu,
+    engine and quant, is taken too; `magicdec validate` says what its columns may be called.
 
     Args:
         scenarios: The file.
@@ -48,8 +49,25 @@ def predict_scenarios(scenarios: str | Path) -> ScenarioTable:
         InputError: The file cannot be read, or lacks a column that every row needs.
     """
     scenarios = text("scenarios", scenarios)
+    if not _has_columns(scenarios):
+        return _measured(scenarios)
     columns, rows = _read(scenarios)
     return ScenarioTable((*columns, *ADDED_COLUMNS), tuple({**row, **_predicted(row)} for row in rows))
+
+
+def _has_columns(path: str) -> bool:
+    """Whether a file is one of scenarios, rather than of measurements: those have a column for the model or the machine."""
+    columns, _ = read_csv(path, "scenarios", loose=True)
+    return not ({"model", "gpu", "device", "model_shape"} & set(columns)) or set(REQUIRED_COLUMNS) <= set(columns)
+
+
+def _measured(path: str) -> ScenarioTable:
+    from ..field.accuracy import read_measurements
+
+    columns, priced = read_measurements(path)
+    known = [name for name in columns if name not in MEASUREMENT_COLUMNS]
+    cells = [{**dict.fromkeys(MEASUREMENT_COLUMNS, ""), **one.cells, **one.columns, "error": one.error} for one in priced]
+    return ScenarioTable((*known, *MEASUREMENT_COLUMNS), tuple(cells))
 
 
 def _read(path: str) -> tuple[list[str], list[dict[str, str]]]:

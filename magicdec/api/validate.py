@@ -22,12 +22,15 @@ from .predict import predict
 if TYPE_CHECKING:
     from magicdec.reports.style import Drawing
 
+    from ..field.accuracy import FileAccuracy
+
 
 def validate(files: str | Path | Sequence[str | Path] = (), *, figure: str | Path | None = None) -> AccuracyReport:
     """Check predictions against published step times and speedups, and against own measurements.
 
     Args:
-        files: Measurements that `magicdec run --compare --measurements` wrote.
+        files: Measurements that `magicdec run --compare --measurements` wrote, and CSV files of measurements as people publish
+            them: columns are known by their names (docs/reference/measurements.md).
         figure: Folder for a figure of predicted against measured, as PNG and SVG; None for none.
 
     Raises:
@@ -36,7 +39,10 @@ def validate(files: str | Path | Sequence[str | Path] = (), *, figure: str | Pat
     figure = optional_text("figure", figure)
     if figure is not None:
         from magicdec.reports.accuracy import accuracy_figure  # a missing library is told before the work
-    own = [one for file in names("files", files) for one in own_comparisons(file)]
+    given = names("files", files)
+    tables = [file for file in given if file.lower().endswith(".csv")]
+    field = tuple(line for file in tables for line in _accuracy_of(file))
+    own = [one for file in given if file not in tables for one in own_comparisons(file)]
     comparisons = (*published_comparisons(), *own)
     kernels = tuple(
         KernelFit(name, fit)
@@ -46,7 +52,13 @@ def validate(files: str | Path | Sequence[str | Path] = (), *, figure: str | Pat
     )
     if figure is not None:
         _draw(accuracy_figure(comparisons), Path(figure))
-    return AccuracyReport(comparisons, tuple(accuracy(comparisons)), kernels)
+    return AccuracyReport(comparisons, tuple(accuracy(comparisons)), kernels, field)
+
+
+def _accuracy_of(file: str) -> list[FileAccuracy]:
+    from ..field.accuracy import file_accuracy, read_measurements
+
+    return file_accuracy(file, read_measurements(file)[1])
 
 
 def own_comparisons(file: str) -> list[Comparison]:

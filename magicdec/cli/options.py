@@ -159,6 +159,10 @@ gpu_options = options(
     click.option("--num-gpus", type=TOKENS, default=1, show_default=True, help="Total number of GPUs."),
     click.option("--tensor-parallel", type=TOKENS, help="GPUs that share one replica.  [default: all]"),
 )
+ENGINE_HELP = (
+    "What runs it: vllm, vllm-vegas, sglang, tensorrt-llm, llama.cpp, transformers, or an engine profile.  "
+    "[default: what the machine was calibrated with]"
+)
 HARDWARE_HELP = "A GPU (see `magicdec profiles`), `local` or `cpu` (of this machine), a profile file, or several, with commas."
 MODEL_HELP = "`reference`, a model's name or Hub id, a config.json, GGUF file or checkpoint directory."
 model_option = click.option("--model", help=MODEL_HELP)
@@ -179,10 +183,13 @@ type_options = options(
     click.option("--kv-dtype", help="Target KV cache in fp8, int8 or int4; in q8_0 or q4_0 for llama.cpp."),
     click.option(
         "--verify-kernel",
-        default="shared_kv_splitkv",
-        show_default=True,
-        help="How verification reads the KV cache: shared_kv_splitkv, shared_kv_no_split or per_token.",
+        help="How verification reads the KV cache: shared_kv_splitkv, shared_kv_no_split or per_token.  [default: the engine's]",
     ),
+    click.option("--engine", help=ENGINE_HELP),
+    click.option(
+        "--quant", help="Quantisation of the weights, as files are named: Q4_K_M, AWQ, NVFP4.  [default: as the name says]"
+    ),
+    click.option("--task", help="What is generated: code, chat, prose, reasoning or summary.  [default: a mean over tasks]"),
 )
 draft_type_options = options(
     click.option("--draft-kv-dtype", help="KV cache that a self draft reads, in fp8, int8 or int4."),

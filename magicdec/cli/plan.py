@@ -67,9 +67,6 @@ from .options import (
 @acceptance_option
 @type_options
 @draft_type_options
-@click.option(
-    "--engine", help="Consider only what this engine runs: vllm, vllm-vegas, sglang, tensorrt-llm, transformers, llama.cpp."
-)
 @json_option("the plan")
 @click.option(
     "-o", "--output", type=click.Path(), metavar="FILE", help="Write the plan (YAML), for `magicdec run` and `magicdec export`."
@@ -98,10 +95,12 @@ def plan(
     acceptance_rate: Sequence[float] | None,
     weight_dtype: str | None,
     kv_dtype: str | None,
-    verify_kernel: str,
+    verify_kernel: str | None,
+    engine: str | None,
+    task: str | None,
+    quant: str | None,
     draft_kv_dtype: str | None,
     draft_weight_dtype: str | None,
-    engine: str | None,
     as_json: str | None,
     output: str | None,
 ) -> None:
@@ -131,11 +130,13 @@ def plan(
         num_gpus=num_gpus,
         tensor_parallel=tensor_parallel,
         verify_kernel=verify_kernel,
+        engine=engine,
+        task=task,
+        quant=quant,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
         draft_kv_dtype=draft_kv_dtype,
         draft_weight_dtype=draft_weight_dtype,
-        engine=engine,
         **acceptance(acceptance_rate),
     )
     if output is not None:

@@ -32,7 +32,10 @@ def regimes(
     speedup: float,
     weight_dtype: str | None,
     kv_dtype: str | None,
-    verify_kernel: str,
+    verify_kernel: str | None,
+    engine: str | None,
+    task: str | None,
+    quant: str | None,
     as_json: str | None,
     output: str | None,
 ) -> None:
@@ -55,6 +58,9 @@ def regimes(
         num_gpus=num_gpus,
         tensor_parallel=tensor_parallel,
         verify_kernel=verify_kernel,
+        engine=engine,
+        task=task,
+        quant=quant,
         weight_dtype=weight_dtype,
         kv_dtype=kv_dtype,
     )

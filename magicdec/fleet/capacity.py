@@ -14,6 +14,7 @@ from magicdec.costmodel.planning.sweep import Sweep
 
 from ..api.explore import explore_scenario, sweep_scenario
 from ..inputs.checks import finite, some_names, whole_number, whole_numbers
+from ..inputs.engines import exported_engine
 from ..inputs.plan_search import PlanSearch, check_types
 from ..inputs.scenario import Scenario, resolve_scenario
 from .capacity_grid import CapacityGrid, chosen_tpot_s
@@ -51,14 +52,20 @@ def capacity(
         InputError: A name is unknown, a value is out of its range, or no cell passes.
     """
     scenario = resolve_scenario(
-        model, hardware, num_gpus=num_gpus, tensor_parallel=tensor_parallel, weight_dtype=weight_dtype, kv_dtype=kv_dtype
+        model,
+        hardware,
+        num_gpus=num_gpus,
+        tensor_parallel=tensor_parallel,
+        weight_dtype=weight_dtype,
+        kv_dtype=kv_dtype,
+        engine=engine,
     )
     search = PlanSearch(
         drafts=None if draft is None else some_names("draft", draft),
         batch_sizes=whole_numbers("batch_size", batch_size),
         max_tpot_s=max_tpot_s,
         acceptance_rate=acceptance_rate,
-        engine=engine,
+        engine=exported_engine(scenario.deployment),
         output_len=whole_number("output_len", output_len),
     )
     check_types(search.engine, weight_dtype, kv_dtype)

@@ -13,6 +13,7 @@ from magicdec.costmodel.plans.workload import Workload
 from ..api.explore import BATCH_SIZES
 from ..api.plan import make_plan
 from ..inputs.checks import finite, probabilities, some_names, text, whole_number, whole_numbers
+from ..inputs.engines import exported_engine
 from ..inputs.plan_search import PlanSearch, check_types
 from ..inputs.scenario import resolve_scenario
 from ..inputs.served import Serving
@@ -76,7 +77,13 @@ def compare(
         made = partial(Compared, one, place, gpus, shared_by or gpus, served_by)
         try:
             scenario = resolve_scenario(
-                one, place, num_gpus=gpus, tensor_parallel=shared_by, weight_dtype=weight_dtype, kv_dtype=kv_dtype
+                one,
+                place,
+                num_gpus=gpus,
+                tensor_parallel=shared_by,
+                weight_dtype=weight_dtype,
+                kv_dtype=kv_dtype,
+                engine=served_by,
             )
             search = PlanSearch(
                 drafts=kinds,
@@ -84,7 +91,7 @@ def compare(
                 objective="cost",
                 max_tpot_s=max_tpot_s,
                 acceptance_rate=acceptance_rate,
-                engine=served_by,
+                engine=exported_engine(scenario.deployment),
             )
             check_types(search.engine, weight_dtype, kv_dtype)
             found = make_plan(scenario, workload, search, served=Serving(cached_share, 0.0, max_ttft_s, prices.get(place)))

@@ -10,7 +10,7 @@ from magicdec.costmodel.base.errors import bad
 from magicdec.costmodel.export.engines import ENGINES
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.planning.search import GAMMAS, KV_BUDGETS
-from magicdec.costmodel.plans.strategy import Strategy
+from magicdec.costmodel.plans.strategy import DraftKind, Strategy
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafts import Draft
 
@@ -129,6 +129,12 @@ class PlanSearch:
         engine = ENGINES[self.engine]
         return engine.runs(strategy) and (engine.drafts_batches or batch_size == 1)
 
+    def left_out(self, batch_sizes: Sequence[int]) -> list[str]:
+        """What the engine keeps out of the search at these batch sizes, as notes."""
+        if self.engine is None or ENGINES[self.engine].drafts_batches or max(batch_sizes) == 1:
+            return []
+        return [f"{self.engine} drafts for one sequence at a time: larger batches are planned without speculation"]
+
     def _usual_drafts(self, deployment: Deployment) -> tuple[str, ...]:
         if self.draft_kv_dtype is not None or self.draft_weight_dtype is not None:
             return () if self.engine else ("self",)
@@ -148,9 +154,10 @@ class PlanSearch:
         engine = ENGINES[self.engine]
         runs = [draft for draft in drafts if engine.runs(draft.strategy(1, 1))]
         if drafts and not runs:
-            kinds = [kind for kind in ("eagle3", "ngram", "mtp") if engine.runs(Strategy(kind, gamma=1))]
+            known: tuple[DraftKind, ...] = ("eagle3", "ngram", *(("mtp",) if deployment.target.num_mtp else ()))
+            kinds = [kind for kind in known if engine.runs(Strategy(kind, gamma=1))]
             model = [*kinds, "a smaller model"] if kinds else ["self"]
-            found = "; ".join(draft.strategy(1, 1).draft_text for draft in drafts)
+            found = ", ".join(self.drafts or ("a self draft in smaller types",))
             raise bad("draft", "", f"a draft that {self.engine} runs: {' or '.join(model)}", found)
         if engine.shares_drafts:
             shared_by = deployment.tensor_parallel
@@ -169,6 +176,7 @@ def check_types(engine: str | None, weight_dtype: str | None, kv_dtype: str | No
     runs = ENGINES[engine]
     for name, wanted, has in (("weight_dtype", weight_dtype, runs.weight_dtypes), ("kv_dtype", kv_dtype, runs.kv_dtypes)):
         if wanted is not None and wanted not in has:
-            gguf = "a model named with its GGUF type, such as llama-3.1-8b-q4_k_m" if engine == "llama.cpp" else "none"
-            expected = " or ".join(has) or (gguf if name == "weight_dtype" else "none: the KV cache has the type of the model")
-            raise bad(name, "", f"what {engine} has: {expected}", wanted)
+            gguf = f"nothing beside {engine}: name the model with its GGUF type, such as llama-3.1-8b-q4_k_m"
+            model = f"nothing beside {engine}, whose KV cache has the type of the model"
+            expected = f"what {engine} has: {' or '.join(has)}" if has else gguf if name == "weight_dtype" else model
+            raise bad(name, "", expected, wanted)

@@ -66,7 +66,7 @@ def prediction_notes(
         draft: The draft model, if there is one.
     """
     hardware, target = scenario.deployment.hardware, scenario.deployment.target
-    found = [f"{hardware.name}: {hardware.provenance}", *(f"{target.name}: {note}" for note in target.notes)]
+    found = [scenario.deployment.provenance, *(f"{target.name}: {note}" for note in target.notes)]
     estimate = point.evaluation.acceptance
     if estimate is not None:
         found.append(estimate.note)

@@ -28,10 +28,13 @@ def width() -> int:
 
 
 def wrapped(text: str, indent: str = "") -> str:
-    """The text in lines that fit the terminal, all but the first indented; long words, as paths are, stay whole."""
+    """The text in lines that fit the terminal, all but the first indented; long words stay whole, and numbers with their units."""
+    import re
     import textwrap
 
-    return textwrap.fill(text, width(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    kept = re.sub(r"(?<=\d) (?=\w{1,2}\b)", "\N{NO-BREAK SPACE}", text)
+    filled = textwrap.fill(kept, width(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return filled.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def html_table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +14,9 @@ from magicdec.costmodel.hardware.profile import Fit
 
 from ..render.tables import text_table
 from .base import Result, Row
+
+if TYPE_CHECKING:
+    from ..field.accuracy import FileAccuracy
 
 BEST_GAMMA, SPEEDUP_AT_BEST_GAMMA = "best gamma", "speedup at the best gamma"
 
@@ -37,11 +42,13 @@ class AccuracyReport(Result):
         comparisons: Every quantity of every row.
         table: The errors by GPU, model and quantity.
         kernels: Residuals of the kernel laws.
+        files: Errors of CSV files of measurements, by file and quantity.
     """
 
     comparisons: tuple[Comparison, ...]
     table: tuple[Accuracy, ...]
     kernels: tuple[KernelFit, ...]
+    files: tuple[FileAccuracy, ...] = ()
 
     @property
     def best_gamma_within_1(self) -> float:
@@ -63,6 +70,7 @@ class AccuracyReport(Result):
     def to_dict(self) -> dict[str, object]:
         return {
             "accuracy": [asdict(row) for row in self.table],
+            "files": [asdict(line) for line in self.files],
             "kernel_tables": [{"hardware": kernel.hardware, **asdict(kernel.fit)} for kernel in self.kernels],
             "best_gamma_within_1": self.best_gamma_within_1,
             "speedup_at_best_gamma_within_5_percent": self.speedup_within_5_percent,
@@ -93,7 +101,29 @@ class AccuracyReport(Result):
                 for fit in (kernel.fit,)
             ],
         )
-        return "\n".join([steps, "", best, "", kernels])
+        return "\n".join([*self._files_text, steps, "", best, "", kernels])
+
+    @property
+    def _files_text(self) -> list[str]:
+        if not self.files:
+            return []
+        shown = ["file", "quantity", "engine", "rows", "priced", "median", "90 %", "worst", "in interval"]
+        lines = [
+            [_short(a.file), a.quantity or "nothing known", a.engine, str(a.rows), str(a.priced), *_file_errors(a)]
+            for a in self.files
+        ]
+        return [text_table(shown, lines), ""]
+
+
+def _short(file: str) -> str:
+    return os.path.basename(file)
+
+
+def _file_errors(a: FileAccuracy) -> list[str]:
+    if not a.priced:
+        return [""] * 4
+    sizes = (a.median_error, a.p90_error, a.worst_error)
+    return [*(f"{size:.1f}" if a.quantity == BEST_GAMMA else f"{size:.1%}" for size in sizes), f"{a.covered:.0%}"]
 
 
 def _share(comparisons: Sequence[Comparison], quantity: str, limit: float) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from magicdec.costmodel.base.names import shortened
 from magicdec.costmodel.base.records import to_document
-from magicdec.costmodel.base.units import format_seconds
+from magicdec.costmodel.base.units import format_seconds, format_tokens
 from magicdec.costmodel.planning.requests import Requests
 from magicdec.costmodel.planning.search import Candidate, best_of_each, why_not
 from magicdec.costmodel.plans.plan import Plan, PredictedRound, PredictedServing, render_plan
@@ -121,12 +121,35 @@ class PlanResult(Result):
 
     def __str__(self) -> str:
         served = self.plan.serving
-        lines = [wrapped(verdict(self.ranked[0], self.runner_up, served)), "", self._table()]
+        lines = [
+            wrapped(verdict(self.ranked[0], self.runner_up, served) + self._unknown()),
+            "",
+            wrapped(self._point(), "  "),
+            self._table(),
+        ]
         if served is not None:
             lines += ["", *(wrapped(line, "  ") for line in self._served(served))]
         if self.speedup_map is not None:
             lines += ["", self.speedup_map.text()]
         return "\n".join([*lines, *(f"note: {note}" for note in self.plan.notes)])
+
+    def _unknown(self) -> str:
+        """From which acceptance rate drafts pay whose acceptance is not known, if nothing else speculates."""
+        if self.plan.strategy.gamma:
+            return ""
+        unknown = [c for c in self.shown if np.isnan(c.speedup) and c.fits_in_memory]
+        least = [(c.strategy.short_text, c.at(c.evaluation.round.minimum_acceptance_rate())) for c in unknown]
+        pays = [f"{name} from {rate:.2f}" for name, rate in least if rate == rate]
+        return f" Drafts whose acceptance rate is not known would pay: {', '.join(pays)}." if pays else ""
+
+    def _point(self) -> str:
+        """What was planned for, in words."""
+        where, w = self.plan.hardware, self.plan.workload
+        layout = f", {where.num_gpus // where.tensor_parallel} replicas of {where.tensor_parallel}"
+        spread = layout if where.tensor_parallel < where.num_gpus else ""
+        gpus = f"{where.num_gpus} x " if where.num_gpus > 1 else ""
+        lengths = f"context {format_tokens(w.context_len)}, output {format_tokens(w.output_len)}"
+        return f"{self.plan.target.name} on {gpus}{where.name}{spread}, batch {w.batch_size}, {lengths}:"
 
     def _served(self, served: PredictedServing) -> list[str]:
         """Whole requests, and what they cost."""
@@ -148,7 +171,7 @@ class PlanResult(Result):
                 f"${cost.plain_per_million_tokens:.3f}); ${cost.per_million_input_tokens:.3f} per million input tokens, "
                 f"${cost.per_million_output_tokens:.3f} per million output tokens"
             )
-        if self.plan.strategy.gamma:
+        if self.plan.strategy.gamma and self.plan.hardware.num_gpus > 1:
             lines.append(f"the same load takes {1 - slow / fast:.0%} fewer GPUs")
         return lines
 

@@ -7,12 +7,16 @@ from functools import cached_property
 
 import numpy as np
 
+from magicdec.costmodel.base.records import to_document
 from magicdec.costmodel.base.units import format_bytes, format_seconds, format_tokens
 from magicdec.costmodel.models.transformer import TransformerConfig
 from magicdec.costmodel.passes.forward import Array
 from magicdec.costmodel.passes.roofline import BOUNDS
+from magicdec.costmodel.planning.requests import predicted_serving, requests_of
 from magicdec.costmodel.planning.search import Candidate
+from magicdec.costmodel.plans.plan import PredictedServing
 from magicdec.costmodel.plans.strategy import NO_SPECULATION
+from magicdec.costmodel.plans.workload import Workload
 from magicdec.costmodel.speculation.drafts import Draft
 from magicdec.costmodel.speculation.evaluate import Evaluation
 from magicdec.costmodel.speculation.rounds import Round
@@ -32,6 +36,7 @@ class Prediction(Result):
         draft: What drafts.
         batch_size, context_len, kv_budget: Arguments of the grid, which broadcast to `shape`. [sequences, tokens, tokens]
         evaluation: Everything predicted, as arrays that broadcast to `shape`.
+        output_len: New tokens of a request whose prompt is the context; None leaves whole requests out. [tokens]
     """
 
     scenario: Scenario
@@ -40,6 +45,7 @@ class Prediction(Result):
     context_len: Array
     kv_budget: Array
     evaluation: Evaluation
+    output_len: int | None = None
 
     @property
     def round(self) -> Round:
@@ -118,10 +124,18 @@ class Prediction(Result):
             for point, context_len in zip(self.points, self.contexts, strict=True)
         ]
 
+    def served(self, point: Candidate, context_len: int) -> PredictedServing | None:
+        """Whole requests of a point; None without an output length, or if the acceptance is unknown."""
+        if self.output_len is None or np.isnan(point.speedup):
+            return None
+        workload = Workload(point.batch_size, context_len, self.output_len)
+        return predicted_serving(requests_of(self.scenario.deployment, workload, None), point)
+
     def to_dict(self) -> dict[str, object]:
         """One point as the document that `predict --json` prints; a grid as its shape and such a document for every point."""
         documents = [
             _document(self.scenario, point, context_len, self.draft.model)
+            | {"serving": to_document(served) if (served := self.served(point, context_len)) else None}
             for point, context_len in zip(self.points, self.contexts, strict=True)
         ]
         return {"shape": list(self.shape), "points": documents} if self.shape else documents[0]
@@ -140,7 +154,8 @@ class Prediction(Result):
                 for point, context_len in zip(self.points, self.contexts, strict=True)
             ]
             return f"{self.headline}\n\n{text_table(header, cells)}"
-        return _point_text(self.scenario, self.points[0], self.contexts[0], self.draft.model)
+        served = self.served(self.points[0], self.contexts[0])
+        return _point_text(self.scenario, self.points[0], self.contexts[0], self.draft.model, served)
 
 
 def _document(scenario: Scenario, point: Candidate, context_len: int, draft: TransformerConfig | None) -> dict[str, object]:
@@ -177,7 +192,9 @@ def _break_even(point: Candidate) -> float:
     return point.at(point.evaluation.round.minimum_acceptance_rate())
 
 
-def _point_text(scenario: Scenario, point: Candidate, context_len: int, draft: TransformerConfig | None) -> str:
+def _point_text(
+    scenario: Scenario, point: Candidate, context_len: int, draft: TransformerConfig | None, served: PredictedServing | None
+) -> str:
     """One point for people: breakdown, round, memory, notes, verdict."""
     head = f"{scenario}, batch {point.batch_size}, context {format_tokens(context_len)}: {point.strategy}"
     rows = [
@@ -199,14 +216,22 @@ def _point_text(scenario: Scenario, point: Candidate, context_len: int, draft: T
         _line("TPOT", f"{speculative} (autoregressive {format_seconds(steps['predicted_target_step_s'])})"),
         _line("throughput", _or_unknown(tpot, rate_words)),
         _line("TTFT", f"{format_seconds(float(scenario.deployment.ttft_s(context_len)))} (no queueing)"),
+        _line("end to end", _whole(served)),
         _line("memory per GPU", format_bytes(point.memory_bytes) + ("" if point.fits_in_memory else ", DOES NOT FIT")),
         *(f"note: {note}" for note in prediction_notes(scenario, point, context_len + 1, context_len, draft)),
     ]
-    return "\n".join([wrapped(verdict(point)), "", *lines])
+    return "\n".join([wrapped(verdict(point, served=served)), "", *lines])
 
 
 def _line(name: str, words: str) -> str:
     return f"{name:<17} {words}"
+
+
+def _whole(served: PredictedServing | None) -> str:
+    if served is None or served.predicted_speedup is None:
+        return "not predicted: it needs an output length"
+    interval = f"({served.predicted_speedup_low:.2f}x to {served.predicted_speedup_high:.2f}x)"
+    return f"{served.predicted_speedup:.2f}x {interval}, {served.predicted_throughput_tokens_per_s:,.0f} tokens/s"
 
 
 def _or_unknown(value: float, words: str) -> str:

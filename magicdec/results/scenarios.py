@@ -24,6 +24,9 @@ ADDED_COLUMNS = (
     "fits_in_memory",
     "error",
 )
+PREDICTED = ("predicted_target_step_s", "predicted_step_s", "predicted_mean_acceptance_length", "predicted_ratio")
+# Of a file of measurements: the pass that its row timed, rates, and passes of several tokens beside one.
+MEASUREMENT_COLUMNS = (*ADDED_COLUMNS[:-3], "predicted_tok_s", "predicted_step_s", "predicted_ratio", *ADDED_COLUMNS[-3:])
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -41,7 +44,7 @@ class ScenarioTable(Result):
     @property
     def predicted(self) -> int:
         """Scenarios with step times, with or without a speedup."""
-        return sum(bool(row["predicted_target_step_s"]) for row in self.cells)
+        return sum(any(row.get(name) for name in PREDICTED) for row in self.cells)
 
     @property
     def failed(self) -> int:
@@ -71,5 +74,9 @@ class ScenarioTable(Result):
         return out.getvalue()
 
     def __str__(self) -> str:
+        named = self.columns[:4] if "hardware" not in self.columns else ()
+        if named:
+            named = (*named, "predicted_tok_s", "predicted_speedup", "predicted_optimal_gamma", "error")
+            return f"{self.headline}\n\n{text_table(named, [[row.get(name, '') for name in named] for row in self.cells])}"
         shown = ("hardware", "target", "batch_size", "context_len", "predicted_speedup", "predicted_optimal_gamma", "error")
         return f"{self.headline}\n\n{text_table(shown, [[row.get(name, '') for name in shown] for row in self.cells])}"

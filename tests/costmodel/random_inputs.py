@@ -100,9 +100,8 @@ def machines(draw: st.DrawFn, **attention: Any) -> HardwareProfile:
         num_sms=draw(st.integers(1, 300)),
         l2_cache_bytes=4e7,
     )
-    calibration = Calibration(
-        draw(laws(GemmLaw)), draw(laws(AttentionLaw, **attention)), draw(laws(AllreduceLaw)), draw(laws(EngineLaw))
-    )
+    engine = draw(laws(EngineLaw, draft_step_s=0.0, draft_sequence_s=0.0))
+    calibration = Calibration(draw(laws(GemmLaw)), draw(laws(AttentionLaw, **attention)), draw(laws(AllreduceLaw)), engine)
     return HardwareProfile("random", "", peak, calibration)
 
 

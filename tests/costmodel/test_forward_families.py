@@ -17,7 +17,7 @@ from magicdec.costmodel.kernels.gemm import padded_rows
 from magicdec.costmodel.models.architecture import Experts, LatentAttention
 from magicdec.costmodel.models.catalog import resolve_model
 from magicdec.costmodel.models.transformer import BYTES_PER_ELEMENT, TransformerConfig
-from magicdec.costmodel.passes.forward import Cost, experts_touched, forward_cost
+from magicdec.costmodel.passes.forward import ROUTING_EXPONENT, SAME_SEQUENCE, Cost, experts_touched, forward_cost
 from magicdec.executor.kv.attention import visible
 
 DENSE = TransformerConfig("dense", "llama", 4, 48, 6, 2, 16, 80, 101, 4096, dtype="bfloat16")
@@ -44,6 +44,17 @@ def test_as_many_experts_are_touched_as_when_tokens_choose_at_random(num_experts
     touched = hit.sum(axis=1)
     sampling_error = touched.std() / np.sqrt(trials)
     assert float(experts_touched(tokens, num_experts, per_token)) == pytest.approx(touched.mean(), abs=4 * sampling_error + 0.01)
+
+
+def test_a_further_token_of_a_sequence_meets_fewer_new_experts_than_one_of_another() -> None:
+    model = resolve_model("Qwen3-30B-A3B")
+
+    def touched(batch_size: int, query_len: int) -> float:
+        cost = forward_cost(model, batch_size=batch_size, query_len=query_len, context_len=100)
+        return float(by_name(cost)["expert_down"].copies)
+
+    assert touched(1, 1) < touched(1, 4) < touched(4, 1)
+    assert touched(1, 4096) == pytest.approx(128, rel=0.01)
 
 
 @given(st.integers(1, 256), st.integers(1, 8), st.integers(0, 100_000))
@@ -77,7 +88,7 @@ def test_a_token_alone_fills_one_row_whatever_the_number_of_experts() -> None:
 def test_a_mixture_multiplies_each_token_with_its_experts_and_reads_those_that_are_touched(batch: int, query_len: int) -> None:
     cost = by_name(forward_cost(MIXED, batch_size=batch, query_len=query_len, context_len=10))
     tokens = batch * query_len
-    touched = 8 * (1 - (6 / 8) ** tokens)
+    touched = 8 * (1 - (6 / 8) ** ((batch * (1 + SAME_SEQUENCE * (query_len - 1))) ** ROUTING_EXPONENT))
     down, gate_up = cost["expert_down"], cost["expert_gate_up"]
     assert down.flop == pytest.approx(3 * 2 * tokens * 2 * 20 * 48)
     assert gate_up.flop == 2 * down.flop

@@ -151,7 +151,8 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 def test_a_profile_survives_being_written_and_read(name: str) -> None:
     profile = resolve_profile(name)
     again = parse_profile(render_profile(profile, date(2026, 11, 22)), where="again.yaml")
-    assert replace(again, text="") == replace(profile, text="")
+    made_for = replace(profile.calibration, peaks=profile.peak.digest if profile.calibrated else "")
+    assert replace(again, text="") == replace(profile, text="", calibration=made_for)
 
 
 @settings(max_examples=20)
@@ -163,7 +164,8 @@ def test_any_machine_survives_being_written_and_read(machine: HardwareProfile) -
         calibration=replace(machine.calibration, fits=(FIT, replace(FIT, part="gemm", benchmark={"weight_share": 0.5}))),
     )
     again = parse_profile(render_profile(calibrated, date(2026, 11, 22)), where="again.yaml")
-    assert replace(again, text="") == calibrated
+    made_for = replace(calibrated.calibration, peaks=calibrated.peak.digest)
+    assert replace(again, text="") == replace(calibrated, calibration=made_for)
 
 
 def test_a_kernel_of_the_tables_survives_beside_that_of_the_engine() -> None:

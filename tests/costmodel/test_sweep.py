@@ -240,7 +240,7 @@ def test_an_unreachable_limit_leaves_nothing(deployment: Deployment) -> None:
     assert not found.bests[0].feasible.any()
 
 
-@pytest.mark.parametrize("draft", [NGRAM, Draft("eagle3"), Draft("self", "full", weight_dtype="int8"), Draft("self", "pq")])
+@pytest.mark.parametrize("draft", [NGRAM, Draft("self", "full", weight_dtype="int8"), Draft("self", "pq")])
 def test_a_draft_of_unknown_acceptance_is_never_chosen_but_says_what_would_pay(deployment: Deployment, draft: Draft) -> None:
     found = swept(deployment, draft)
     (best,) = found.bests
@@ -271,7 +271,7 @@ def test_a_draft_of_unknown_acceptance_is_never_chosen_but_says_what_would_pay(d
 
 
 def test_unknown_and_known_drafts_compete_without_disturbing_each_other(deployment: Deployment, found: Sweep) -> None:
-    mixed = swept(deployment, NGRAM, *(best.draft for best in found.bests), Draft("eagle3"))
+    mixed = swept(deployment, NGRAM, *(best.draft for best in found.bests), Draft("self", "pq"))
     np.testing.assert_array_equal(np.where(mixed.choice > 0, mixed.choice - 1, mixed.choice), found.choice)
     np.testing.assert_array_equal(mixed.speedup, found.speedup)
     np.testing.assert_array_equal(mixed.forced_speedup, found.forced_speedup)

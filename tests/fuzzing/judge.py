@@ -110,7 +110,8 @@ def _command(case: Case, arguments: tuple[str, ...], limit_s: float) -> tuple[st
         problems.append(f"warning: {noise[0]}")
     if code == 2:
         problems += _refusal_problems(case, stderr)
-    if code == 0 and "--json" in arguments and not {"-h", "--help"} & set(arguments):
+    others = {"-h", "--help", "--jsonl", "--csv", "--md"}  # help, or another form
+    if code == 0 and "--json" in arguments and not others & set(arguments):
         problems += _json_problems(stdout)
     return str(code), problems
 

@@ -83,3 +83,14 @@ def test_calibrate_fits_a_profile_to_published_step_times(tmp_path: Path) -> Non
     assert fitted.calibration.attention == shipped.calibration.attention
     assert fitted.calibration.engine.layer_overhead_s == pytest.approx(shipped.calibration.engine.layer_overhead_s, rel=0.02)
     assert "NVLink" in file.read_text(), "what people wrote in the profile is kept"
+
+
+def test_predict_has_both_numbers_where_the_output_length_is_said() -> None:
+    alone, whole = answered(*PREDICT), answered(*PREDICT, "--output-len", "300")
+    assert alone["serving"] is None
+    assert whole["predicted_speedup"] == alone["predicted_speedup"]
+    served = whole["serving"]
+    assert 1 < served["predicted_speedup_low"] < served["predicted_speedup"] < served["predicted_speedup_high"]
+    assert served["predicted_speedup"] < whole["predicted_speedup"]
+    assert f"end to end {served['predicted_speedup']:.2f}x" in " ".join(shown(*PREDICT, "--output-len", "300").split())
+    assert "it needs an output length" in shown(*PREDICT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,23 @@ def test_the_ranking_is_the_same_in_table_and_json_and_that_of_a_hand_calculatio
     for row, line in zip(rows, tables[2].splitlines()[2:], strict=True):
         assert f" {row['cost_per_million_tokens']:.3f} " in line
         assert line.endswith(row["basis"])
+
+
+def test_the_hand_calculation_of_the_docs_is_right_and_is_the_row() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "answers.md").read_text(encoding="utf-8")
+    words = re.search(r"\*\*By hand\.\*\*(.*?)\n\n", page, re.DOTALL)
+    assert words is not None
+    text = " ".join(words[1].split())
+    (batch, ttft_ms), (output, tpot_ms) = [tuple(map(float, pair)) for pair in re.findall(r"([\d.]+) x ([\d.]+) ms", text)]
+    cycle_s = batch * ttft_ms / 1e3 + output * tpot_ms / 1e3
+    paid = 20 / 3600 * cycle_s
+    cost = paid / (batch * (8000 + output)) * 1e6
+    expected = {r"these ([\d.]+) s": cycle_s, r"\$(0\.\d+) per million": cost, r"= \$(0\.\d+) in": paid}
+    for pattern, found in expected.items():
+        (number,) = re.findall(pattern, text)
+        assert float(number) == pytest.approx(found, rel=3e-3)
+    row = next(row for row in answered(*PRICED, "--max-tpot", "50ms")["rows"] if row["hardware"] == "h100-sxm")
+    assert row["cost_per_million_tokens"] == pytest.approx(cost, rel=5e-3)
 
 
 def test_a_row_is_what_plan_says_of_it() -> None:

@@ -30,7 +30,7 @@ def test_a_plan_in_json_is_the_plan_file(tmp_path: Path) -> None:
     assert set(document) == {
         *("schema_version", "workload", "hardware", "target", "draft", "strategy"),
         *("prediction", "serving", "runner_up", "policy", "notes"),
-        *("draft_checkpoint", "mix", "verify_kernel", "engine", "cost", "limits"),
+        *("draft_checkpoint", "mix", "verify_kernel", "engine", "task", "cost", "limits"),
     }
     assert document["workload"] == {"batch_size": 64, "context_len": 32_000, "output_len": 128}
     prediction = document["prediction"]
@@ -46,7 +46,7 @@ def test_a_plan_in_json_is_the_plan_file(tmp_path: Path) -> None:
 def test_the_text_names_every_kind_of_draft_best_first_and_why_not() -> None:
     words = shown(*PLAN, "--draft", "self", "--draft", "llama-3.2-1b", "--draft", "ngram", "--draft", "eagle3")
     verdict, table = words.split("\n\n")[:2]
-    header, _, *rows = table.splitlines()
+    _, header, _, *rows = table.splitlines()
     assert header.startswith("draft, best first")
     assert len(rows) == 14
     for number, word in enumerate(("self snapkv", "Llama-3.2-1B", "eagle3", str(NO_SPECULATION))):
@@ -176,7 +176,7 @@ def test_a_prediction_of_unknown_acceptance_says_what_pays() -> None:
 def test_a_borrowed_acceptance_is_said_and_widens_the_interval() -> None:
     asked = ["predict", "--model", "qwen3.5-27b", *WHERE[2:], "--batch-size", "8", "--context-len", "8k", "--draft", "mtp"]
     borrowed = answered(*asked, "--gamma", "1")
-    assert any("assumed equal to that of DeepSeek-V3" in note for note in borrowed["notes"])
+    assert any("assumed equal to that of Qwen3.8-27B" in note for note in borrowed["notes"])
     rate = str(borrowed["acceptance_rate"])
     given = answered(*asked, "--gamma", "1", "--acceptance-rate", rate)
     assert borrowed["predicted_speedup_low"] < given["predicted_speedup_low"]

@@ -211,3 +211,24 @@ def test_another_profile_prices_a_plan_of_a_machine_that_is_not_known() -> None:
         export(plan, "vllm")
     assert "not priced" in export(plan, "vllm", force=True).notes[0]
     assert export(plan, "vllm", force=True, hardware="h200-sxm").price is not None
+
+
+@pytest.mark.filterwarnings("ignore:.*is taken for")
+def test_predict_says_of_an_exported_command_what_the_export_says() -> None:
+    import magicdec
+
+    asked = {"batch_size": 1, "context_len": 16_000, "output_len": 500, "draft": "qwen2.5-0.5b", "engine": "llama.cpp"}
+    made = magicdec.plan("qwen2.5-14b-q4_k_m", "rtx-4090", **asked)  # type: ignore[arg-type]
+    found = export(made, "llama.cpp").price
+    said = magicdec.predict(
+        "qwen2.5-14b-q4_k_m",
+        "rtx-4090",
+        batch_size=1,
+        context_len=16_250,
+        draft="qwen2.5-0.5b",
+        gamma=made.strategy.gamma,
+        engine="llama.cpp",
+    )
+    assert found is not None
+    assert found.speedup == pytest.approx(float(said.speedup), rel=0.01)
+    assert found.memory_bytes == pytest.approx(said.points[0].memory_bytes, rel=0.01)

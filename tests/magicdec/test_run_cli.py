@@ -10,6 +10,7 @@ import torch
 import yaml
 from command_line import call, refused
 
+from magicdec.costmodel.plans.plan import load_plan, parse_plan
 from magicdec.costmodel.speculation.acceptance import parse_curves
 from magicdec.executor.reference_model import reference_model_dir
 
@@ -24,7 +25,9 @@ def test_plan_writes_a_plan_that_run_executes_losslessly(tmp_path: Path) -> None
     plan, texts, measurements = tmp_path / "plan.yaml", tmp_path / "out.jsonl", tmp_path / "measurements.jsonl"
     made = call(*PLAN, "-o", str(plan), "--json")
     assert made.exit_code == 0
-    assert yaml.safe_load(plan.read_text()) == json.loads(made.stdout)
+    printed = json.loads(made.stdout)
+    assert yaml.safe_load(plan.read_text()) | {"candidates": printed["candidates"]} == printed
+    assert parse_plan(made.stdout, where="stdout") == load_plan(plan), "what is printed is a plan file, too"
     speculative = yaml.safe_load(plan.read_text())
     speculative["strategy"] = {"draft_kind": "self", "kv_policy": "streaming_llm", "kv_budget": 24, "gamma": 3, "draft_model": None}
     plan.write_text(yaml.safe_dump(speculative))

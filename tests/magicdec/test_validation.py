@@ -191,7 +191,7 @@ def test_the_command_prints_and_writes_one_document(tmp_path: Path) -> None:
     assert result.exit_code == 0
     document = json.loads(result.stdout)
     assert set(document) == {
-        *("accuracy", "kernel_tables", "comparisons"),
+        *("accuracy", "files", "kernel_tables", "comparisons"),
         *("best_gamma_within_1", "speedup_at_best_gamma_within_5_percent"),
     }
     assert json.loads((tmp_path / "accuracy.json").read_text()) == document
