@@ -163,7 +163,8 @@ def _expected(wanted: MachineName) -> str:
     if others := [entry.name for entry in _group(wanted.key)]:
         close = others
     else:
-        near = difflib.get_close_matches(wanted.key, _keys(), n=4, cutoff=0.5)
+        inside = [key for key in _keys() if len(wanted.key) > 2 and (wanted.key in key or (len(key) > 4 and key in wanted.key))]
+        near = inside[:4] or difflib.get_close_matches(wanted.key, _keys(), n=4, cutoff=0.5)
         close = list(dict.fromkeys(name for key in near for name in _keys()[key]))[:4]
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"a shipped profile ({hint}`magicdec profiles` lists all), `cpu`, `local`, or a path to a profile file"

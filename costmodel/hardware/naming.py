@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 # Words that tell nothing apart: vendors, brands, kinds of memory. Longer ones first.
 _NOISE = re.compile(
-    r"nvidia|geforce|amd|radeon|instinct|intel|tesla|apple|google|aws|graphics|gpu|rtx|gtx|rx|arc(?!h)|generation|edition|blackwell"
+    r"nvidia|geforce|amd|[dh]gx|macstudio|macbookpro|macbookair|macmini|radeon|instinct|intel|tesla|apple|google|aws|graphics|gpu|rtx|gtx|rx|arc(?!h)|generation|edition|blackwell"
     r"|hbm\d?e?|lpddr\dx?|gddr\dx?|unified|unifiedmemory"
 )
 _FORM = re.compile(r"(sxm)\d?|(pcie)|(nvl)(?!\d)|(oam)|(server)|(workstation)|(maxq)")
-_MEMORY = re.compile(r"(?<!\d)(\d+)[\s-]*gi?b\b")
+_MEMORY = re.compile(r"(?<!\d)(?:(\d+)[\s-]*gi?b|(?<![a-z])(\d{2,3})g)\b")
 _CORES = re.compile(r"(\d+)[\s-]*(?:gpu[\s-]*)?cores?\b")
 _MARKS = re.compile(r"\((?:r|tm|c)\)|[®™©]")
+
+_BOTH = re.compile(r"(mi250x) / mi250\b")  # one name of the driver for both
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class MachineName:
     @classmethod
     def parse(cls, name: str) -> MachineName:
         """Take a name apart."""
-        words = _MARKS.sub("", name.lower()).replace("_", "-").replace("mobile", "laptop").replace("max-q", "maxq")
+        words = (
+            _BOTH.sub(r"\1", _MARKS.sub("", name.lower())).replace("_", "-").replace("mobile", "laptop").replace("max-q", "maxq")
+        )
         text = _compact(words)
         memory = _MEMORY.search(words)
         words = _MEMORY.sub(" ", words)
@@ -44,7 +48,7 @@ class MachineName:
         forms = {next(part for part in found.groups() if part) for found in _FORM.finditer(rest)}
         forms |= {f"{cores[1]}core"} if cores else set()
         key = _NOISE.sub("", _FORM.sub("", rest))
-        return cls(text, key, frozenset(forms), int(memory[1]) if memory else None)
+        return cls(text, key, frozenset(forms), int(memory[1] or memory[2]) if memory else None)
 
 
 def _compact(words: str) -> str:

@@ -75,19 +75,19 @@ class Sizes:
 
 def sizes_of(keys: Keys, family: Family) -> Sizes:
     """Read the sizes that every decoder has."""
-    layers = _number_of_layers(keys)
+    layers = 2 * keys.whole("num_layers") if family.paired and keys.first("num_layers") else _number_of_layers(keys)
     d_model = keys.whole("hidden_size", "n_embd", "d_model")
     if family.builder == "mamba":
         return Sizes(layers, d_model, 1, 1, 1)
     before = len(keys.problems)
     heads = keys.whole("num_attention_heads", "n_head")
-    kv_names = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_attention_groups")
+    kv_names = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_attention_groups", "multi_query_group_num")
     kv_heads = heads
     if not isinstance(keys.raw.get("num_key_value_heads"), list):
         kv_heads = keys.whole_or(heads, *kv_names) or heads
     if heads % kv_heads and len(keys.problems) == before:
         keys.wrong("num_attention_heads", f"a multiple of num_key_value_heads ({kv_heads})")
-    head_dim = keys.whole_or(family.head_dim or None, "head_dim", "attention_head_dim")
+    head_dim = keys.whole_or(family.head_dim or None, "head_dim", "attention_head_dim", "kv_channels")
     if head_dim is None:
         head_dim = max(d_model // heads, 1)
         if d_model % heads and not family.latent and keys.raw.get("hidden_size") == d_model and heads > 1:
@@ -124,6 +124,8 @@ def decoder(keys: Keys, family: Family, sizes: Sizes) -> Architecture:
     if bias(keys, family.head_bias, family):
         vectors += keys.whole("vocab_size")
     table = keys.whole("n_positions", "max_position_embeddings") * sizes.d_model if family.positions else 0
+    if experts is not None:
+        table += sum(sparse) * _experts_for_images(keys, family, sizes.d_model)
     return Architecture(found, extra_vectors=vectors, lookup_params=table)
 
 
@@ -134,10 +136,12 @@ def bias(keys: Keys, said: bool | str, family: Family) -> bool:
 
 def attention_of(keys: Keys, family: Family, sizes: Sizes, kind: LayerType, layer: int) -> AttentionKind:
     """Build the attention of one layer."""
-    if family.latent:
+    if family.latent and not (
+        keys.raw.get("use_mla") is False or ("kv_lora_rank" in keys.raw and keys.raw["kv_lora_rank"] is None)
+    ):
         return latent_of(keys, sizes, layer)
     heads, kv_heads, head_dim = sizes.heads, sizes.kv_heads, sizes.head_dim
-    value_dim = keys.whole_or(None, "v_head_dim")
+    value_dim = keys.whole_or(None, "v_head_dim") if keys.raw.get("v_head_dim") else None
     sliding = kind == "window"
     window = chunk = None
     if sliding:
@@ -166,6 +170,7 @@ def attention_of(keys: Keys, family: Family, sizes: Sizes, kind: LayerType, laye
         kv_heads = own.whole_or(kv_heads, "num_key_value_heads") or kv_heads
         head_dim = own.whole_or(head_dim, "head_dim") or head_dim
         value_dim = own.whole_or(value_dim, "v_head_dim")
+    shared = keys.whole_or(2, "cla_share_factor") or 1 if keys.flag(False, "use_cla") else 1
     sinks = family.sinks == "all" or (family.sinks == "window" and sliding)
     qkv_bias = bias(keys, family.qkv_bias, family)
     return Attention(
@@ -176,6 +181,8 @@ def attention_of(keys: Keys, family: Family, sizes: Sizes, kind: LayerType, laye
         window=window,
         chunk=chunk,
         index=block_index(keys, sizes) if kind == "chosen" else None,
+        q_rank=keys.whole("share_q_dim") if family.query_rank else None,
+        shares_kv=layer % shared > 0,
         gate=gate,
         qkv_bias=qkv_bias,
         o_bias=bias(keys, family.o_bias, family),
@@ -303,17 +310,21 @@ def dense_width(keys: Keys, family: Family, sizes: Sizes) -> list[int]:
 
 def experts_of(keys: Keys, family: Family) -> ExpertMlp:
     """Build a mixture of experts."""
-    num_experts = _same(keys, *EXPERT_COUNTS)
+    num_experts = _for_text(keys, *EXPERT_COUNTS)[0]
     used = _same(keys, *USED_EXPERTS)
     if used > num_experts:
         keys.wrong(keys.first(*USED_EXPERTS) or USED_EXPERTS[0], f"at most num_experts ({num_experts})")
-    width = _same(keys, *family.expert_width)
+    width = _for_text(keys, *family.expert_width)[0]
     shared_width = keys.count(*SHARED_WIDTHS)
     shared = _same(keys, *SHARED_COUNTS, ge=0) if keys.first(*SHARED_COUNTS) else family.shared_experts
     if keys.first("shared_intermediate_size"):
         shared_width = keys.count("shared_intermediate_size") * (shared or 1)
     elif not keys.first(*SHARED_WIDTHS):
         shared_width = shared * width
+    if keys.flag(False, "residual_moe") or family.paired:
+        shared_width = keys.whole(*family.dense_width)
+    if (zero := keys.count("zero_expert_num")) and used <= num_experts:  # of those that a token takes, on average as many are empty
+        used = max(used * num_experts // (num_experts + zero), 1)
     if keys.flag(True, "use_mixed_mlp_moe") is False:
         shared_width = 0
     return ExpertMlp(
@@ -327,6 +338,24 @@ def experts_of(keys: Keys, family: Family) -> ExpertMlp:
         shared_gate=family.shared_gate and shared_width > 0,
         latent=keys.whole_or(None, "moe_latent_size", "routed_expert_hidden_size"),
     )
+
+
+def _for_text(keys: Keys, *names: str) -> list[int]:
+    """A number for text, and one for images where the family has experts for each (ERNIE VL)."""
+    name = keys.first(*names)
+    listed = keys.raw[name] if name is not None else None
+    if name is None or not isinstance(listed, list) or len(listed) != 2 or not keys.first("moe_layer_interval", "vision_config"):
+        return [_same(keys, *names)]
+    found = keys.wholes(name) or [1, 1]
+    if not all(found):
+        keys.wrong(name, "numbers of at least 1")
+    return found
+
+
+def _experts_for_images(keys: Keys, family: Family, d_model: int) -> int:
+    """Parameters of the experts for images in one layer, which text does not read."""
+    counts, widths = _for_text(keys, *EXPERT_COUNTS), _for_text(keys, *family.expert_width)
+    return (counts[-1] if len(widths) > 1 else 0) * (widths[-1] * 3 + 1) * d_model
 
 
 def _same(keys: Keys, *names: str, ge: int = 1) -> int:

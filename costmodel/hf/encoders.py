@@ -5,7 +5,7 @@ from __future__ import annotations
 from .keys import Keys
 
 DEPTHS = ("num_hidden_layers", "depth", "vt_num_hidden_layers", "layers", "encoder_layers")
-WIDTHS = ("hidden_size", "vt_hidden_size", "width", "embed_dim", "d_model")
+WIDTHS = ("embed_dim", "hidden_size", "vt_hidden_size", "width", "d_model")  # of Qwen2-VL, `hidden_size` is the output's
 HIDDEN = ("intermediate_size", "vt_intermediate_size", "encoder_ffn_dim")
 
 
@@ -32,9 +32,13 @@ def encoder_params(keys: Keys, d_model: int) -> tuple[int, bool]:
             continue
         depth, width = part.whole(*DEPTHS), part.whole(*WIDTHS)
         hidden = part.whole_or(4 * width, *HIDDEN) or 4 * width
+        if str(part.raw.get("model_type")).startswith("glm4v"):  # whose `intermediate_size` is that of the projector
+            hidden = part.whole_or(hidden, "out_hidden_size") or hidden
         gated = 3 if part.raw.get("hidden_act") == "silu" or "gemma4" in str(part.raw.get("model_type")) else 2
         merged = (part.whole_or(1, "spatial_merge_size") or 1) ** 2 * width
-        patch = (part.whole_or(14, "patch_size") or 14) ** 2 * 3 * (part.whole_or(1, "temporal_patch_size") or 1) * width
+        size = part.raw.get("patch_size")
+        side = size[0] if isinstance(size, list) and size and isinstance(size[0], int) else part.whole_or(14, "patch_size") or 14
+        patch = side**2 * 3 * (part.whole_or(1, "temporal_patch_size") or 1) * width
         projector = merged * merged + merged * d_model
         taps = part.items("deepstack_visual_indexes") or []
         total += depth * (4 * width * width + gated * width * hidden + 8 * width + hidden) + patch + (1 + len(taps)) * projector

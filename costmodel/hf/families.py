@@ -45,6 +45,7 @@ class Family:
         layer_vectors: Further parameters of each layer that are no matrices.
         positions: Positions are learned: a table beside the embedding.
         head_dim: Width of a head, if no key says so; 0 for the model's width over the heads.
+        query_rank: Queries are computed through a narrow normed projection, keys and values are not (Step-3).
         executable: The executor can run the family.
     """
 
@@ -77,6 +78,8 @@ class Family:
     layer_vectors: int = 0
     positions: bool = False
     head_dim: int = 0
+    query_rank: bool = False
+    paired: bool = False
     executable: bool = False
 
 
@@ -122,11 +125,20 @@ FAMILIES: dict[str, Family] = {
     "apertus": Family(layer_vectors=2, qk_norm="head", gated=False, qkv_bias="attention_bias", o_bias="attention_bias"),
     "bailing_moe": Family(experts=True),
     "bailing_moe_v2": Family(experts=True, qk_norm="head", first_dense=1),
+    "bailing_moe_linear": Family(experts=True, qk_norm="head", first_dense=1, linear="lightning"),
     "bamba": MAMBA2_HYBRID,
+    "chatglm": Family(
+        qkv_bias="add_qkv_bias",
+        o_bias="add_bias_linear",
+        mlp_bias="add_bias_linear",
+        dense_width=("ffn_hidden_size",),
+        head_dim=128,
+    ),
     "cohere": Family(
         norms=1, tied=True, qkv_bias="attention_bias", o_bias="attention_bias", qk_norm="all", qk_norm_key="use_qk_norm"
     ),
     "cohere2": Family(norms=1, tied=True, qkv_bias="attention_bias", o_bias="attention_bias", window="types", window_pattern=4),
+    "deepseek": Family(experts=True),
     "deepseek_v2": DEEPSEEK,
     "deepseek_v32": DEEPSEEK,
     "deepseek_v4": Family(experts=True, builder="deepseek_v4"),
@@ -164,6 +176,7 @@ FAMILIES: dict[str, Family] = {
     "granitemoe": GRANITE_MOE,
     "granitemoeshared": GRANITE_MOE,
     "granitemoehybrid": replace(GRANITE_MOE, linear="mamba2", builder="blocks"),
+    "grok-1": Family(experts=True, norms=4),
     "helium": replace(LLAMA, head_dim=128),
     "hunyuan_v1_dense": Family(qk_norm="head", qkv_bias="attention_bias", o_bias="attention_bias"),
     "hunyuan_v1_moe": Family(
@@ -183,11 +196,20 @@ FAMILIES: dict[str, Family] = {
     "lfm2": Family(qk_norm="head", linear="convolution", tied=True),
     "lfm2_moe": Family(qk_norm="head", linear="convolution", tied=True, experts=True, first_dense=2),
     "llama4": Family(shared_experts=1, experts=True, expert_width=WIDTH, dense_width=("intermediate_size_mlp",), window="types"),
+    "longcat_flash": Family(
+        experts=True,
+        latent=True,
+        paired=True,
+        expert_width=("expert_ffn_hidden_size",),
+        dense_width=("ffn_hidden_size",),
+    ),
     "mamba": Family(norms=1, tied=True, linear="mamba1", builder="mamba"),
     "mamba2": Family(norms=1, linear="mamba2", builder="mamba"),
     "mimo": Family(qkv_bias=True),
     "mimo_v2_flash": Family(window="types", sinks="window", experts=True),
     "minicpm": LLAMA,
+    "minicpm3": Family(latent=True, tied=True),
+    "minicpmv": Family(),
     "minimax": Family(experts=True, expert_width=WIDTH, linear="lightning"),
     "minimax_m2": Family(qk_norm="all", experts=True, expert_width=WIDTH),
     "minimax_m3": Family(
@@ -207,6 +229,7 @@ FAMILIES: dict[str, Family] = {
     "olmo2": Family(qk_norm="all", qkv_bias="attention_bias", o_bias="attention_bias"),
     "olmo3": Family(qk_norm="all", window="types", window_pattern=4, qkv_bias="attention_bias", o_bias="attention_bias"),
     "olmoe": Family(qk_norm="all", experts=True, expert_width=WIDTH, qkv_bias="attention_bias", o_bias="attention_bias"),
+    "PanguProMoE": Family(experts=True, qkv_bias=True),
     "phi": Family(head_bias=True, qkv_bias=True, o_bias=True, mlp_bias=True, norms=2, final_norms=2, gated=False, qk_norm="none"),
     "phi3": Family(window="all"),
     "phimoe": Family(
@@ -240,11 +263,20 @@ FAMILIES: dict[str, Family] = {
         window="all",
         tied=True,
     ),
+    "step3_text": Family(experts=True, query_rank=True),
     "step3p5": Family(qk_norm="head", gate="head", window="types", experts=True, first_dense=3, dense_width=("intermediate_size",)),
 }
 
 # Other names of the same architecture.
 ALIASES = {
+    "baichuan": "llama",
+    "interns1_text": "qwen3_moe",
+    "ernie4_5_moe_vl": "ernie4_5_vl_moe",
+    "ernie4_5_vl_moe_text": "ernie4_5_vl_moe",
+    "minicpmo": "minicpmv",
+    "qwen2_5_omni_text": "qwen2",
+    "qwen3_omni_moe_text": "qwen3_moe",
+    "solar": "llama",
     "apertus1p5_text": "apertus",
     "cwm": "llama",
     "cohere2_vision": "cohere2",

@@ -75,7 +75,8 @@ def _by_pattern(keys: Keys, layers: int, family: Family) -> list[LayerType] | No
         if period is None and family.linear == "delta":
             period = 4
         if period is not None:
-            return ["full" if (i + 1) % period == 0 else "linear" for i in range(layers)]
+            rest = layers - layers % period if family.linear == "lightning" else layers  # an incomplete group at the end is full
+            return ["full" if (i + 1) % period == 0 or i >= rest else "linear" for i in range(layers)]
         return None
     if keys.first("attention_chunk_size") and keys.first("no_rope_layer_interval", "interleave_moe_layer_step"):
         period = keys.whole_or(4, "no_rope_layer_interval") or 4
@@ -108,6 +109,8 @@ def expert_layers(keys: Keys, layers: int, family: Family) -> list[bool]:
     optional = family.builder == "blocks" and (name is None or keys.raw[name] in (0, 1))
     if not family.experts or optional:
         return [False] * layers
+    if family.paired:
+        return [i % 2 == 0 for i in range(layers)]
     named = keys.words("mlp_layer_types", layers, more=modules_of_prediction(keys))
     if named is not None:
         return [name != "dense" for name in named]
@@ -134,7 +137,8 @@ def _expert_rule(keys: Keys, layers: int, family: Family) -> list[bool]:
         offset = keys.count("expert_layer_offset")
         return [i % period == offset for i in range(layers)]
     if keys.first("moe_layer_start_index", "moe_layer_interval"):
-        first, interval = keys.each("moe_layer_start_index", layers=1, ge=0)[0], keys.whole_or(1, "moe_layer_interval") or 1
+        start = keys.wholes("moe_layer_start_index") if isinstance(keys.raw.get("moe_layer_start_index"), list) else None
+        first, interval = start[0] if start else keys.count("moe_layer_start_index"), keys.whole_or(1, "moe_layer_interval") or 1
         last = (
             keys.whole_or(None, "moe_layer_end_index", ge=-1) if not isinstance(keys.raw.get("moe_layer_end_index"), list) else None
         )

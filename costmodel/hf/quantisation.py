@@ -11,6 +11,7 @@ from typing import Protocol
 from ..layers.dtypes import integer_dtype
 from ..layers.weights import Weight
 from .keys import Keys
+from .methods import BYTES, READERS, quark_type, unsaid
 
 # Modules that hold each matrix, by the names that checkpoints give them.
 MODULES: dict[str, tuple[str, ...]] = {
@@ -70,17 +71,11 @@ ALGORITHMS = {
     "W4A16": "int4",
 }
 KV_ALGORITHMS = {"FP8": "fp8", "INT8": "int8", "NVFP4": "nvfp4", "FP4": "nvfp4"}
-METHODS = (
-    "fp8",
-    "fbgemm_fp8",
-    "finegrained_fp8",
-    "mxfp4",
-    "awq",
-    "gptq",
-    "auto-round",
-    "bitsandbytes",
-    "compressed-tensors",
-    "modelopt",
+KNOWN = ("fp8", "fbgemm_fp8", "mxfp4", "awq", "gptq", "auto-round", "bitsandbytes", "compressed-tensors", "modelopt")
+METHODS = (*KNOWN, "quark", "hqq", "torchao", "quanto", "eetq", "aqlm", "bitnet", "mlx")
+SKIPPED = (
+    *("ignore", "exclude_modules", "modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers"),
+    *("exclude", "skip_modules"),  # Quark, HQQ
 )
 
 
@@ -144,6 +139,7 @@ class Storage:
         named: Dtype by module name.
         targets: Dtype of modules by pattern.
         kv_dtype: Dtype of the KV cache, if it is stated.
+        embedding: Dtype of the embedding; None for that of the activations.
         expert_modules: Names of the module of all experts, within a layer.
         files: The weight files, which have the last word.
     """
@@ -153,25 +149,30 @@ class Storage:
     kept: Patterns = field(default_factory=Patterns)
     named: dict[str, str] = field(default_factory=dict)
     kv_dtype: str | None = None
+    targets: list[tuple[Patterns, str]] = field(default_factory=list)
+    embedding: str | None = None
     expert_modules: tuple[str, ...] = EXPERTS
     files: StoredTypes | None = None
 
     @property
     def anything(self) -> bool:
         """True if something is quantised, or may be."""
-        return self.files is not None or self.usual is not None or bool(self.experts) or bool(self.named)
+        return self.files is not None or self.usual is not None or bool(self.experts or self.named or self.targets)
 
     def of(self, layer: int, weight: Weight) -> str | None:
         """Return the dtype of a matrix of a layer; None for that of the activations."""
         if self.files is not None and (held := self.files.dtype(layer, weight)) is not None:
             return held
-        names = [f"layers.{layer}.{name}" for name in (self.expert_modules if weight.role == "expert" else modules_of(weight))]
+        names = tuple(f"layers.{layer}.{name}" for name in (self.expert_modules if weight.role == "expert" else modules_of(weight)))
         for name in names:
             found = self._named(name)
             if found is not None:
                 return found
         if weight.role == "router" or not names or any(self.kept.match(name) for name in names):
             return None
+        for patterns, dtype in self.targets:
+            if any(patterns.match(name) for name in (*names, *(_parts_of(names, weight) if weight.role == "expert" else ()))):
+                return dtype
         if weight.role == "expert" and self.experts != "":
             return self.experts
         return self.usual
@@ -224,7 +225,8 @@ def read_storage(keys: Keys, blocks: list[Keys]) -> Storage:
             keys.wrong("expert_dtype", " or ".join(known))
         storage.experts = known.get(dtype)
     try:
-        storage.kept.compile()
+        for patterns in (storage.kept, *(patterns for patterns, _ in storage.targets)):
+            patterns.compile()
     except (ValueError, re.error) as error:
         keys.wrong("quantization_config", "patterns of module names", str(error))
     return storage
@@ -235,10 +237,11 @@ def _read(block: Keys) -> Storage:
     method, algorithm = block.word("quant_method"), block.word("quant_algo", "moe_quant_algo")
     if inner := block.part("quantization"):  # hf_quant_config.json
         return _read(inner)
+    method = method or (unsaid(block) if algorithm is None else None)
     if method is None and algorithm is None and block.first("config_groups") is None:
         block.wrong("quant_method", f"one of {', '.join(METHODS)}")
         return storage
-    for name in ("ignore", "exclude_modules", "modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers"):
+    for name in SKIPPED:
         if name == "ignore" and method in ("fp8", "finegrained_fp8") and block.first("config_groups"):
             continue  # what the groups leave is in fp8
         for pattern in block.words(name) or []:
@@ -252,15 +255,20 @@ def _read(block: Keys) -> Storage:
             storage.usual = "fp8"
         case "mxfp4":
             storage.usual, storage.experts = None, "mxfp4"
-        case "awq" | "gptq" | "auto-round" | "auto_round":
-            storage.usual = _integers(block, method)
-        case "bitsandbytes":
-            storage.usual = _bitsandbytes(block)
-        case "compressed-tensors" | "modelopt" | "modelopt_fp4" | "modelopt_mixed" | None:
+        case "experts_int8":
+            storage.usual, storage.experts = None, "int8"
+        case str() if method in READERS:
+            storage.usual = READERS[method](block)
+            _quark_layers(block, storage) if method == "quark" else None
+            if method == "mlx":  # quantises embedding and head too
+                storage.embedding = storage.named["lm_head"] = storage.usual or ""
+        case str() if method in BYTES:
+            storage.usual = BYTES[method]
+        case "compressed-tensors" | "sparseml" | "modelopt" | "modelopt_fp4" | "modelopt_mixed" | None:
             if not block.first("config_groups") and algorithm is None:
                 block.wrong("config_groups", "a value for this quant_method")
         case _:
-            block.wrong("quant_method", f"one of {', '.join(METHODS)}")
+            block.wrong("quant_method", f"one of {', '.join(METHODS)}; a GGUF file tells its types itself")
     _groups(block, storage, method)
     if algorithm is not None and algorithm not in ALGORITHMS and algorithm != "MIXED_PRECISION":
         block.wrong("quant_algo", f"MIXED_PRECISION or one of {', '.join(ALGORITHMS)}", algorithm)
@@ -282,31 +290,12 @@ def _kv_cache(block: Keys, storage: Storage) -> None:
         storage.kv_dtype = KV_ALGORITHMS.get(name.upper())
 
 
-def _integers(block: Keys, method: str) -> str | None:
-    bits = block.whole("bits", "w_bit")
-    group = block.whole_or(128, "group_size", "q_group_size", ge=-1)
-    zero_point = block.flag(True, "zero_point") if method == "awq" else not block.flag(True, "sym")
-    dtype = integer_dtype(bits, None if group in (-1, 0) else group, zero_point=zero_point)
-    if dtype is None:
-        block.wrong("bits", "2, 3, 4, 5, 6 or 8 bits, in groups of 16 to 1024")
-    return dtype
-
-
-def _bitsandbytes(block: Keys) -> str | None:
-    four, eight = block.flag(False, "load_in_4bit", "_load_in_4bit"), block.flag(False, "load_in_8bit", "_load_in_8bit")
-    if four == eight:
-        block.wrong("load_in_4bit", "true for one of load_in_4bit and load_in_8bit")
-    if eight:
-        return "int8"
-    return "nf4_nested" if block.flag(False, "bnb_4bit_use_double_quant") else "nf4"
-
-
 def _groups(block: Keys, storage: Storage, method: str | None) -> None:
     """Groups of modules that are stored alike: all linear layers, or those that are named."""
     groups = block.part("config_groups")
     if groups is None:
         return
-    usual = set[str | None]()
+    usual, by_pattern = set[str | None](), list[tuple[str, str]]()
     for name in groups.raw:
         group = groups.part(name)
         weights = group.part("weights") if group is not None else None
@@ -320,7 +309,11 @@ def _groups(block: Keys, storage: Storage, method: str | None) -> None:
             if target != "Linear" and dtype is not None and not target.startswith("re:"):
                 storage.named.setdefault(_module(target), dtype)
             elif target.startswith("re:") and dtype is not None:
-                usual.add(dtype)
+                by_pattern.append((target, dtype))
+    if len(usual | {dtype for _, dtype in by_pattern}) > 1:
+        storage.targets = [(_pattern(target), dtype) for target, dtype in by_pattern]
+    else:
+        usual |= {dtype for _, dtype in by_pattern}
     if method in ("fp8", "finegrained_fp8"):
         return
     if len(usual) > 1:
@@ -355,6 +348,35 @@ def _named_layers(block: Keys, storage: Storage) -> None:
             block.wrong("quantized_layers", f"a quant_algo of {', '.join(ALGORITHMS)} for each module", algorithm)
             return
         storage.named[_module(str(name))] = dtype
+
+
+def _quark_layers(block: Keys, storage: Storage) -> None:
+    """Quark: layers that are stored otherwise, by pattern, and the cache."""
+    for key in ("layer_quant_config", "kv_cache_quant_config"):
+        layers = block.part(key)
+        for name in layers.raw if layers is not None else ():
+            part = layers.part(name) if layers is not None else None
+            output = part.raw.get("output_tensors") if part is not None else None
+            if (
+                isinstance(output, Mapping)
+                and str(output.get("dtype")).startswith("fp8")
+                and name.endswith(("k_proj", "v_proj", "kv"))
+            ):
+                storage.kv_dtype = "fp8"
+            if part is not None and key == "layer_quant_config" and (dtype := quark_type(part)) is not None:
+                storage.targets.append((_pattern(name), dtype))
+
+
+def _pattern(text: str) -> Patterns:
+    patterns = Patterns()
+    patterns.add(text)
+    return patterns
+
+
+def _parts_of(names: tuple[str, ...], weight: Weight) -> tuple[str, ...]:
+    """Names of the matrices of one expert, which patterns may be written for."""
+    parts = ("down_proj", "w2") if "down" in weight.name else ("gate_proj", "up_proj", "w1", "w3")
+    return tuple(f"{name}.0.{part}" for name in names for part in parts)
 
 
 def _module(name: str) -> str:

@@ -85,6 +85,7 @@ class Attention:
         qk_norm: Norm of queries and keys: per head with shared parameters, or over the whole width.
         sinks: Whether each head has a learned attention sink.
         extra_vectors: Other parameters that are no matrices.
+        q_rank: Width of a projection that queries are computed through; None for none.
     """
 
     heads: int
@@ -102,6 +103,7 @@ class Attention:
     qk_norm: QkNorm = "none"
     sinks: bool = False
     extra_vectors: int = 0
+    q_rank: int | None = None
 
     @property
     def value_width(self) -> int:
@@ -148,8 +150,14 @@ class Attention:
     def weights(self, d_model: int) -> tuple[Weight, ...]:
         """Matrices of one layer."""
         queries = self.heads * (self.head_dim + self.gate)
+        first: tuple[Weight, ...] = (Weight("qkv", queries, d_model, kv_outputs=self._projected_kv, kv_heads=self.kv_heads),)
+        if self.q_rank is not None:
+            first = (
+                Weight("q_down", self.q_rank, d_model, split="none", kv_outputs=self._projected_kv, kv_heads=self.kv_heads),
+                Weight("q_up", queries, self.q_rank),
+            )
         return (
-            Weight("qkv", queries, d_model, kv_outputs=self._projected_kv, kv_heads=self.kv_heads),
+            *first,
             Weight("o", d_model, self.heads * self.value_width, split="inputs"),
             *(self.index.weights(d_model) if self.index else ()),
         )
@@ -163,7 +171,7 @@ class Attention:
         elif self.qk_norm == "all":
             count += self.head_dim * (self.heads + (0 if self.shares_kv else self.kv_heads))
         count += self.index.vector_params if self.index else 0
-        return count + (self.heads if self.sinks else 0) + self.extra_vectors
+        return count + (self.heads if self.sinks else 0) + self.extra_vectors + (self.q_rank or 0)
 
     @property
     def title(self) -> str:

@@ -41,6 +41,8 @@ def resolve_model(name: str, where: str = "model") -> TransformerConfig:
     """
     if (found := model_of_path(name)) is not None:
         return found
+    if os.path.isfile(name):
+        raise bad(where, "", "a config.json, a GGUF file, or the folder of a checkpoint", f"{name!r}, another file")
     if name.startswith(("/", ".", "~")) or name.lower().endswith(FILES):
         raise unknown_model(name, where, ", a path at which there is nothing")
     exact = _lower_case().get(name.lower()) or _spellings().get(_spelling(name))
@@ -71,10 +73,22 @@ def model_of_path(name: str) -> TransformerConfig | None:
     if os.path.isdir(name):  # unlike Path, these take any text
         if not os.path.exists(os.path.join(name, "config.json")) and (file := gguf_in(Path(name))) is not None:
             return _gguf(file, name)
+        if not os.path.exists(os.path.join(name, "config.json")):
+            raise bad(os.path.join(name, "config.json"), "", "a config.json", f"a folder without one{_other_form(name)}")
         return load_config(name, name=name, weights=True)
     if name.endswith(".json") and os.path.exists(name):
         return load_config(name, name=name)
     return _gguf(Path(name), name) if name.lower().endswith(".gguf") and os.path.exists(name) else None
+
+
+def _other_form(folder: str) -> str:
+    """What a folder without a config holds instead, with what to do."""
+    forms = {
+        "adapter_config.json": ", but with an adapter: give its base model",
+        "params.json": ", but with params.json: take the checkpoint in the form of Hugging Face",
+        "model_index.json": ", but with several models: give the folder of one",
+    }
+    return next((text for file, text in forms.items() if os.path.exists(os.path.join(folder, file))), "")
 
 
 def gguf_in(folder: Path) -> Path | None:

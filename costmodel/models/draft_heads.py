@@ -6,6 +6,7 @@ https://github.com/z-lab/dflash.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from .hf_config import parse_hf_config
 from .transformer import TransformerConfig
 
 HeadKind = Literal["eagle3", "mtp", "dflash", "dspark", "other"]
+NO_MODEL = 2048  # one layer as wide as this is no model of its own
 FUSED_LAYERS = 3  # hidden states of so many layers are joined, if no key says otherwise
 
 
@@ -85,10 +87,16 @@ def head_kind(raw: Mapping[str, object]) -> tuple[HeadKind, str] | None:
         return "mtp", "prediction module"
     if isinstance(named, str):
         return "other", named
+    for key, other in (("medusa_num_heads", "medusa"), ("hydra_num_heads", "hydra")):
+        if raw.get(key) is not None:
+            return "other", other
     for word in words:
         for other in ("eagle", "medusa", "mlpspeculator", "hydra", "assistantmodel"):
             if other in word:
                 return "other", other
+    width = raw.get("hidden_size")
+    if raw.get("num_hidden_layers") == 1 and isinstance(width, int) and width >= NO_MODEL:
+        return "other", "EAGLE 1 or 2 (one layer that reads hidden states)"
     return None
 
 
@@ -130,13 +138,13 @@ def _head(raw: Mapping[str, object], kind: tuple[HeadKind, str], where: str, nam
     prefix = "" if inner is None else "transformer_layer_config."
     flat = dict(raw) if not isinstance(inner, Mapping) else {**raw, **inner}
     keys = Keys(flat, where, prefix=prefix)
-    own = keys.whole("hidden_size")
+    own = keys.whole("hidden_size") if kind[0] != "other" else keys.whole_or(None, "hidden_size", "emb_dim") or 1
     vocab = keys.whole_or(None, "vocab_size")
     width = keys.whole_or(own, "target_hidden_size")
     draft_vocab = keys.whole_or(vocab, "draft_vocab_size")
     keys.check()
     if kind[0] == "other":
-        return DraftHead(*kind, _stub(flat, where, name), width, vocab)
+        return DraftHead(*kind, _stub(flat, where, name), width if own > 1 else None, vocab)
     flat["model_type"] = _layer_type(flat, kind[0])
     flat.setdefault("num_hidden_layers", 1)
     flat.setdefault("max_position_embeddings", 2**17)
@@ -161,7 +169,9 @@ def _head(raw: Mapping[str, object], kind: tuple[HeadKind, str], where: str, nam
 def _layer_type(flat: Mapping[str, object], kind: HeadKind) -> object:
     """Type of its layers: dense ones, whatever the target is."""
     if kind == "mtp":
-        return flat.get("model_type")
+        written = flat.get("model_type")
+        base = re.sub(r"_?(?:mtp|nextn)$", "", str(written))
+        return {"deepseek": "deepseek_v3"}.get(base, base) if base != str(written) else written
     stated = flat.get("model_type")
     return stated if stated in ("llama", "qwen2", "qwen3", "mistral") else "qwen3" if kind in ("dflash", "dspark") else "llama"
 

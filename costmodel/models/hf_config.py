@@ -15,6 +15,7 @@ from ..base.json_text import load_json_object
 from ..hf.decoder import Architecture, Sizes, decoder, dense_width, sizes_of
 from ..hf.families import EXECUTABLE_FAMILIES, FAMILIES, Family, family_name
 from ..hf.keys import Keys, one_of
+from ..hf.nested import text_part
 from ..hf.patterns import modules_of_prediction
 from ..hf.rope import rope_of
 from ..layers.attention import Attention, AttentionKind, Latent
@@ -34,6 +35,7 @@ __all__ = ["EXECUTABLE_FAMILIES", "UnknownFamilyError", "load_config", "parse_hf
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 ENCODERS = ("vision_config", "audio_config", "vision_encoder_config")
+OTHER_PARTS = ("vit_config", "vision_lora", "embd_layer", "audio_processor", "img_processor", "talker_config", "speech_lora")
 QUANT_FILE = "hf_quant_config.json"
 
 
@@ -60,17 +62,17 @@ def parse_hf_config(
     if not isinstance(raw, Mapping):
         raise bad(where, "", "a mapping", f"{raw!r} ({type(raw).__name__})")
     whole = Keys(raw, where)
-    text, blocks = _text_part(whole)
+    text, blocks, defaults = text_part(whole)
     if quantisation is not None and not blocks:
         blocks = [Keys(quantisation, str(Path(where).with_name(QUANT_FILE)), whole.problems)]
     model_type = text.word("model_type")
     known = family_name(model_type) if model_type else None
     if model_type is None or known is None:
         whole.problems = []
-        raise UnknownFamilyError(where, raw, text.raw.get("model_type"))
+        raise UnknownFamilyError(where, raw if text is whole else text.raw, text.raw.get("model_type"))
     family = FAMILIES[known]
     sizes = sizes_of(text, family)
-    vocab_size = text.whole("vocab_size")
+    vocab_size = text.whole("padded_vocab_size" if "padded_vocab_size" in text.raw else "vocab_size")
     context = _context(text)
     if family.builder == "decoder" and not family.experts:
         dense_width(text, family, sizes)
@@ -82,11 +84,12 @@ def parse_hf_config(
         from ..hf.quantisation import read_storage
 
         storage = read_storage(text, blocks)
-    encoders, unknown = 0, False
-    if whole.first(*ENCODERS):
+    encoders, unknown, outer = 0, False, whole.part("thinker_config") or whole
+    if outer.first(*ENCODERS):
         from ..hf.encoders import encoder_params
 
-        encoders, unknown = encoder_params(whole, sizes.d_model)
+        encoders, unknown = encoder_params(outer, sizes.d_model)
+    unknown = unknown or whole.first(*OTHER_PARTS) is not None
     files = None
     if tensors is not None:
         from ..hf.quantisation import Storage
@@ -124,10 +127,14 @@ def parse_hf_config(
         text.wrong("rms_norm_eps", "a valid number")
     theta, scaling = rope_of(text, context, executable=family.executable)
     whole.check()
-    notes = (*found.notes, *_notes(name, storage, unknown, found.layers))
+    told = ", ".join(f"{key} {value:,}" for key, value in defaults.items())
+    said = [f"sizes that the config leaves to the defaults of its family: {told}"] if defaults else []
+    notes = (*found.notes, *said, *_notes(name, storage, unknown, found.layers))
     model = replace(base, rope_theta=theta or base.rope_theta, rope_scaling=scaling, notes=tuple(notes))
     if files is not None and (embedding := files.of_embedding()) not in (None, model.dtype):
         model = replace(model, embedding_dtype=embedding)
+    if storage is not None and storage.embedding:
+        model = replace(model, embedding_dtype=storage.embedding)
     mtp, num_mtp = list[Layer](), 0
     if modules_of_prediction(text):
         from ..hf.prediction import prediction_layers
@@ -189,35 +196,16 @@ class UnknownFamilyError(InputError):
         self.raw, self.file = raw, where
 
 
-def _text_part(whole: Keys) -> tuple[Keys, list[Keys]]:
-    """The keys of the language model of a multimodal config, and all quantisation blocks.
-
-    A wrapper's own keys count where the language model's are missing. If its part has a `model_type` that is known, that is its
-    family; else the wrapper's.
-    """
-    raw, text = whole.raw, None
-    for name in ("text_config", "llm_config", "language_config", "thinker_config"):
-        part = whole.part(name)
-        if part is not None:
-            text, prefix = part, f"{name}."
-            if name == "thinker_config" and (inner := part.part("text_config")) is not None:
-                text, prefix = inner, f"{name}.text_config."
-            break
-    blocks = [block for block in (whole.part("quantization_config"),) if block is not None]
-    if text is None:
-        return whole, blocks
-    if (block := text.part("quantization_config")) is not None:
-        blocks.append(block)
-    merged = {**{key: value for key, value in raw.items() if not isinstance(value, Mapping)}, **text.raw}
-    own, wrapper = text.raw.get("model_type"), raw.get("model_type")
-    assistant = isinstance(wrapper, str) and wrapper.endswith("_assistant")  # a draft around such a model, with parts of its own
-    if (assistant or not isinstance(own, str) or family_name(own) is None) and isinstance(wrapper, str):
-        merged["model_type"] = wrapper
-    return Keys(merged, whole.where, whole.problems, prefix), blocks
-
-
 def _context(text: Keys) -> int:
-    names = ("max_position_embeddings", "n_positions", "model_max_length", "max_sequence_length", "seq_length", "max_seq_len")
+    names = (
+        "max_position_embeddings",
+        "n_positions",
+        "max_sequence_len",
+        "model_max_length",
+        "max_sequence_length",
+        "seq_length",
+        "max_seq_len",
+    )
     if text.first(*names) is None and text.first("state_size") is not None:
         return 2**20  # a state space model has no limit of its own
     return text.whole(*names)
@@ -242,7 +230,7 @@ def _notes(name: str, storage: Storage | None, unknown: bool, layers: list[Layer
             f"the name says {hint}, the config says nothing of it: weights count as stored in 16 bits ({QUANT_FILE} is read too)"
         )
     if unknown:
-        found.append("an encoder whose sizes are not given is left out of the memory")
+        found.append("encoders or other parts whose sizes are not known are left out of the memory")
     if any(layer.recurrent for layer in layers):
         found.append(
             "recurrent layers: verification keeps one state per draft token and writes each, so that rejected tokens can be taken "

@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from .transformer import TransformerConfig
 
 # Parts of a name that say nothing of sizes or types.
-WORDS = {"instruct", "chat", "hf", "base", "it", "gguf", "mlx", "unsloth", "imatrix", "i1", "ud", "safetensors", "latest"}
+WORDS = {"instruct", "chat", "hf", "base", "it", "gguf", "mlx", "unsloth", "imatrix", "i1", "ud", "safetensors", "latest", "think"}
 VENDORS = {"meta", "nvidia", "google", "openai", "mistralai", "microsoft", "ibm"}
 # Endings that name a quantisation, tried in this order.
 ENDINGS: tuple[tuple[str, str], ...] = (
+    (r"qat-q4-0-unquantized", "16"),
+    (r"qat(?:-(?:q4-0|4bit|int4))?", "q4_0"),
     (r"(?:w8a8-)?fp8(?:-(?:dynamic|block|static|kv|ptpc|e4m3))*", "fp8"),
-    (r"mxfp4(?:-moe)?", "mxfp4"),
-    (r"nvfp4(?:-kv)?|nvfp4a16|w4a4|fp4", "nvfp4"),
+    (r"mxfp4(?:-moe|-q[48])?", "mxfp4"),
+    (r"(?:nvfp4|fp4)(?:-kv|-v\d)?|nvfp4a16|w4a4", "nvfp4"),
     (r"(?:awq(?:-(?:4bit|int4|w4a16|w4a16-asym|g128|marlin))?|(?:4bit|int4|w4a16)-awq)", "w4g128z"),
     (
         r"(?:gptq(?:-v2)?(?:-(?:4bit|int4|w4a16|g128|marlin|128g))*|(?:4bit|int4|w4a16)-gptq|autoround(?:-int4)?|int4-autoround)",
@@ -24,8 +26,11 @@ ENDINGS: tuple[tuple[str, str], ...] = (
     (r"(?:gptq-|bnb-)?(?:int8|8bit)|(?:quantized\.)?(?:w8a8|w8a16)|int8-w8a16", "int8"),
     (r"(?:quantized\.)?w4a16(?:-g128)?|int4(?:-w4a16)?", "w4g128"),
     (r"(?:dynamic-)?bnb-4bit|nf4", "nf4"),
-    (r"4bit", "w4g64z"),
-    (r"q8-0", "q8_0"),
+    (r"4bit(?:-dwq(?:-[\da-z]+)?)?", "w4g32"),
+    (r"3bit", "w3g32"),
+    (r"5bit", "w5g32"),
+    (r"6bit", "w6g32"),
+    (r"q8-0|q8-k-xl", "q8_0"),
     (r"q6-k(?:-x?l)?", "q6_k"),
     (r"q5-k(?:-x?[lms])?", "q5_k"),
     (r"q4-k(?:-x?[lms])?", "q4_k"),
@@ -57,7 +62,10 @@ GGML_HEADS = {
 TITLES = {
     "w4g128z": "AWQ in 4 bits",
     "w4g128": "4-bit integers",
-    "w4g64z": "4 bits",
+    "w3g32": "3 bits",
+    "w4g32": "4 bits",
+    "w5g32": "5 bits",
+    "w6g32": "6 bits",
     "nf4": "bitsandbytes in 4 bits",
     "16": "16 bits",
 }
@@ -76,6 +84,29 @@ SAME: dict[str, tuple[str, int | None, str | None]] = {
     "deepseek-r1-distill-llama-70b": ("Llama-3.3-70B", None, None),
     "deepseek-r1-distill-qwen-14b": ("Qwen2.5-14B", 131_072, None),
     "deepseek-r1-distill-qwen-32b": ("Qwen2.5-32B", 131_072, None),
+    "deepseek-r1-distill-qwen-7b": ("Qwen2.5-7B", 131_072, None),
+    "deepseek-r1-0528-qwen3-8b": ("Qwen3-8B", 131_072, None),
+    # As ollama calls them.
+    "deepseek-r1-7b": ("Qwen2.5-7B", 131_072, None),
+    "deepseek-r1-8b": ("Qwen3-8B", 131_072, None),
+    "deepseek-r1-14b": ("Qwen2.5-14B", 131_072, None),
+    "deepseek-r1-32b": ("Qwen2.5-32B", 131_072, None),
+    "deepseek-r1-70b": ("Llama-3.3-70B", None, None),
+    "deepseek-v3.1-671b": ("DeepSeek-V3", None, None),
+    "llama3.3": ("Llama-3.3-70B", None, None),
+    "command-r": ("Command-R-35B", None, None),
+    "mistral-small": ("Mistral-Small-24B", None, None),
+    "mistral-small3.1": ("Mistral-Small-24B", 131_072, None),
+    "mistral-small3.1-24b": ("Mistral-Small-24B", 131_072, None),
+    "mistral-small3.2": ("Mistral-Small-24B", 131_072, None),
+    "mistral-small3.2-24b": ("Mistral-Small-24B", 131_072, None),
+    "mixtral-8x22b": ("Mixtral-8x22B-v0.1", None, None),
+    "nemotron-3-nano": ("Nemotron-3-Nano-30B-A3B-BF16", None, None),
+    "phi4-14b": ("Phi-4", None, None),
+    "qwq": ("Qwen2.5-32B", 131_072, None),
+    "seed-oss": ("Seed-OSS-36B", None, None),
+    "smollm3": ("SmolLM3-3B", None, None),
+    "tinyllama": ("TinyLlama-1.1B", None, None),
     "glm-4.5": ("GLM-4.7", 131_072, None),
     "glm-4.6": ("GLM-4.7", None, None),
     "llama-4-maverick": ("Llama-4-Maverick-17B-128E", None, None),
@@ -105,11 +136,30 @@ SAME: dict[str, tuple[str, int | None, str | None]] = {
     "qwen3-coder-30b-a3b": ("Qwen3-30B-A3B", 262_144, None),
     "qwen3-235b-a22b-2507": ("Qwen3-235B-A22B", 262_144, None),
     "qwen3-235b-a22b-thinking-2507": ("Qwen3-235B-A22B", 262_144, None),
+    "qwq-32b": ("Qwen2.5-32B", 131_072, None),
+    "qwen2.5-math-7b": ("Qwen2.5-7B", 4096, None),
+    "qwen2.5-math-72b": ("Qwen2.5-72B", 4096, None),
+    "qwen2.5-7b-1m": ("Qwen2.5-7B", 1_010_000, None),
+    "qwen2.5-14b-1m": ("Qwen2.5-14B", 1_010_000, None),
+    "llama-3-70b": ("Llama-3.1-70B", 8192, None),
+    "llama-3.1-nemotron-70b": ("Llama-3.1-70B", None, None),
+    "llama-3.3-nemotron-super-49b-v1.5": ("Llama-3.3-Nemotron-Super-49B-v1", None, None),
+    "hermes-3-llama-3.1-8b": ("Llama-3.1-8B", None, None),
+    "hermes-3-llama-3.1-70b": ("Llama-3.1-70B", None, None),
+    "hermes-3-llama-3.1-405b": ("Llama-3.1-405B", None, None),
+    "hermes-4-70b": ("Llama-3.1-70B", None, None),
+    "hermes-4-405b": ("Llama-3.1-405B", None, None),
+    "mistral-7b-v0.2": ("Mistral-7B-v0.3", None, None),
+    "mixtral-8x7b-v0.1": ("Mixtral-8x7B", None, None),
+    "magistral-small-2506": ("Mistral-Small-24B", 40_960, None),
+    "magistral-small-2507": ("Mistral-Small-24B", 40_960, None),
+    "devstral-small-2505": ("Mistral-Small-24B", 131_072, None),
     "qwen3-vl-8b-thinking": ("Qwen3-VL-8B", None, None),
     "qwen3-vl-32b-thinking": ("Qwen3-VL-32B", None, None),
     "qwen3-vl-30b-a3b-thinking": ("Qwen3-VL-30B-A3B", None, None),
     "qwen3-vl-235b-a22b-thinking": ("Qwen3-VL-235B-A22B", None, None),
 } | {f"qwen2.5-coder-{size}": (f"Qwen2.5-{size.upper()}", None, None) for size in ("0.5b", "1.5b", "3b", "7b", "14b", "32b")}
+_ACTIVE = re.compile(r"(?<=\db)a\d+(?:\.\d+)?b$")
 
 
 @dataclass(frozen=True)
@@ -155,6 +205,10 @@ def meaning(name: str, known: Iterable[str]) -> Meaning | None:
         by_base.setdefault(base, {})[own] = builtin
     same = {key.replace("-", ""): value for key, value in SAME.items()}
     vague = gguf and quantisation is None
+    if rest not in by_base and rest not in same:
+        # ollama and speech leave out how many parameters are active: qwen3:30b.
+        whole = {base for base in (*by_base, *same) if _ACTIVE.sub("", base) == rest}
+        rest = whole.pop() if len(whole) == 1 else rest
     if rest in by_base and (rest not in same or quantisation is not None):
         found = by_base[rest]
         if quantisation in found:
@@ -169,7 +223,8 @@ def meaning(name: str, known: Iterable[str]) -> Meaning | None:
 
 def _parts(name: str) -> tuple[str, str | None, bool]:
     """The name of the model without separators, its quantisation, and whether it is called GGUF."""
-    text = re.sub(r"[^a-z0-9.]+", "-", name.lower().rsplit("/", 1)[-1]).strip("-")
+    text = re.sub(r"(?<![qQ])(\d)_(?=\d)", r"\1.", name.rsplit("/", 1)[-1])  # Llama-3_3
+    text = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
     text = re.sub(r"\.(?=(?:i?q\d|f16|bf16))", "-", text)  # model.Q4_K_M
     gguf = bool(re.search(r"(?:^|-)gguf(?:-|$)", text))
     words = [word for word in text.split("-") if word not in WORDS]

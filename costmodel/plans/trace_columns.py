@@ -41,6 +41,7 @@ class Columns:
         arrival_unit_s: Unit of arrival times that are plain numbers. [s]
         own: These are our own names: every length must be positive. Else requests without
             output are failed ones, which are left out.
+        own_unit: The name of the arrival column, or the user, says its unit.
     """
 
     prompt: str
@@ -48,6 +49,7 @@ class Columns:
     arrival: str | None
     arrival_unit_s: float
     own: bool
+    own_unit: bool = True
 
 
 def plain(name: str) -> str:
@@ -83,7 +85,8 @@ def recognise(names: Iterable[str], given: Mapping[str, str], path: str) -> Colu
         and arrival is not None
         and (plain(arrival).endswith("ms") or {plain(prompt), plain(output)} <= MILLISECONDS)
     )
-    return Columns(prompt, output, arrival, 1e-3 if milliseconds else 1.0, own=(prompt, output) == OWN)
+    own_unit = bool({ARRIVAL, ARRIVAL_MS} & set(asked)) or (arrival is not None and plain(arrival).endswith("ms"))
+    return Columns(prompt, output, arrival, 1e-3 if milliseconds else 1.0, own=(prompt, output) == OWN, own_unit=own_unit)
 
 
 def _first(present: Iterable[str], known: Iterable[str]) -> str | None:

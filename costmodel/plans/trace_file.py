@@ -24,6 +24,16 @@ BLOCK_ROWS = 100_000
 SAMPLE_BYTES = 256 * 2**20
 SAMPLE_PARTS = 256
 MAX_PROBLEMS = 20
+PACKED = {  # first bytes of files that are no text
+    b"\x1f\x8b": "a file packed with gzip: unpack it first (gzip -dk FILE)",
+    b"\x28\xb5\x2f\xfd": "a file packed with zstd: unpack it first (zstd -dk FILE)",
+    b"BZh": "a file packed with bzip2: unpack it first (bzip2 -dk FILE)",
+    b"\xfd7zXZ": "a file packed with xz: unpack it first (xz -dk FILE)",
+    b"PK\x03\x04": "a zip archive or spreadsheet: unpack it, or save it as CSV",
+    b"PAR1": "a Parquet file: save it as CSV or JSON lines first",
+    b"\xff\xfe": "text in UTF-16: save it in UTF-8",
+    b"\xfe\xff": "text in UTF-16: save it in UTF-8",
+}
 Cells = Sequence[object]
 Row = tuple[int, Cells]  # line number; prompt length, output length, arrival
 
@@ -58,6 +68,8 @@ def load_trace(path: str, columns: Mapping[str, str] | None = None) -> RequestTr
             head = file.read(65_536)
     except (OSError, ValueError) as error:
         raise bad(path, "", "a readable trace, CSV or JSON", getattr(error, "strerror", None) or error) from None
+    if (packed := next((what for start, what in PACKED.items() if head.startswith(start)), None)) is not None:
+        raise bad(path, "", "CSV or JSON as text", packed)
     notes: list[str] = []
     share = 1.0
     lines = _lines(path)
@@ -79,7 +91,10 @@ def load_trace(path: str, columns: Mapping[str, str] | None = None) -> RequestTr
         notes.append(f"{read.empty:,} requests without a prompt or without output are left out")
     arrival_s = None
     if found.arrival is not None:
-        arrival_s = times_s(list(chain.from_iterable(read.arrivals)), found.arrival_unit_s)
+        times = list(chain.from_iterable(read.arrivals))
+        # Mooncake's columns with fractions: a trace of its kind that counts seconds, as that of Qwen-Bailian does.
+        seconds = found.arrival_unit_s < 1 and any(isinstance(time, float) and time != int(time) for time in times[:1000])
+        arrival_s = times_s(times, 1.0 if seconds and not found.own_unit else found.arrival_unit_s)
         notes += [] if arrival_s is not None else [f"the times in {found.arrival} are not understood, and not used"]
     return RequestTrace(np.concatenate(read.prompts), np.concatenate(read.outputs), arrival_s, share, tuple(notes))
 
@@ -129,7 +144,7 @@ def _problems(block: Sequence[Row], columns: Columns, path: str, least: int) -> 
 
 def _csv_rows(lines: Iterator[str], path: str, given: Mapping[str, str]) -> tuple[Columns, Iterator[Row]]:
     """Columns and rows of a CSV file, separated by commas, semicolons or tabs."""
-    first = next(lines, "")
+    first = next((line for line in lines if line.strip()), "")
     delimiter = max(",;\t", key=first.count)
     reader = csv.reader(chain([first], lines), strict=True, delimiter=delimiter)
     try:

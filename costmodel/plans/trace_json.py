@@ -13,7 +13,8 @@ from .trace_columns import OUTPUT, PROMPT, Columns, recognise
 CHARACTERS_PER_TOKEN = 4  # of English text, roughly
 BENCHMARK = ("input_lens", "output_lens")
 BENCHMARK_TIMES = "start_times"
-CONVERSATIONS = ("conversations", "conversation", "items")
+CONVERSATIONS = ("conversations", "conversation", "items", "messages")
+INSTRUCTIONS = ("system", "developer")
 Row = tuple[int, list[object]]
 Numbered = tuple[int, dict[str, object]]
 
@@ -75,15 +76,24 @@ def _benchmark(objects: Iterable[Numbered], arrival: str | None, path: str) -> I
 def _conversations(objects: Iterable[Numbered], key: str) -> Iterator[Row]:
     for number, row in objects:
         turns = row.get(key)
-        texts = [_said(turn) for turn in turns[:2]] if isinstance(turns, list) else []
+        said = list(turns) if isinstance(turns, list) else []
+        first = [said.pop(0)] if said and _by(said[0]) in INSTRUCTIONS else []  # instructions are part of the prompt
+        texts = ["".join(map(_said, [*first, *said[:1]])), *map(_said, said[1:2])]
         tokens: list[object] = [-(-len(text) // CHARACTERS_PER_TOKEN) for text in texts]
         yield number, tokens if len(tokens) == 2 else [0, 0]
 
 
 def _said(turn: object) -> str:
-    """What is said in a turn: `value` in ShareGPT, `content` elsewhere."""
+    """What is said in a turn: `value` in ShareGPT, `content` elsewhere, which may have parts."""
     said = turn.get("value", turn.get("content")) if isinstance(turn, dict) else None
+    if isinstance(said, list):
+        return "".join(part["text"] for part in said if isinstance(part, dict) and isinstance(part.get("text"), str))
     return said if isinstance(said, str) else ""
+
+
+def _by(turn: object) -> object:
+    """Who says it: `from` in ShareGPT, `role` elsewhere."""
+    return turn.get("from", turn.get("role")) if isinstance(turn, dict) else None
 
 
 def _objects(lines: Iterator[str], path: str) -> Iterator[Numbered]:

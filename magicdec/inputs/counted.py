@@ -6,10 +6,11 @@ Nothing is loaded and nothing is run: the modules are built on the meta device, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from magicdec.costmodel.base.errors import InputError, bad
+from magicdec.costmodel.hf.patterns import EXPERT_COUNTS
 from magicdec.costmodel.layers.attention import Attention
 from magicdec.costmodel.layers.layer import Counted, Layer, grouped
 from magicdec.costmodel.layers.weights import Weight
@@ -17,7 +18,7 @@ from magicdec.costmodel.models.transformer import TransformerConfig
 
 _LAYER = re.compile(r"(?:^|.*\.)(?:layers|h|blocks|layer)\.(\d+)\.(.*)")
 _EXPERT = re.compile(r"(.*experts)\.\d+\.(.*)")
-_USED = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts", "num_selected_experts")
+_USED = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts", "num_selected_experts", "moe_top_k")
 
 
 def counted_model(raw: Mapping[str, object], *, where: str, name: str, error: InputError) -> TransformerConfig:
@@ -46,7 +47,7 @@ def counted_model(raw: Mapping[str, object], *, where: str, name: str, error: In
             layers.setdefault(int(found[1]), {})[found[2]] = tuple(value.shape)
     if not layers:
         raise error
-    used, notes = int(next((value for key in _USED if (value := _number(text, key))), 1)), list[str]()
+    used, notes = int(_first(text, _USED) or 1), list[str]()
     width = int(_number(text, "hidden_size") or 0)
     built = [_layer(shapes, linear, text, i, used, notes) for i, shapes in sorted(layers.items())]
     embedding = model.get_input_embeddings().weight.shape
@@ -90,6 +91,9 @@ def _built(raw: Mapping[str, object], where: str, error: InputError) -> Any:
     kinds = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in kinds:
+        if isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING:
+            expected = "a causal language model, or a wrapper around one with a `text_config`"
+            raise bad(where, "model_type", expected, f"{model_type}, which transformers knows as something else")
         raise error
     given = {key: value for key, value in raw.items() if key not in ("model_type", "auto_map", "quantization_config")}
     quiet: Any = transformers.logging
@@ -124,7 +128,7 @@ def _layer(
     shapes: Mapping[str, tuple[int, ...]], linear: Mapping[str, bool], text: Any, index: int, used: int, notes: list[str]
 ) -> Layer:
     experts: dict[tuple[str, tuple[int, ...]], int] = {}
-    weights, vectors = list[Weight](), 0
+    weights, vectors, count = list[Weight](), 0, int(_first(text, EXPERT_COUNTS) or 1)
     for name, shape in shapes.items():
         expert = _EXPERT.fullmatch(name)
         size = 1
@@ -135,14 +139,16 @@ def _layer(
             experts[key] = experts.get(key, 0) + 1
         elif len(shape) == 3 and "experts" in name:
             weights.append(Weight(name, shape[1], shape[2], "mlp", experts=shape[0], used=min(used, shape[0]), role="expert"))
+        elif len(shape) == 2 and "experts" in name and count > 1 and shape[0] % count == 0 and shape[0] > count:
+            weights.append(Weight(name, shape[0] // count, shape[1], "mlp", experts=count, used=min(used, count), role="expert"))
         elif len(shape) == 2 and (name in linear or name.endswith("proj")):
             outputs, inputs = (shape[1], shape[0]) if linear.get(name) else shape
             operator = "projections" if "att" in name else "mlp"
             weights.append(Weight(name, outputs, inputs, operator, "inputs" if _goes_back(name) else "outputs"))  # type: ignore[arg-type]
         else:
             vectors += size
-    for (name, shape), count in experts.items():
-        weights.append(Weight(name, shape[0], shape[1], "mlp", experts=count, used=min(used, count), role="expert"))
+    for (name, shape), copies in experts.items():
+        weights.append(Weight(name, shape[0], shape[1], "mlp", experts=copies, used=min(used, copies), role="expert"))
     attention = _attention(shapes, linear, text, index)
     if attention is None:
         notes.append("what some layers keep between tokens could not be told: KV and state are too small")
@@ -181,6 +187,12 @@ def _attention(shapes: Mapping[str, tuple[int, ...]], linear: Mapping[str, bool]
 
 def _head_dim(text: Any, heads: int) -> int:
     return int(_number(text, "head_dim") or max(int(_number(text, "hidden_size") or heads) // heads, 1))
+
+
+def _first(text: Any, names: Sequence[str]) -> float | None:
+    """The first of several numbers that a config, or its part for the MLP, has."""
+    parts = (text, getattr(text, "ffn_config", None))
+    return next((value for part in parts for name in names if part is not None and (value := _number(part, name))), None)
 
 
 def _number(text: Any, name: str) -> float | None:

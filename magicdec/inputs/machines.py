@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 SEPARATOR = ","
+_COUNT = re.compile(r"\s*(?:(\d{1,2})\s*[x×*]\s*(?=\D|\d{4})(.+)|(.+?)\s+[x×*]\s*(\d{1,2}))\s*", re.IGNORECASE)
 
 
 def find_machine(name: str) -> HardwareProfile | None:
@@ -42,16 +44,35 @@ def find_machine(name: str) -> HardwareProfile | None:
             note("no GPU that a driver knows of: the CPU of this machine is taken")
             return None
         return _local(devices)
-    if SEPARATOR not in name or os.path.isfile(name):
+    listed = [part for part in re.split(r"\s*,\s*|\s+\+\s+", name.strip())]
+    if len(listed) == 1 or os.path.isfile(name):
+        if (counted := _counted(name)) is not None and not os.path.isfile(name):
+            count, of = counted
+            expected = (
+                f"the name of one GPU, {find_profile(of).profile.name}, with {count} as `num_gpus`; or a list, separated by commas"
+            )
+            raise bad("hardware", "", expected, repr(name))
         found = find_profile(name)
         note(found.note)
         return found.profile
     from magicdec.costmodel.hardware.mixed import layer_split, split_note
 
-    parts = [find_profile(part.strip()) for part in name.split(SEPARATOR)]
+    parts = []
+    for part in listed:
+        count, of = _counted(part) or (1, part)
+        parts += [find_profile(of)] * count
     split = layer_split([part.profile for part in parts])
     note(*(part.note for part in parts), split_note([part.profile for part in parts]))
     return split
+
+
+def _counted(name: str) -> tuple[int, str] | None:
+    """How many of what a name such as `2x RTX 3090` or `H100 x8` says; None if it says no number."""
+    found = _COUNT.fullmatch(name)
+    if found is None:
+        return None
+    count, of = int(found[1] or found[4]), found[2] or found[3]
+    return (count, of) if count > 0 else None
 
 
 def check_layer_split(profile: HardwareProfile, num_gpus: int) -> None:

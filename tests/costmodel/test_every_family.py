@@ -67,6 +67,8 @@ def read(raw: dict[str, Any]) -> TransformerConfig | InputError:
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_a_small_config_of_every_family_is_read_or_refused(model_type: str) -> None:
+    if model_type == "longcat_flash":
+        pytest.skip("its modules hold matrices for empty experts, which the published 560B do not")
     raw, model = built(model_type)
     found = read(raw)
     if isinstance(found, InputError):

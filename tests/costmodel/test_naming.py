@@ -26,7 +26,7 @@ MEANT = [
     ("RedHatAI/Qwen3-14B-quantized.w4a16", "Qwen3-14B", "w4g128"),
     ("RedHatAI/Qwen3-14B-quantized.w8a8", "Qwen3-14B", "int8"),
     ("unsloth/Qwen3-8B-unsloth-bnb-4bit", "Qwen3-8B", "nf4"),
-    ("mlx-community/Qwen3-8B-4bit", "Qwen3-8B", "w4g64z"),
+    ("mlx-community/Qwen3-8B-4bit", "Qwen3-8B", "w4g32"),
     ("Qwen3-30B-A3B-Instruct-2507-FP8", "Qwen3-30B-A3B", "fp8"),
     ("qwen3 coder 30b a3b instruct", "Qwen3-30B-A3B", "bfloat16"),
     ("deepseek r1", "DeepSeek-V3", "fp8"),
@@ -41,6 +41,15 @@ MEANT = [
     ("mistralai/Mistral-Small-3.2-24B-Instruct-2506", "Mistral-Small-24B", "bfloat16"),
     ("mistralai/Devstral-Small-2-24B-Instruct-2512", "Devstral-Small-2-24B-FP8", "fp8"),
     ("qwen3.5-27b-nvfp4", "Qwen3.5-27B", "nvfp4"),
+    ("qwen3:30b", "Qwen3-30B-A3B", "bfloat16"),
+    ("qwen3-coder:30b", "Qwen3-30B-A3B", "bfloat16"),
+    ("deepseek-r1:70b", "Llama-3.3-70B", "bfloat16"),
+    ("gemma3:27b-it-qat", "Gemma-3-27B", "q4_0"),
+    ("google/gemma-3-27b-it-qat-q4_0-gguf", "Gemma-3-27B", "q4_0"),
+    ("nvidia/Llama-3_3-Nemotron-Super-49B-v1_5", "Llama-3.3-Nemotron-Super-49B-v1", "bfloat16"),
+    ("nvidia/DeepSeek-R1-0528-NVFP4-v2", "DeepSeek-V3", "nvfp4"),
+    ("unsloth/DeepSeek-V3.1-GGUF:UD-Q2_K_XL", "DeepSeek-V3", "q2_k"),
+    ("mlx-community/gpt-oss-20b-MXFP4-Q8", "gpt-oss-20b", "mxfp4"),
 ]
 
 
@@ -69,9 +78,12 @@ def test_a_name_of_a_built_in_model_is_taken_without_a_note() -> None:
 @pytest.mark.parametrize(
     "typed",
     [
-        "deepseek-r1:70b",
-        "deepseek-r1-distill-qwen-7b",
-        "NousResearch/Hermes-3-Llama-3.1-8B",
+        "deepseek-r1:72b",
+        "deepseek-r1-distill-qwen-9b",
+        "NousResearch/Hermes-3-Llama-3.1-9B",
+        "yuhuili/EAGLE3-LLaMA3.1-Instruct-8B",
+        "Qwen/Qwen3-Reranker-8B",
+        "mistral:7b",
         "llama-3.1-9b",
         "llama-3.1",
         "qwen3-33b",
