@@ -19,7 +19,7 @@ import numpy as np
 from ..base.errors import bad
 from ..hardware.profile import Calibration, EngineLaw, Fit, HardwareProfile
 from ..models.catalog import resolve_model
-from ..models.transformer import TransformerConfig
+from ..models.transformer import TransformerConfig, model_kind
 from ..passes.forward import Array, forward_cost
 from ..passes.roofline import step_time
 from ..speculation.drafts import Draft
@@ -27,6 +27,9 @@ from .fitting import bounds_of, errors_of, fit_values, rounded, with_parameters
 
 # Prior width of parameters around the values from kernel tables or defaults, in units of log.
 EFFICIENCY_SPREAD, OVERHEAD_SPREAD = 0.1, 0.5
+
+PUBLISHED_ENGINE = "the engine of the paper"
+SIXTEEN_BITS = ("bfloat16", "float16")  # priced alike
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def log_ratios(profile: HardwareProfile, observations: Sequence[Observation]) ->
 
 
 def fit_passes(
-    profile: HardwareProfile, observations: Sequence[Observation], parameters: Sequence[str], *, data: str
+    profile: HardwareProfile, observations: Sequence[Observation], parameters: Sequence[str], *, data: str, engine: str = ""
 ) -> HardwareProfile:
     """Fit some parameters of a profile to measured passes; all others stay unchanged.
 
@@ -98,6 +101,7 @@ def fit_passes(
         observations: Measured passes; more of them than parameters.
         parameters: Names such as `engine.layer_overhead_s`.
         data: Description of the measurements, for the profile file.
+        engine: What ran them.
 
     Raises:
         InputError: Too few observations.
@@ -115,7 +119,20 @@ def fit_passes(
     )
     best = with_values(profile, values)
     errors = errors_of(log_ratios(best, observations))
-    fit = Fit("engine", data, tuple(parameters), len(observations), *errors, date.today().isoformat())
+    models = [one.model for seen in observations for one in seen.passes]
+    dtypes = {dtype for model in models for dtype in (SIXTEEN_BITS if model.bytes_per_element == 2 else (model.dtype,))}
+    fit = Fit(
+        "engine",
+        data,
+        tuple(parameters),
+        len(observations),
+        *errors,
+        date.today().isoformat(),
+        engine=engine,
+        model_kinds=tuple(sorted({model_kind(model) for model in models})),
+        weight_dtypes=tuple(sorted(dtypes)),
+        parallel=(max(one.tensor_parallel for seen in observations for one in seen.passes),),
+    )
     kernels = tuple(known for known in best.calibration.fits if known.part != "engine")
     return replace(best, calibration=replace(best.calibration, fits=(*kernels, fit)))
 
@@ -301,4 +318,4 @@ def fit_published(profile: HardwareProfile, *, without: str | None = None) -> Ha
     seen = dict.fromkeys(one for row in rows for one in observations_of(row, start).values())
     observations = [one for one in seen if one.passes[0].model.name != without]
     data = f"{len(rows)} rows of MagicDec tables 1, 3, 4, 6 (arXiv 2408.11049); round overhead is the median of these rows"
-    return fit_passes(start, observations, PUBLISHED_ENGINES[profile.name].free, data=data)
+    return fit_passes(start, observations, PUBLISHED_ENGINES[profile.name].free, data=data, engine=PUBLISHED_ENGINE)

@@ -281,7 +281,9 @@ def draft_memory(
     kept = max_context_len + gamma if selects_at_every_step(draft.kv_policy) else entries
     weights = network.weight_bytes_per_gpu(gpus, head_sharded=head_sharded)
     if draft.kind == "mtp":  # embedding and LM head are shared with the target
-        weights -= network.embedding_bytes / (gpus if head_sharded else 1)
+        weights -= network.matrices(gpus if head_sharded else 1)[-1].bytes
+        if not network.tied_embeddings:
+            weights -= network.embedding_bytes / (gpus if head_sharded else 1)
     return kv_bytes_per_gpu(network, kept, gpus) + index, weights
 
 
