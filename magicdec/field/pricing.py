@@ -35,6 +35,7 @@ from .columns import (
     whole,
 )
 from .kernels import kernel_time
+from .served import LOAD_ERROR, is_under_load, loaded_tpot_s
 from .settings import Setting, draft_of, setting_of, task_of
 
 RATIOS = (
@@ -281,7 +282,10 @@ def _add_round(
     if unspeculated is not None and not ("isl" in row and served):
         found.compared.append(Compared("plain rate", unspeculated, batch / step_s, steps))
     measured_step = first(row, STEPS)
-    if measured_step is not None:
+    if measured_step is not None and plain and is_under_load(row):
+        tpot_s = loaded_tpot_s(row, deployment)
+        found.compared.append(Compared("TPOT under load", measured_step, tpot_s, max(steps, LOAD_ERROR)))
+    elif measured_step is not None:
         found.compared.append(Compared("step", measured_step, step_s, steps))
     if (said := re.search(r"TPOT ([0-9.]+) ms", row.get("acceptance_note", ""))) is not None:
         found.compared.append(Compared("step", float(said[1]) * 1e-3, step_s, steps))
