@@ -7,6 +7,7 @@ from typing import Unpack
 
 import numpy as np
 
+from ..speculation.acceptance import measured_gammas
 from ..speculation.deployment import Deployment
 from ..speculation.drafts import Draft
 from ..speculation.evaluate import Evaluation, GridInputs, evaluate_grid
@@ -24,7 +25,7 @@ def evaluate_best_gamma(
     Args:
         deployment: Model and hardware.
         draft: The draft.
-        gammas: Draft lengths to choose from. [tokens]
+        gammas: Draft lengths to choose from; of those that `curves` were measured with, if any is. [tokens]
         inputs: The other arguments of `evaluate_grid`; they broadcast to the grid.
 
     Raises:
@@ -41,12 +42,19 @@ def evaluate_best_gamma(
     """
     if not draft.drafts:
         return evaluate_grid(deployment, draft, gamma=0, **inputs)
+    if not _acceptance_given(inputs):
+        gammas = measured_gammas(inputs.get("curves", ()), deployment.target.name, draft, deployment.task, gammas)
     along_gamma = evaluate_gammas(deployment, draft, gammas=gammas, **inputs).round
     merit = along_gamma.speedup
     if np.isnan(merit).all():
         merit = -along_gamma.minimum_acceptance_rate()
     best = np.array(gammas)[np.nan_to_num(merit, nan=-np.inf).argmax(axis=0)]
     return evaluate_grid(deployment, draft, gamma=best, **inputs)
+
+
+def _acceptance_given(inputs: GridInputs) -> bool:
+    given = inputs.get("acceptance_rate"), inputs.get("acceptance_by_position"), inputs.get("mean_acceptance_length")
+    return any(value is not None for value in given)
 
 
 def evaluate_gammas(deployment: Deployment, draft: Draft, *, gammas: Sequence[int], **inputs: Unpack[GridInputs]) -> Evaluation:

@@ -15,7 +15,7 @@ from ..passes.roofline import BOUNDS, Bound
 from ..plans.strategy import NO_SPECULATION, Strategy
 from ..plans.trace import RequestTrace
 from ..plans.workload import Workload
-from ..speculation.acceptance import AcceptanceCurve
+from ..speculation.acceptance import AcceptanceCurve, measured_gammas
 from ..speculation.deployment import Deployment
 from ..speculation.drafts import Draft
 from ..speculation.evaluate import Evaluation, evaluate_grid
@@ -143,7 +143,7 @@ def candidates(
         workload: The workload.
         trace: Request lengths to use instead of the workload's.
         batch_sizes: Batch sizes to consider; the workload's if empty. [sequences]
-        gammas: Draft lengths to consider. [tokens]
+        gammas: Draft lengths to consider; of those that `curves` were measured with, if any is. [tokens]
         kv_budgets: KV budgets to consider for sparse policies; those longer than the context are skipped. [tokens]
         curves: Measured acceptance.
         acceptance_rate, acceptance_by_position: Known acceptance, instead of `curves`. [0-1]
@@ -170,12 +170,15 @@ def candidates(
     )
     found = [Candidate(NO_SPECULATION, int(b), autoregressive, (i,)) for i, b in enumerate(batches)]
     for draft in drafts:
+        lengths = tuple(gammas)
+        if acceptance_rate is None and acceptance_by_position is None:
+            lengths = measured_gammas(curves, deployment.target.name, draft, deployment.task, gammas)
         budgets = [k for k in kv_budgets if k < workload.context_len] or [min(kv_budgets)] if draft.sparse else [np.inf]
         evaluation = evaluate_grid(
             deployment,
             draft,
             batch_size=batches[:, None, None],
-            gamma=np.array(gammas)[:, None],
+            gamma=np.array(lengths)[:, None],
             kv_budget=np.array(budgets, np.float64),
             acceptance_rate=acceptance_rate,
             acceptance_by_position=acceptance_by_position,
@@ -188,7 +191,7 @@ def candidates(
         found += [
             Candidate(draft.strategy(int(gamma), float(budget)), int(batch), evaluation, (i, j, k))
             for i, batch in enumerate(batches)
-            for j, gamma in enumerate(gammas)
+            for j, gamma in enumerate(lengths)
             for k, budget in enumerate(budgets)
         ]
     return found

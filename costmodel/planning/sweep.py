@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..passes.forward import Array, BoolArray
 from ..plans.policy_table import PolicyTable
 from ..plans.strategy import NO_SPECULATION, Strategy
-from ..speculation.acceptance import AcceptanceCurve
+from ..speculation.acceptance import AcceptanceCurve, measured_gammas
 from ..speculation.deployment import Deployment
 from ..speculation.drafts import Draft
 from ..speculation.evaluate import AcceptanceInputs, Evaluation, evaluate_grid
@@ -186,6 +186,8 @@ def _best(
     output_len: int,
 ) -> BestOfDraft:
     """Search gamma and budget of one draft, in chunks of the grid."""
+    if acceptance.get("acceptance_rate") is None and acceptance.get("acceptance_by_position") is None:
+        gammas = measured_gammas(acceptance.get("curves", ()), deployment.target.name, draft, deployment.task, gammas)
     budgets = np.array(kv_budgets, np.float64) if draft.sparse else np.array([np.inf])
     points_per_cell = len(gammas) * len(budgets)
     parts = _chunks(contexts, CHUNK_POINTS // points_per_cell)

@@ -127,6 +127,7 @@ class AcceptanceCurve:
         source: Origin of the numbers.
         decay: What the rate is multiplied with at each further position of a round. [0-1]
         spread: Uncertainty of the rate on its own target; None for the usual one. [0-1]
+        longest: Longest draft that it was measured with; None if the rate was measured directly. [tokens]
     """
 
     target: str
@@ -140,6 +141,7 @@ class AcceptanceCurve:
     weight_dtype: str | None = None
     decay: float = 1.0
     spread: float | None = None
+    longest: int | None = None
 
     def matches(self, draft: Draft) -> bool:
         """True for the same draft kind and, for a self draft, the same KV policy and dtypes."""
@@ -296,6 +298,15 @@ class AcceptanceEstimate:
         here = MEASURED_UNCERTAINTY if self.curve.spread is None else self.curve.spread
         return np.where(measured, here, max(ASSUMED_UNCERTAINTY, here))
 
+    def exceeded_by(self, gamma: ArrayLike) -> BoolArray:
+        """True for drafts longer than those that were measured: what they add is extrapolated.
+
+        Args:
+            gamma: Draft tokens per round. [tokens]
+        """
+        longest = self.curve.longest
+        return np.asarray(np.asarray(gamma) > (np.inf if longest is None else longest))
+
     @property
     def note(self) -> str:
         """One sentence on the origin of the rate."""
@@ -343,3 +354,24 @@ def find_curve(curves: Sequence[AcceptanceCurve], target: str, draft: Draft, tas
         return None
     exact = [curve for curve in own if curve.kv_policy == draft.kv_policy]
     return AcceptanceEstimate((exact or own or kind)[0], bool(own))
+
+
+def measured_gammas(
+    curves: Sequence[AcceptanceCurve], target: str, draft: Draft, task: str | None, gammas: Sequence[int]
+) -> tuple[int, ...]:
+    """Draft lengths to choose from: none may win by acceptance beyond the positions that were measured.
+
+    Args:
+        curves: Measured curves, in order of preference.
+        target: Name of the target.
+        draft: The draft.
+        task: What is generated, as for `find_curve`.
+        gammas: Draft lengths to consider. [tokens]
+
+    Returns:
+        Those within what was measured; all of them if none is.
+    """
+    estimate = find_curve(curves, target, draft, task)
+    if estimate is None:
+        return tuple(gammas)
+    return tuple(gamma for gamma in gammas if not estimate.exceeded_by(gamma)) or tuple(gammas)

@@ -8,7 +8,7 @@ import pydantic
 
 from ..base.limits import MAX_TOKENS
 from ..base.validation import Name, StrictModel
-from ..plans.strategy import CompressedDtype, DraftKind, KvPolicy
+from ..plans.strategy import MAX_GAMMA, CompressedDtype, DraftKind, KvPolicy
 
 Tokens = Annotated[int, pydantic.Field(ge=1, le=MAX_TOKENS)]
 
@@ -35,6 +35,7 @@ class CurveFile(StrictModel):
     source: str
     decay: Annotated[float, pydantic.Field(gt=0.0, le=1.0)] = 1.0
     uncertainty: Annotated[float, pydantic.Field(gt=0.0, le=1.0)] | None = None
+    longest: Annotated[int, pydantic.Field(ge=1, le=MAX_GAMMA)] | None = None
     points: list[PointFile] = pydantic.Field(min_length=1)
 
     @pydantic.model_validator(mode="after")

@@ -19,6 +19,7 @@ from ..passes.forward import Array, BoolArray, whole_power
 from ..passes.roofline import StepTime
 from ..plans.strategy import MAX_GAMMA
 from .acceptance import (
+    ASSUMED_UNCERTAINTY,
     AcceptanceCurve,
     AcceptanceEstimate,
     cut_acceptance_length,
@@ -232,7 +233,7 @@ def evaluate_grid(
         fits_in_memory=memory.fits(deployment.hardware),
         acceptance_rate=rate,
         acceptance=estimate,
-        acceptance_error=estimate.uncertainty(draft_read, s) if estimate else np.zeros(()),
+        acceptance_error=_acceptance_error(estimate, g, draft_read, s),
         error=deployment_error(deployment),
     )
 
@@ -269,6 +270,14 @@ def check_vocabularies(target: TransformerConfig, draft: TransformerConfig | Non
     if draft is not None and abs(draft.vocab_size - target.vocab_size) > 0.01 * target.vocab_size:
         expected = f"a model with the vocabulary of {target.name} ({target.vocab_size} tokens)"
         raise bad("draft", "", expected, f"{draft.name} ({draft.vocab_size} tokens)")
+
+
+def _acceptance_error(estimate: AcceptanceEstimate | None, g: Array, draft_read: Array, s: Array) -> Array:
+    """Uncertainty of the acceptance rate, larger for drafts longer than those measured; 0 if it was given. [0-1]"""
+    if estimate is None:
+        return np.zeros(())
+    error = estimate.uncertainty(draft_read, s)
+    return np.where(estimate.exceeded_by(g), np.maximum(error, ASSUMED_UNCERTAINTY), error)
 
 
 def deployment_error(deployment: Deployment) -> float:

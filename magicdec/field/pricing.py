@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +35,7 @@ from .columns import (
     whole,
 )
 from .kernels import kernel_time
+from .served import LOAD_ERROR, is_under_load, loaded_tpot_s
 from .settings import Setting, draft_of, setting_of, task_of
 
 RATIOS = (
@@ -46,6 +47,7 @@ RATIOS = (
     "ratio_to_one_token_step",
 )
 MEASURED_COLUMNS = {*RATES, *PLAIN_RATES, *SPECULATIVE_RATES, *STEPS, *FORWARD, *KERNEL, *TASK_COLUMNS, *RATIOS}
+Change = Callable[[Setting], Setting]
 BEST_GAMMAS = tuple(range(1, 13))
 
 
@@ -97,12 +99,18 @@ class PricedRow:
     rounds: dict[int, tuple[float, float]] = field(default_factory=dict)
 
 
-def price_rows(path: str, rows: Sequence[Cells]) -> list[PricedRow]:
+def unchanged(setting: Setting) -> Setting:
+    """The setting as it is."""
+    return setting
+
+
+def price_rows(path: str, rows: Sequence[Cells], change: Change = unchanged) -> list[PricedRow]:
     """Predict every row of a file of measurements.
 
     Args:
         path: The file; its name counts where rows leave machine or engine out.
         rows: Its rows, by column.
+        change: What fits and comparisons change of the setting of every row: another engine, other numbers of it.
     """
     said, columns = said_by_name(path), set(rows[0]) if rows else set()
     window = any(name in columns for name in TASK_COLUMNS) or "p_min" in columns
@@ -112,7 +120,9 @@ def price_rows(path: str, rows: Sequence[Cells]) -> list[PricedRow]:
         if rate is not None and is_plain(row):
             plain.setdefault(_group(row), rate)
     rates = _rates_of_groups(rows)
-    found = [_priced(row, said, window, plain.get(_group(row)), rates.get((*_group(row), cell(row, "draft")))) for row in rows]
+    found = [
+        _priced(row, said, window, plain.get(_group(row)), rates.get((*_group(row), cell(row, "draft"))), change) for row in rows
+    ]
     _best_gammas(found)
     return found
 
@@ -144,10 +154,12 @@ def _rates_of_groups(rows: Sequence[Cells]) -> dict[tuple[str, ...], float]:
     return {group: rate for group, (_, rate) in longest.items()}
 
 
-def _priced(row: Cells, said: Mapping[str, str], window: bool, plain_rate: float | None, group_rate: float | None) -> PricedRow:
+def _priced(
+    row: Cells, said: Mapping[str, str], window: bool, plain_rate: float | None, group_rate: float | None, change: Change
+) -> PricedRow:
     found = PricedRow(row)
     try:
-        _price(found, row, said, window, plain_rate, group_rate)
+        _price(found, row, said, window, plain_rate, group_rate, change)
     except InputError as error:
         found.error = "; ".join(str(problem) for problem in error.problems)
     return found
@@ -160,11 +172,12 @@ def _price(
     window: bool,
     plain_rate: float | None,
     group_rate: float | None,
+    change: Change,
 ) -> None:
     if not set(row) & MEASURED_COLUMNS:
         _price_acceptance(found, row)
         return
-    setting = setting_of(row, said, window=window)
+    setting = change(setting_of(row, said, window=window))
     deployment = setting.scenario.deployment
     found.engine = deployment.engine.name if deployment.engine else ""
     measured_kernel = first(row, KERNEL)
@@ -281,7 +294,10 @@ def _add_round(
     if unspeculated is not None and not ("isl" in row and served):
         found.compared.append(Compared("plain rate", unspeculated, batch / step_s, steps))
     measured_step = first(row, STEPS)
-    if measured_step is not None:
+    if measured_step is not None and plain and is_under_load(row):
+        tpot_s = loaded_tpot_s(row, deployment)
+        found.compared.append(Compared("TPOT under load", measured_step, tpot_s, max(steps, LOAD_ERROR)))
+    elif measured_step is not None:
         found.compared.append(Compared("step", measured_step, step_s, steps))
     if (said := re.search(r"TPOT ([0-9.]+) ms", row.get("acceptance_note", ""))) is not None:
         found.compared.append(Compared("step", float(said[1]) * 1e-3, step_s, steps))

@@ -76,6 +76,8 @@ def prediction_notes(
             found.append(
                 "that acceptance rate is extrapolated: budget or context is more than a factor of two from what was measured"
             )
+        if estimate.exceeded_by(point.strategy.gamma):
+            found.append(f"beyond {estimate.curve.longest} draft tokens acceptance is extrapolated")
     if not point.fits_in_memory:
         found.append(f"does not fit in the memory of one GPU ({hardware.peak.memory_bytes / 1e9:.0f} GB)")
     if longest > target.max_context_len:
