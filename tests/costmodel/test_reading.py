@@ -17,7 +17,7 @@ from magicdec.costmodel.base.limits import MAX_TEXT_LENGTH, MAX_VALUES
 from magicdec.costmodel.base.yaml_text import load_mapping, load_shipped, render_yaml
 
 
-def refusal(read: Callable[[], object], seconds: float = 2.0) -> str:
+def refusal(read: Callable[[], object], seconds: float = 5.0) -> str:
     """The message of an input that is refused within a time."""
     began = time.process_time()
     with pytest.raises(InputError) as caught:
