@@ -64,6 +64,10 @@ def compare(
         InputError: A name is unknown, a price is for no machine, or no row can be served.
     """
     machines, models = some_names("hardware", hardware), some_names("model", model)
+    joined = next((name for name in machines if "," in name), None)
+    if joined is not None and num_gpus not in (None, 1):
+        several = "one machine each time that it is given: a comma joins different GPUs into one machine"
+        raise bad("hardware", "", f"{several}, whose number needs no `num_gpus`", repr(joined))
     engines = (None,) if engine is None else some_names("engine", engine)
     drafts = None if draft is None else some_names("draft", draft)
     prices = _prices(gpu_price, machines)
