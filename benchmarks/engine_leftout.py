@@ -68,7 +68,12 @@ CASES: dict[str, Case] = {
     "llama.cpp": Case(
         "llama.cpp",
         "cuda-card",
-        ("mtp_nmax_sweeps.csv", "llamacpp_rtx3090_round_cost_by_width.csv", "llamacpp_rtx3090_by_context.csv", "mtp_by_context.csv"),
+        (
+            "mtp_nmax_sweeps.csv",
+            "llamacpp_rtx3090_round_cost_by_width.csv",
+            "llamacpp_rtx3090_by_context.csv",
+            "mtp_by_context.csv",
+        ),
         (*LLAMA, "quantised.batched_efficiency", "allreduce.peer_latency_s"),
         ("machine",),
         ("mtp_by_context.csv",),
@@ -175,7 +180,9 @@ def changed_engine(engine: EngineProfile, kind: MachineClass, terms: MachineTerm
     return replace(engine, machines=(replace(terms, classes=(kind,)), *others))
 
 
-def priced(known: list[Known], case: Case, change: Callable[[EngineProfile], EngineProfile]) -> list[list[tuple[str, float, float]]]:
+def priced(
+    known: list[Known], case: Case, change: Callable[[EngineProfile], EngineProfile]
+) -> list[list[tuple[str, float, float]]]:
     """(quantity, measured, predicted) of every row, with an engine that was changed."""
 
     def setting(of: Setting) -> Setting:
@@ -233,7 +240,10 @@ def lines_of(case: Case, what: str, rows: list[list[tuple[str, float, float]]]) 
             groups.setdefault(quantity, []).append(abs(error))
     found = []
     for quantity, errors in groups.items():
-        shown = [f"{value:.1f}" if quantity == "best gamma" else f"{value:.1%}" for value in (*np.quantile(errors, (0.5, 0.9)), max(errors))]
+        shown = [
+            f"{value:.1f}" if quantity == "best gamma" else f"{value:.1%}"
+            for value in (*np.quantile(errors, (0.5, 0.9)), max(errors))
+        ]
         found.append([case.engine, case.kind, what, quantity, str(len(errors)), *shown])
     return found
 
