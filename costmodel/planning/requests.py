@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -51,12 +52,17 @@ class Requests:
 
     def served(self, batch_size: int, tpot_s: float) -> Serving:
         """End-to-end metrics at a batch size and a time per output token. [sequences, s]"""
+        return replace(self._alone, batch_size=np.asarray(batch_size, np.float64), tpot_s=np.asarray(tpot_s, np.float64))
+
+    @cached_property
+    def _alone(self) -> Serving:
+        """One sequence at a time: prefill, which does not depend on batch and strategy, is priced once."""
         return serving(
             self.deployment,
             prompt_lens=self.prompt_lens,
             output_len=self.output_len,
-            batch_size=batch_size,
-            tpot_s=tpot_s,
+            batch_size=1,
+            tpot_s=1.0,
             cached_share=self.cached_share,
             queue_s=self.queue_s,
         )
