@@ -55,6 +55,7 @@ class Case:
     numbers: tuple[str, ...]
     splits: tuple[str, ...]
     no_acceptance: tuple[str, ...] = ()  # files whose rows do not give it: only plain rates count
+    tasks: tuple[str, ...] = ()  # only these, where all would take long
 
 
 CASES: dict[str, Case] = {
@@ -68,7 +69,12 @@ CASES: dict[str, Case] = {
     "llama.cpp": Case(
         "llama.cpp",
         "cuda-card",
-        ("mtp_nmax_sweeps.csv", "llamacpp_rtx3090_round_cost_by_width.csv", "llamacpp_rtx3090_by_context.csv", "mtp_by_context.csv"),
+        (
+            "mtp_nmax_sweeps.csv",
+            "llamacpp_rtx3090_round_cost_by_width.csv",
+            "llamacpp_rtx3090_by_context.csv",
+            "mtp_by_context.csv",
+        ),
         (*LLAMA, "quantised.batched_efficiency", "allreduce.peer_latency_s"),
         ("machine",),
         ("mtp_by_context.csv",),
@@ -109,7 +115,8 @@ CASES: dict[str, Case] = {
             "engine.state_update_s",
             "engine.state_verify_s",
         ),
-        ("kind", "model"),
+        ("model",),
+        tasks=("gsm8k", "mtbench"),
     ),
 }
 ZERO_STARTS = {"engine.draft_step_s": 1e-4, "engine.tree_s": 1e-4, "engine.server_step_s": 1e-4, "engine.state_update_s": 1e-5,
@@ -134,7 +141,7 @@ def read_rows(folder: Path, case: Case) -> list[Known]:
     for name in case.files:
         _, rows = read_csv(str(folder / name), "measurements", loose=True)
         for index, (_, row) in enumerate(rows):
-            if "dflash" in row.get("draft", ""):
+            if "dflash" in row.get("draft", "") or (case.tasks and row.get("task") not in case.tasks):
                 continue
             setting = setting_of(row, said_by_name(name), window=False)
             deployment = setting.scenario.deployment
@@ -175,7 +182,9 @@ def changed_engine(engine: EngineProfile, kind: MachineClass, terms: MachineTerm
     return replace(engine, machines=(replace(terms, classes=(kind,)), *others))
 
 
-def priced(known: list[Known], case: Case, change: Callable[[EngineProfile], EngineProfile]) -> list[list[tuple[str, float, float]]]:
+def priced(
+    known: list[Known], case: Case, change: Callable[[EngineProfile], EngineProfile]
+) -> list[list[tuple[str, float, float]]]:
     """(quantity, measured, predicted) of every row, with an engine that was changed."""
 
     def setting(of: Setting) -> Setting:
@@ -233,7 +242,10 @@ def lines_of(case: Case, what: str, rows: list[list[tuple[str, float, float]]]) 
             groups.setdefault(quantity, []).append(abs(error))
     found = []
     for quantity, errors in groups.items():
-        shown = [f"{value:.1f}" if quantity == "best gamma" else f"{value:.1%}" for value in (*np.quantile(errors, (0.5, 0.9)), max(errors))]
+        shown = [
+            f"{value:.1f}" if quantity == "best gamma" else f"{value:.1%}"
+            for value in (*np.quantile(errors, (0.5, 0.9)), max(errors))
+        ]
         found.append([case.engine, case.kind, what, quantity, str(len(errors)), *shown])
     return found
 

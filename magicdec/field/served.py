@@ -43,7 +43,9 @@ def loaded_tpot_s(row: Cells, deployment: Deployment) -> float:
         raise bad("isl, osl, concurrency", "", "lengths of the requests and how many ran at once", "nothing")
     target = deployment.target
     if target.recurrents:
-        expected = "a model without recurrent layers: under load a token waits for prompts of others, and theirs are not priced well"
+        expected = (
+            "a model without recurrent layers: under load a token waits for prompts of others, and theirs are not priced well"
+        )
         raise bad("median_tpot_s", "", expected, target.name)
     memory = memory_of(
         target,
