@@ -27,7 +27,7 @@ class Evidence:
     """One set of measurements behind a profile.
 
     Attributes:
-        quantity: What was measured: `step`, `forward pass`, `speedup`, `verification`, `kernel`.
+        quantity: What was measured: `step`, `forward pass`, `speedup`, `served rate`, `verification`, `kernel`.
         data: The measurements, with their source.
         machines: Names of the machines.
         models: Kinds of models: `dense`, `experts`, `recurrent`.
@@ -99,7 +99,7 @@ class EngineProfile:
         machines: What it does, by class of machine; the first that has a class counts.
         other_class_error: What an interval grows by on a class without data of its own; estimated, except for llama.cpp. [ratio]
         other_class_speedup_error: The same for the interval of a speedup, if that differs. [ratio]
-        other_model_error: The same for a kind of model without data; estimated. [ratio]
+        other_model_error: The same for a kind of model without data; estimated, except for vLLM. [ratio]
         aliases: Other names.
         uneven_split: Whether it splits a model over any number of GPUs, not only over divisors of the heads.
         rest_dtype: What it stores the 16-bit matrices of a checkpoint in whose experts are quantised; None for 16 bits.
