@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from ..base.records import STRICT, Limits, NotNegative
 from ..hardware.profile import EngineLaw, HardwareProfile
@@ -19,6 +19,7 @@ from .machines import MACHINE_TITLES, MachineClass, machine_class
 
 LawT = TypeVar("LawT", AttentionLaw, GemmLaw, AllreduceLaw)
 Error = Annotated[float, Limits(ge=0.0, le=3.0)]
+Origin = Literal["left out", "in sample", "estimated"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Evidence:
     """One set of measurements behind a profile.
 
     Attributes:
-        quantity: What was measured: `step`, `forward pass`, `speedup`, `verification`, `kernel`.
+        quantity: What was measured: `step`, `forward pass`, `speedup`, `served rate`, `verification`, `kernel`.
         data: The measurements, with their source.
         machines: Names of the machines.
         models: Kinds of models: `dense`, `experts`, `recurrent`.
@@ -58,8 +59,10 @@ class MachineTerms:
         engine: Overheads.
         verify_kernel: How verification reads the KV cache.
         kernel: Name of the attention kernel, for people.
-        step_error, speedup_error: Half widths of the intervals of step times and of speedups at a known acceptance: nine tenths
-            of what was left out lies within. [ratio]
+        step_error, speedup_error: Half widths of the intervals of step times and of speedups at a known acceptance: at least nine
+            tenths of the errors lie within. [ratio]
+        step_error_from, speedup_error_from: Which errors these are: of rows that were left out of a fit, of rows that are in it,
+            or none that were measured.
         gemm, attention, verify_attention, allreduce: Parameters of kernel laws that the engine has of its own.
         quantised: Products with quantised weights, if the engine has kernels of its own for them.
         table_kernels: Whether it uses the attention kernels of the public tables where a profile was fitted to others.
@@ -71,6 +74,8 @@ class MachineTerms:
     kernel: str = ""
     step_error: Error = 0.25
     speedup_error: Error = 0.25
+    step_error_from: Origin = "estimated"
+    speedup_error_from: Origin = "estimated"
     gemm: dict[str, float | int | bool] = field(default_factory=dict)
     attention: dict[str, float | int | bool] = field(default_factory=dict)
     verify_attention: dict[str, float | int | bool] = field(default_factory=dict)
@@ -92,8 +97,9 @@ class EngineProfile:
         versions: Versions that the numbers were measured with.
         drafts: Kinds of drafts that it can run.
         machines: What it does, by class of machine; the first that has a class counts.
-        other_class_error: What an interval grows by on a class without data of its own, measured by leaving classes out. [ratio]
-        other_model_error: The same for a kind of model without data. [ratio]
+        other_class_error: What an interval grows by on a class without data of its own; estimated, except for llama.cpp. [ratio]
+        other_class_speedup_error: The same for the interval of a speedup, if that differs. [ratio]
+        other_model_error: The same for a kind of model without data; estimated, except for vLLM. [ratio]
         aliases: Other names.
         uneven_split: Whether it splits a model over any number of GPUs, not only over divisors of the heads.
         rest_dtype: What it stores the 16-bit matrices of a checkpoint in whose experts are quantised; None for 16 bits.
@@ -107,6 +113,7 @@ class EngineProfile:
     drafts: tuple[DraftKind, ...]
     machines: tuple[MachineTerms, ...]
     other_class_error: Error = 0.15
+    other_class_speedup_error: Error | None = None
     other_model_error: Error = 0.15
     aliases: tuple[str, ...] = ()
     uneven_split: bool = False
@@ -154,16 +161,17 @@ class EngineProfile:
 
     def step_error(self, hardware: HardwareProfile, model: TransformerConfig) -> float:
         """Half width of the interval of a step time, wider on machines and models unlike its data. [ratio]"""
-        return self.terms(hardware).step_error + self._widening(hardware, model)
+        return self.terms(hardware).step_error + self._widening(hardware, model, self.other_class_error)
 
     def speedup_error(self, hardware: HardwareProfile, model: TransformerConfig) -> float:
         """The same of a speedup at a known acceptance. [ratio]"""
-        return self.terms(hardware).speedup_error + self._widening(hardware, model)
+        other = self.other_class_error if self.other_class_speedup_error is None else self.other_class_speedup_error
+        return self.terms(hardware).speedup_error + self._widening(hardware, model, other)
 
-    def _widening(self, hardware: HardwareProfile, model: TransformerConfig) -> float:
+    def _widening(self, hardware: HardwareProfile, model: TransformerConfig, other_class_error: float) -> float:
         other_class = machine_class(hardware) not in {kind for terms in self.machines for kind in terms.classes}
         other_model = bool(self.evidence) and model_kind(model) not in {kind for one in self.evidence for kind in one.models}
-        return self.other_class_error * other_class + self.other_model_error * other_model
+        return other_class_error * other_class + self.other_model_error * other_model
 
     def provenance(self, hardware: HardwareProfile, model: TransformerConfig) -> str:
         """Where its numbers come from, and what here is unlike that; a clause for people."""
@@ -172,11 +180,12 @@ class EngineProfile:
         data = f"fitted to {steps[0].data}" if steps else "no measurements of its own: overheads assumed"
         kernel = f", verification by {terms.kernel}" if terms.kernel else ""
         unlike = self.differences(hardware, model)
-        left_out = (
-            f"; nine tenths of what was left out within {terms.step_error:.0%} (steps) and {terms.speedup_error:.0%} (speedups)"
+        errors = (
+            f"; nine tenths of errors within {terms.step_error:.0%} (steps, {terms.step_error_from}) and"
+            f" {terms.speedup_error:.0%} (speedups, {terms.speedup_error_from})"
         )
         wider = f"; {' and '.join(unlike)}: intervals are wider" if unlike else ""
-        return f"{data}{kernel}{left_out}{wider}"
+        return f"{data}{kernel}{errors}{wider}"
 
     def differences(self, hardware: HardwareProfile, model: TransformerConfig) -> tuple[str, ...]:
         """What is unlike all measurements behind this profile, in words: the class of the machine, the kind of model."""

@@ -14,7 +14,7 @@ from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profil
 from magicdec.costmodel.hardware.profile_file import parse_profile
 from magicdec.costmodel.kernels.quantised import QuantisedLaw, quantised_s
 from magicdec.costmodel.models.catalog import resolve_model
-from magicdec.costmodel.speculation.acceptance import find_curve, mean_acceptance_length, published_curves
+from magicdec.costmodel.speculation.acceptance import find_curve, mean_acceptance_length, measured_gammas, published_curves
 from magicdec.costmodel.speculation.deployment import Deployment
 from magicdec.costmodel.speculation.drafting import verified_tokens
 from magicdec.costmodel.speculation.drafts import Draft, Tree
@@ -153,6 +153,24 @@ def test_acceptance_by_task_and_position_is_that_of_the_published_rounds() -> No
     borrowed = find_curve(published_curves(), "llama-3.1-8b", Draft("eagle3"), "code")
     assert borrowed is not None
     assert not borrowed.measured_here
+
+
+def test_no_draft_longer_than_those_measured_wins_unless_it_is_asked_for() -> None:
+    curves, mtp = published_curves(), Draft("mtp")
+    assert measured_gammas(curves, "Qwen3.8-27B", mtp, "code", range(1, 11)) == (1, 2, 3, 4, 5, 6)
+    assert measured_gammas(curves, "Qwen3.8-27B", mtp, "code", (8, 9)) == (8, 9)
+    estimate = find_curve(curves, "Qwen3.8-27B", mtp, "code")
+    assert estimate is not None
+    assert estimate.exceeded_by([6, 7]).tolist() == [False, True]
+
+
+def test_on_a_class_without_data_speedups_are_less_certain_than_steps() -> None:
+    llama, model = find_engine("llama.cpp"), resolve_model("qwen3-8b")
+    card, unknown = resolve_profile("rtx-3090"), resolve_profile("arc-pro-b60")
+    assert llama.speedup_error(card, model) < llama.step_error(card, model) < llama.step_error(unknown, model)
+    assert llama.speedup_error(unknown, model) > 1.5, "the same terms price speedups of Apple chips 2.6 times too high"
+    assert "(steps, left out)" in llama.provenance(card, model)
+    assert "(steps, estimated)" in find_engine("tensorrt-llm").provenance(resolve_profile("h100-sxm"), model)
 
 
 def test_a_copied_profile_does_not_inherit_a_calibration() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,9 @@ def test_one_command_for_a_card_names_n_the_rate_the_memory_and_the_line_to_past
     )
     result = CliRunner().invoke(main, command.split())
     assert result.exit_code == 0, result.output
-    assert "Mtp draft, gamma" in result.output
+    gamma = re.search(r"MTP draft,\s+gamma (\d+)", result.output)
+    assert gamma is not None
+    assert 3 <= int(gamma[1]) <= 6, "as measured; acceptance beyond six draft tokens was not, and must not win"
     for words in ("rate: ", "memory: ", "tokens of context fit", "paste: llama-server", "--spec-draft-n-max"):
         assert words in result.output
 
@@ -120,3 +123,17 @@ def test_an_engine_that_cannot_run_a_draft_names_one_that_can() -> None:
     result = CliRunner().invoke(main, command.split())
     assert result.exit_code == 2
     assert "vllm-vegas" in result.output
+
+
+def test_under_load_a_token_waits_for_the_prompts_of_the_other_requests(tmp_path: Path) -> None:
+    head = "model,gpu,engine,tp,isl,osl,concurrency,median_tpot_s,median_ttft_s\n"
+    rows = "".join(
+        f"{model},h200-sxm,vllm,tp8,{prompt},128,{running},0.05,1.0\n"
+        for model, prompt, running in (("GLM-5-FP8", 4096, 1), ("GLM-5-FP8", 4096, 16), ("Qwen3.5-397B-A17B", 4096, 16))
+    )
+    (tmp_path / "loop.csv").write_text(head.replace("tp,", "parallel,") + rows)
+    alone, loaded, recurrent = read_measurements(str(tmp_path / "loop.csv"))[1]
+    assert [one.quantity for one in alone.compared + loaded.compared] == ["TPOT under load"] * 2
+    assert loaded.compared[0].predicted > 2 * alone.compared[0].predicted
+    assert "recurrent" in recurrent.error
+    assert not recurrent.compared
