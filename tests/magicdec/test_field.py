@@ -137,3 +137,43 @@ def test_under_load_a_token_waits_for_the_prompts_of_the_other_requests(tmp_path
     assert loaded.compared[0].predicted > 2 * alone.compared[0].predicted
     assert "recurrent" in recurrent.error
     assert not recurrent.compared
+
+
+PUBLISHED = Path(__file__).parent / "samples" / "field"
+MADE_UP = 0.5  # figures of one digit
+FORMS = {  # what is set beside predictions in each published form, and how far off at most, at the median
+    "eagle3_vllm_h100": ({"plain rate", "speedup", "best gamma"}, MADE_UP),
+    "hf_dense_decode_by_context_a6000": ({"step"}, MADE_UP),
+    "inferencex_golden_acceptance_length": ({"tokens per round"}, 0.3),
+    "inferencex_token_position_decode": ({"TPOT under load"}, 0.35),
+    "llamacpp_dgx_spark_batched_bench": ({"step"}, 0.15),
+    "llamacpp_rtx3090_by_context": ({"plain rate", "speculative rate", "speedup"}, MADE_UP),
+    "llamacpp_rtx3090_round_cost_by_width": ({"step", "round cost", "speedup", "best gamma"}, MADE_UP),
+    "llmservingsim_chunk_attention": ({"kernel"}, 0.25),
+    "llmservingsim_decode_attention": ({"kernel"}, 0.25),
+    "llmservingsim_dense_layers": ({"kernel"}, 0.35),
+    "longctx_selfspec_a6000_vllm_fork": ({"plain rate", "speculative rate", "speedup"}, MADE_UP),
+    "longctx_verify_ratio_a6000": ({"verification ratio"}, MADE_UP),
+    "mtp_by_context": ({"plain rate", "speculative rate", "speedup"}, MADE_UP),
+    "mtp_nmax_sweeps": ({"plain rate", "speculative rate", "speedup", "best gamma"}, MADE_UP),
+    "serving_points": ({"plain rate", "speculative rate", "speedup", "step"}, MADE_UP),
+    "small_batch_amortisation": ({"tokens at once"}, 0.6),
+    "specbundle_sglang_eagle3_throughput": ({"plain rate", "speculative rate", "speedup", "best gamma"}, 0.4),
+    "specdecodebench_acceptance_by_gamma": ({"tokens per round"}, MADE_UP),
+    "specdecodebench_survival_by_position": ({"accepted so far"}, MADE_UP),
+    "verify_attention_kernels_flashinfer": (set(), 0.0),
+    "vllm028_h100_decode_steps_qwen3_1p7b": ({"forward pass"}, MADE_UP),
+    "vllm028_h100_verify_steps_minicpm5_2b": ({"forward pass"}, MADE_UP),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_published_form_is_read_and_priced_or_refused_with_a_reason(name: str) -> None:
+    quantities, most = FORMS[name]
+    file = PUBLISHED / f"{name}.csv"
+    _, priced = read_measurements(str(file))
+    assert {one.quantity for row in priced for one in row.compared} == quantities
+    assert all(row.compared or row.error or row.columns for row in priced)
+    for line in file_accuracy(str(file), priced):
+        if line.priced and line.quantity != "best gamma":
+            assert line.median_error <= most, line.quantity
