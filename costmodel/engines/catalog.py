@@ -74,8 +74,6 @@ NAMED = (
     ("triton", "triton"),
     ("transformers", "transformers"),
     ("hugging", "transformers"),
-    ("magicdec", "magicdec"),
-    ("paper", "paper"),
 )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from magicdec.costmodel.base.errors import InputError
-from magicdec.costmodel.engines.catalog import builtin_engine, engine_files, engine_named, find_engine, parse_engine
+from magicdec.costmodel.engines.catalog import NAMED, builtin_engine, engine_files, engine_named, find_engine, parse_engine
 from magicdec.costmodel.engines.machines import machine_class
 from magicdec.costmodel.hardware.catalog import builtin_profiles, resolve_profile
 from magicdec.costmodel.hardware.profile_file import parse_profile
@@ -199,3 +199,8 @@ def test_a_tree_accepts_fewer_of_as_many_verified_tokens_than_a_chain() -> None:
     drafts = (Draft("eagle3"), Draft("eagle3", tree=Tree(width=4, tokens=8)))
     chain, tree = (float(evaluate_grid(where, draft, **shape).round.mean_acceptance_length) for draft in drafts)  # type: ignore[arg-type]
     assert (tree - 1) / (chain - 1) == pytest.approx(0.8, abs=0.02)
+
+
+def test_every_engine_that_a_text_can_name_has_a_profile() -> None:
+    assert {name for _, name in NAMED} <= set(engine_files())
+    assert engine_named("the engine of the paper") is None
